@@ -1,0 +1,1 @@
+"""Receives and answers: HTTP on one side, the inbox on the other. Applies nothing."""

@@ -1,0 +1,404 @@
+"""
+Customers, objects, observations, tenants and grants: what entitlements stand on.
+
+Lock order everywhere: customers, tenants, objects, each in key order. A customer's lock covers its
+links and its objects; what is read about them is read in a later statement.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from shared.db import Conn, Row
+from shared.domain.entitlements import Grant
+from shared.domain.register import Observation, Register
+from shared.domain.states import ObjectState, encode_state
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
+_decode_register = msgspec.json.Decoder(Register).decode
+_decode_state = msgspec.json.Decoder(ObjectState).decode
+_decode_value = msgspec.json.Decoder(bool | int | float | str).decode
+
+
+class CustomerKey(NamedTuple):
+    """A customer at a provider."""
+
+    source_id: int
+    account: str
+    livemode: bool
+    customer: str
+
+
+class ObjectKey(NamedTuple):
+    """A provider object."""
+
+    source_id: int
+    account: str
+    livemode: bool
+    kind: str
+    object_id: str
+
+
+@dataclass(slots=True)
+class StoredObject:
+    """An object's row. `id` is 0 until it has one."""
+
+    id: int
+    key: ObjectKey
+    customer: str | None
+    tenant: str | None
+    register: Register
+    parked: str | None
+
+    @property
+    def customer_key(self) -> CustomerKey | None:
+        """Whose lock covers it; None where it has no customer, and its lane covers it."""
+        if self.customer is None:
+            return None
+        return CustomerKey(*self.key[:3], self.customer)
+
+
+@dataclass(frozen=True, slots=True)
+class NewObservation:
+    """An observation to be written, of the object at `key`."""
+
+    key: ObjectKey
+    observation: Observation
+    tracking_id: UUID
+
+
+ADD_CUSTOMERS = """
+INSERT INTO customers (source_id, account, livemode, customer)
+SELECT * FROM unnest($1::smallint[], $2::text[], $3::boolean[], $4::text[])
+ON CONFLICT DO NOTHING
+"""
+LOCK_CUSTOMERS = """
+SELECT c.source_id, c.account, c.livemode, c.customer, c.tenant
+FROM customers c
+JOIN unnest($1::smallint[], $2::text[], $3::boolean[], $4::text[])
+    AS asked (source_id, account, livemode, customer)
+  ON c.source_id = asked.source_id AND c.account = asked.account
+ AND c.livemode = asked.livemode AND c.customer = asked.customer
+ORDER BY c.source_id, c.account, c.livemode, c.customer
+FOR UPDATE OF c
+"""
+
+
+async def lock_customers(
+    conn: Conn, customers: Iterable[CustomerKey]
+) -> dict[CustomerKey, str | None]:
+    """Make sure that the customers exist and lock them. Returns the operators' links."""
+    columns = _columns(sorted(customers), 4)
+    if not columns[0]:
+        return {}
+    await conn.execute(ADD_CUSTOMERS, *columns)
+    rows = await conn.fetch(LOCK_CUSTOMERS, *columns)
+    return {CustomerKey(*list(row.values())[:4]): row["tenant"] for row in rows}
+
+
+OBJECTS_OF_CUSTOMERS = """
+SELECT o.id, o.source_id, o.account, o.livemode, o.kind, o.object_id, o.customer, o.tenant,
+       o.register, o.parked
+FROM unnest($1::smallint[], $2::text[], $3::boolean[], $4::text[])
+    AS asked (source_id, account, livemode, customer)
+JOIN objects o
+  ON o.source_id = asked.source_id AND o.account = asked.account
+ AND o.livemode = asked.livemode AND o.customer = asked.customer
+"""
+OBJECTS_BY_KEY = """
+SELECT o.id, o.source_id, o.account, o.livemode, o.kind, o.object_id, o.customer, o.tenant,
+       o.register, o.parked
+FROM unnest($1::smallint[], $2::text[], $3::boolean[], $4::text[], $5::text[])
+    AS asked (source_id, account, livemode, kind, object_id)
+JOIN objects o
+  ON o.source_id = asked.source_id AND o.account = asked.account AND o.livemode = asked.livemode
+ AND o.kind = asked.kind AND o.object_id = asked.object_id
+"""
+
+
+async def read_objects(
+    conn: Conn, customers: Iterable[CustomerKey], others: Iterable[ObjectKey]
+) -> list[StoredObject]:
+    """All objects of the customers, and those at `others` wherever they belong."""
+    rows = await conn.fetch(OBJECTS_OF_CUSTOMERS, *_columns(customers, 4))
+    found = {row["id"]: _stored_object(row) for row in rows}
+    known = {stored.key for stored in found.values()}
+    missing = [key for key in others if key not in known]
+    if missing:
+        for row in await conn.fetch(OBJECTS_BY_KEY, *_columns(missing, 5)):
+            found[row["id"]] = _stored_object(row)
+    return list(found.values())
+
+
+OBJECTS_OF_TENANT = """
+SELECT id, source_id, account, livemode, kind, object_id, customer, tenant, register, parked
+FROM objects WHERE tenant = $1 ORDER BY id
+"""
+
+
+async def read_objects_of_tenant(conn: Conn, tenant: str) -> list[StoredObject]:
+    """Every object that resolves to the tenant."""
+    return [_stored_object(row) for row in await conn.fetch(OBJECTS_OF_TENANT, tenant)]
+
+
+READ_OBSERVATIONS = """
+SELECT object, observation, version, shape, before, after, state, tracking_id
+FROM observations WHERE object = ANY($1::bigint[])
+"""
+
+
+async def read_observations(
+    conn: Conn, objects: Sequence[int]
+) -> dict[int, dict[str, tuple[UUID, Observation]]]:
+    """By object, by observation id: which event it came with, and what it saw."""
+    found: dict[int, dict[str, tuple[UUID, Observation]]] = {}
+    for row in await conn.fetch(READ_OBSERVATIONS, list(objects)):
+        number, name, version, shape, before, after, state, tracking_id = row.values()
+        seen = Observation(name, version, shape, before, after, _decode_state(state))
+        found.setdefault(number, {})[name] = (tracking_id, seen)
+    return found
+
+
+OBJECTS_SEEN_BY = """
+SELECT o.id, o.source_id, o.account, o.livemode, o.kind, o.object_id, o.customer, o.tenant,
+       o.register, o.parked
+FROM objects o WHERE o.id IN (SELECT object FROM observations WHERE tracking_id = ANY($1::uuid[]))
+"""
+
+
+async def read_objects_seen_by(conn: Conn, tracking_ids: Sequence[UUID]) -> list[StoredObject]:
+    """The objects that earlier runs of these events observed."""
+    return [_stored_object(row) for row in await conn.fetch(OBJECTS_SEEN_BY, list(tracking_ids))]
+
+
+FORGET_OBSERVATIONS = "DELETE FROM observations WHERE tracking_id = ANY($1::uuid[])"
+
+
+async def forget_observations(conn: Conn, tracking_ids: Sequence[UUID]) -> None:
+    """Remove what earlier runs of these events observed: a replay replaces its own."""
+    await conn.execute(FORGET_OBSERVATIONS, list(tracking_ids))
+
+
+ADD_TENANTS = """
+INSERT INTO tenants (tenant, catalog_version)
+SELECT tenant, (SELECT max(version) FROM catalogs) FROM unnest($1::text[]) AS tenant
+ON CONFLICT DO NOTHING
+"""
+LOCK_TENANTS = """
+SELECT tenant, catalog_version FROM tenants WHERE tenant = ANY($1::text[])
+ORDER BY tenant FOR UPDATE
+"""
+
+
+async def lock_tenants(conn: Conn, tenants: Iterable[str]) -> dict[str, int]:
+    """Make sure that the tenants exist and lock them. Returns their catalog versions."""
+    names = sorted(tenants)
+    if not names:
+        return {}
+    await conn.execute(ADD_TENANTS, names)
+    rows = await conn.fetch(LOCK_TENANTS, names)
+    return {row["tenant"]: row["catalog_version"] for row in rows}
+
+
+GRANTS_OF_TENANTS = """
+SELECT object, tenant, plan, feature, value, rank, valid_from, valid_until
+FROM grants WHERE tenant = ANY($1::text[]) ORDER BY object, plan, feature
+"""
+
+
+async def read_grants(conn: Conn, tenants: Iterable[str]) -> dict[int, tuple[Grant, ...]]:
+    """All grants of the tenants, by object, each object's in key order."""
+    found: dict[int, list[Grant]] = {}
+    for row in await conn.fetch(GRANTS_OF_TENANTS, list(tenants)):
+        number, tenant, plan, feature, value, rank, valid_from, valid_until = row.values()
+        found.setdefault(number, []).append(
+            Grant(tenant, plan, feature, _decode_value(value), rank, valid_from, valid_until)
+        )
+    return {number: tuple(grants) for number, grants in found.items()}
+
+
+ADD_OBJECTS = """
+INSERT INTO objects (source_id, account, livemode, kind, object_id, customer, tenant, register,
+                     parked, parked_at, ambiguous)
+SELECT source_id, account, livemode, kind, object_id, customer, tenant, register::json, parked,
+       CASE WHEN parked IS NOT NULL THEN now() END, ambiguous
+FROM unnest($1::smallint[], $2::text[], $3::boolean[], $4::text[], $5::text[], $6::text[],
+            $7::text[], $8::text[], $9::text[], $10::boolean[])
+    AS new (source_id, account, livemode, kind, object_id, customer, tenant, register, parked,
+            ambiguous)
+RETURNING id, source_id, account, livemode, kind, object_id
+"""
+
+
+async def add_objects(conn: Conn, objects: Sequence[StoredObject]) -> None:
+    """Insert objects, in key order, and set their ids."""
+    by_key = {stored.key: stored for stored in sorted(objects, key=lambda stored: stored.key)}
+    new = list(by_key.values())
+    rows = await conn.fetch(
+        ADD_OBJECTS,
+        *_columns([stored.key for stored in new], 5),
+        [stored.customer for stored in new],
+        [stored.tenant for stored in new],
+        [_encode(stored.register).decode() for stored in new],
+        [stored.parked for stored in new],
+        [stored.register.ambiguous for stored in new],
+    )
+    for row in rows:
+        number, *key = row.values()
+        by_key[ObjectKey(*key)].id = number
+
+
+SAVE_OBJECTS = """
+UPDATE objects o SET customer = new.customer, tenant = new.tenant, register = new.register::json,
+    parked = new.parked, ambiguous = new.ambiguous, updated_at = now(),
+    parked_at = CASE WHEN new.parked IS NULL THEN NULL
+                     WHEN new.parked = o.parked THEN o.parked_at ELSE now() END
+FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[])
+    AS new (id, customer, tenant, register, parked, ambiguous)
+WHERE o.id = new.id
+"""
+
+
+async def save_objects(conn: Conn, objects: Sequence[StoredObject]) -> None:
+    """Write back changed objects."""
+    changed = sorted(objects, key=lambda stored: stored.id)
+    await conn.execute(
+        SAVE_OBJECTS,
+        [stored.id for stored in changed],
+        [stored.customer for stored in changed],
+        [stored.tenant for stored in changed],
+        [_encode(stored.register).decode() for stored in changed],
+        [stored.parked for stored in changed],
+        [stored.register.ambiguous for stored in changed],
+    )
+
+
+ADD_OBSERVATIONS = """
+INSERT INTO observations (object, observation, version, shape, before, after, state, tracking_id)
+SELECT object, observation, version, shape, before, after, state::json, tracking_id
+FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[],
+            $7::text[], $8::uuid[])
+    AS new (object, observation, version, shape, before, after, state, tracking_id)
+"""
+
+
+async def add_observations(
+    conn: Conn, new: Sequence[NewObservation], ids: Mapping[ObjectKey, int]
+) -> None:
+    """Insert observations of objects that have their ids."""
+    seen = [one.observation for one in new]
+    await conn.execute(
+        ADD_OBSERVATIONS,
+        [ids[one.key] for one in new],
+        [one.id for one in seen],
+        [one.version for one in seen],
+        [one.shape for one in seen],
+        [one.before for one in seen],
+        [one.after for one in seen],
+        [encode_state(one.state).decode() for one in seen],
+        [one.tracking_id for one in new],
+    )
+
+
+REMOVE_GRANTS = "DELETE FROM grants WHERE object = ANY($1::bigint[])"
+ADD_GRANTS = """
+INSERT INTO grants (object, plan, feature, tenant, value, rank, valid_from, valid_until,
+                    catalog_version)
+SELECT object, plan, feature, tenant, value::json, rank, valid_from, valid_until, $9
+FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int[],
+            $7::timestamptz[], $8::timestamptz[])
+    AS new (object, plan, feature, tenant, value, rank, valid_from, valid_until)
+"""
+
+
+async def replace_grants(
+    conn: Conn, grants: Mapping[int, Sequence[Grant]], had_some: Sequence[int], version: int
+) -> None:
+    """Give each object exactly these grants. `had_some` are the objects that have any now."""
+    if had_some:
+        await conn.execute(REMOVE_GRANTS, list(had_some))
+    rows = [(number, grant) for number, given in sorted(grants.items()) for grant in given]
+    if not rows:
+        return
+    await conn.execute(
+        ADD_GRANTS,
+        [number for number, _ in rows],
+        [grant.plan for _, grant in rows],
+        [grant.feature for _, grant in rows],
+        [grant.tenant for _, grant in rows],
+        [_encode(grant.value).decode() for _, grant in rows],
+        [grant.rank for _, grant in rows],
+        [grant.valid_from for _, grant in rows],
+        [grant.valid_until for _, grant in rows],
+        version,
+    )
+
+
+SET_LINK = """
+UPDATE customers SET tenant = $5, linked_by = $6, linked_at = now()
+WHERE source_id = $1 AND account = $2 AND livemode = $3 AND customer = $4
+"""
+
+
+async def set_link(conn: Conn, customer: CustomerKey, tenant: str | None, actor: str) -> None:
+    """Write the operator's link of a customer that the caller has locked."""
+    await conn.execute(SET_LINK, *customer, tenant, actor)
+
+
+OUTDATED_TENANTS = """
+SELECT tenant FROM tenants WHERE catalog_version < (SELECT max(version) FROM catalogs)
+ORDER BY tenant LIMIT $1
+"""
+
+
+async def outdated_tenants(conn: Conn, limit: int) -> list[str]:
+    """Tenants whose grants stand on an older catalog than the current one."""
+    return [row["tenant"] for row in await conn.fetch(OUTDATED_TENANTS, limit)]
+
+
+SET_CATALOG_VERSION = "UPDATE tenants SET catalog_version = $2 WHERE tenant = $1"
+
+
+async def set_catalog_version(conn: Conn, tenant: str, version: int) -> None:
+    """Write down that all of the tenant's objects were derived with that catalog."""
+    await conn.execute(SET_CATALOG_VERSION, tenant, version)
+
+
+CURRENT_CATALOG_VERSION = "SELECT max(version) FROM catalogs"
+
+
+async def current_catalog_version(conn: Conn) -> int:
+    """The newest version; only what is read under a tenant's lock may be derived with."""
+    version: int = await conn.fetchval(CURRENT_CATALOG_VERSION)
+    return version
+
+
+READ_CATALOG = "SELECT document FROM catalogs WHERE version = $1"
+
+
+async def read_catalog(conn: Conn, version: int) -> dict[str, Any]:
+    """A version's document."""
+    document: dict[str, Any] = await conn.fetchval(READ_CATALOG, version)
+    return document
+
+
+def _stored_object(row: Row) -> StoredObject:
+    number, source_id, account, livemode, kind, object_id, customer, tenant, register, parked = (
+        row.values()
+    )
+    return StoredObject(
+        number,
+        ObjectKey(source_id, account, livemode, kind, object_id),
+        customer,
+        tenant,
+        _decode_register(register),
+        parked,
+    )
+
+
+def _columns(rows: Iterable[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    return columns or [[] for _ in range(width)]

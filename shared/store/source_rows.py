@@ -1,0 +1,41 @@
+"""What workers read of the configuration: no secret among it."""
+
+from dataclasses import dataclass
+
+from shared.db import Conn
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRow:
+    """A source without its secrets. `livemode` is None where its provider has no such notion."""
+
+    id: int
+    name: str
+    provider: str
+    livemode: bool | None
+    lanes: tuple[int, ...]
+
+
+READ_MODE = "SELECT version, mode FROM configuration ORDER BY version DESC LIMIT 1"
+
+
+async def read_mode(conn: Conn) -> tuple[int, str]:
+    """(version, "live" or "test") of the current configuration."""
+    row = await conn.fetchrow(READ_MODE)
+    assert row is not None  # migration 0001 writes version 0
+    return row["version"], row["mode"]
+
+
+READ_SOURCES = """
+SELECT s.id, s.name, s.provider, s.livemode,
+       array(SELECT l.id FROM lanes l WHERE l.source_id = s.id ORDER BY l.number) AS lanes
+FROM sources s ORDER BY s.id
+"""
+
+
+async def read_sources(conn: Conn) -> list[SourceRow]:
+    """Every source there ever was."""
+    return [
+        SourceRow(row["id"], row["name"], row["provider"], row["livemode"], tuple(row["lanes"]))
+        for row in await conn.fetch(READ_SOURCES)
+    ]

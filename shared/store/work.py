@@ -1,0 +1,351 @@
+"""
+Lanes, work, attempts and settlements: what a worker takes, and how it gives it back.
+
+A lane's row lock is the right to apply its events. It lasts as long as the transaction that
+applies them, so a worker that is paused or dead cannot commit, and nobody has to rescue anything.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from shared.db import Conn, Row
+from shared.domain.events import StoredEvent
+
+
+@dataclass(frozen=True, slots=True)
+class LaneLock:
+    """A locked lane, and the moment and number of the transaction that holds it."""
+
+    lane: int
+    now: datetime
+    xid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """The mark that a holder leaves before it applies a batch."""
+
+    token: UUID
+    first_work: int
+    last_work: int
+    alone_work: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Redelivery:
+    """A redelivery that a worker has to judge."""
+
+    work_id: int
+    delivery_id: int
+    tracking_id: UUID
+    received_at: datetime  # of the event's inbox row
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How a run ended."""
+
+    work_id: int
+    tracking_id: UUID
+    run: int
+    source_id: int
+    status: str
+    outcome: str
+    code: str | None
+    error: str | None
+    tenant: str | None
+    attempts: int
+
+
+LOCK_LANE = """
+SELECT now() AS now, pg_current_xact_id()::text::bigint AS xid
+FROM lanes WHERE id = $1 FOR NO KEY UPDATE SKIP LOCKED
+"""
+
+
+async def lock_lane(conn: Conn, lane: int) -> LaneLock | None:
+    """Take the lane for the life of this transaction, or None where somebody else has it."""
+    row = await conn.fetchrow(LOCK_LANE, lane)
+    return LaneLock(lane, row["now"], row["xid"]) if row is not None else None
+
+
+# A statement of its own: the snapshot of the one that took the lock may be older than the last
+# holder's commit, and would show work that is done.
+READ_VISIT = "SELECT token, first_work, last_work, alone_work FROM visits WHERE lane = $1"
+
+
+async def read_visit(conn: Conn, lane: int) -> Visit | None:
+    """The mark of a holder that died at this lane, or None."""
+    row = await conn.fetchrow(READ_VISIT, lane)
+    if row is None:
+        return None
+    return Visit(row["token"], row["first_work"], row["last_work"], row["alone_work"])
+
+
+# LATERAL … OFFSET 0 keeps the planner on the inbox's primary key and the one partition.
+READ_READY = """
+SELECT w.id, w.kind, w.tracking_id, w.received_at, w.run, w.attempts, w.delivery_id, w.actor,
+       w.reason, i.source_id, i.account, i.livemode, i.event_id, i.event_type, i.occurred_at,
+       i.subject, i.unreadable, i.body, i.trace_context
+FROM (
+    (SELECT id, kind, tracking_id, received_at, run, attempts, delivery_id, actor, reason
+     FROM work WHERE lane = $1 AND due_at IS NULL ORDER BY id LIMIT $2)
+    UNION ALL
+    (SELECT id, kind, tracking_id, received_at, run, attempts, delivery_id, actor, reason
+     FROM work WHERE lane = $1 AND due_at <= now() AND NOT alone ORDER BY due_at LIMIT $2)
+) w
+LEFT JOIN LATERAL (
+    SELECT source_id, account, livemode, event_id, event_type, occurred_at, subject, unreadable,
+           body, trace_context
+    FROM inbox WHERE received_at = w.received_at AND tracking_id = w.tracking_id OFFSET 0
+) i ON true
+ORDER BY w.id LIMIT $2
+"""
+
+
+async def read_ready(
+    conn: Conn, lane: int, limit: int
+) -> tuple[list[StoredEvent], list[Redelivery], list[Row]]:
+    """
+    What is due in the lane, oldest first, at most `limit` in all.
+
+    Returns:
+        Events, redeliveries, and the work rows whose inbox row is gone.
+    """
+    return _sorted_out(await conn.fetch(READ_READY, lane, limit))
+
+
+READ_ONE = """
+SELECT w.id, w.kind, w.tracking_id, w.received_at, w.run, w.attempts, w.delivery_id, w.actor,
+       w.reason, i.source_id, i.account, i.livemode, i.event_id, i.event_type, i.occurred_at,
+       i.subject, i.unreadable, i.body, i.trace_context
+FROM work w
+LEFT JOIN LATERAL (
+    SELECT source_id, account, livemode, event_id, event_type, occurred_at, subject, unreadable,
+           body, trace_context
+    FROM inbox WHERE received_at = w.received_at AND tracking_id = w.tracking_id OFFSET 0
+) i ON true
+WHERE w.id = $1
+"""
+
+
+async def read_one(
+    conn: Conn, work_id: int
+) -> tuple[list[StoredEvent], list[Redelivery], list[Row]]:
+    """The same for one work row, due or not; three empty lists where it is finished."""
+    return _sorted_out(await conn.fetch(READ_ONE, work_id))
+
+
+def _sorted_out(rows: Sequence[Row]) -> tuple[list[StoredEvent], list[Redelivery], list[Row]]:
+    events, redeliveries, lost = [], [], []
+    for row in rows:
+        if row["kind"] == "redelivery":
+            redeliveries.append(
+                Redelivery(row["id"], row["delivery_id"], row["tracking_id"], row["received_at"])
+            )
+        elif row["body"] is None:
+            lost.append(row)
+        else:
+            events.append(
+                StoredEvent(
+                    work_id=row["id"],
+                    tracking_id=row["tracking_id"],
+                    received_at=row["received_at"],
+                    source_id=row["source_id"],
+                    account=row["account"],
+                    livemode=row["livemode"],
+                    event_id=row["event_id"],
+                    event_type=row["event_type"],
+                    occurred_at=row["occurred_at"],
+                    subject=row["subject"],
+                    unreadable=row["unreadable"],
+                    body=row["body"],
+                    trace_context=row["trace_context"],
+                    run=row["run"],
+                    attempts=row["attempts"],
+                    actor=row["actor"],
+                    reason=row["reason"],
+                )
+            )
+    return events, redeliveries, lost
+
+
+LANES_WITH_DUE_WORK = """
+SELECT l.id FROM lanes l
+WHERE EXISTS (SELECT FROM work w WHERE w.lane = l.id AND w.due_at IS NULL)
+   OR EXISTS (SELECT FROM work w WHERE w.lane = l.id AND w.due_at <= now() AND NOT w.alone)
+"""
+
+
+async def lanes_with_due_work(conn: Conn) -> list[int]:
+    """Every lane that has something a worker could apply now."""
+    return [row["id"] for row in await conn.fetch(LANES_WITH_DUE_WORK)]
+
+
+OLDEST_UNFINISHED = """
+SELECT l.source_id, extract(epoch FROM now() - min(oldest.received_at))::float8 AS age_s
+FROM lanes l
+CROSS JOIN LATERAL (
+    (SELECT w.received_at FROM work w WHERE w.lane = l.id AND w.due_at IS NULL
+     ORDER BY w.id LIMIT 1)
+    UNION ALL
+    (SELECT min(w.received_at) FROM work w WHERE w.lane = l.id AND w.due_at IS NOT NULL)
+) oldest
+WHERE oldest.received_at IS NOT NULL
+GROUP BY l.source_id
+"""
+
+
+async def oldest_unfinished_s(conn: Conn) -> dict[int, float]:
+    """By source: the age of its oldest unfinished event in seconds."""
+    return {row["source_id"]: row["age_s"] for row in await conn.fetch(OLDEST_UNFINISHED)}
+
+
+MARK_VISIT = """
+INSERT INTO visits (lane, token, worker, first_work, last_work, alone_work)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (lane) DO UPDATE SET token = excluded.token, worker = excluded.worker,
+    started_at = now(), first_work = excluded.first_work, last_work = excluded.last_work,
+    alone_work = excluded.alone_work
+"""
+
+
+async def mark_visit(conn: Conn, lane: int, visit: Visit, worker: str) -> None:
+    """Leave the mark. On another connection than the lane's lock: it must outlive our death."""
+    await conn.execute(
+        MARK_VISIT, lane, visit.token, worker, visit.first_work, visit.last_work, visit.alone_work
+    )
+
+
+CLEAR_VISIT = "DELETE FROM visits WHERE lane = $1 AND token = $2"
+
+
+async def clear_visit(conn: Conn, lane: int, token: UUID) -> None:
+    """Take our own mark away, and nobody else's."""
+    await conn.execute(CLEAR_VISIT, lane, token)
+
+
+MARKED_LANES = """
+SELECT lane FROM visits WHERE started_at < now() - make_interval(secs => $1)
+ORDER BY started_at
+"""
+
+
+async def marked_lanes(conn: Conn, older_than_s: float) -> list[int]:
+    """Lanes with a mark of that age. Whether its holder is dead, the lane's lock tells."""
+    return [row["lane"] for row in await conn.fetch(MARKED_LANES, older_than_s)]
+
+
+DUE_ALONE = """
+SELECT id, lane FROM work WHERE alone AND due_at <= now() ORDER BY due_at LIMIT $1
+"""
+
+
+async def due_alone(conn: Conn, limit: int) -> list[tuple[int, int]]:
+    """(work id, lane) of events that have killed a process and are due again."""
+    return [(row["id"], row["lane"]) for row in await conn.fetch(DUE_ALONE, limit)]
+
+
+WORK_OF_VISIT = """
+SELECT id FROM work
+WHERE lane = $1 AND id BETWEEN $2 AND $3 AND (due_at IS NULL OR due_at <= now())
+ORDER BY id
+"""
+
+
+async def work_of_visit(conn: Conn, lane: int, visit: Visit) -> list[int]:
+    """What is left of the batch that a dead holder was at."""
+    rows = await conn.fetch(WORK_OF_VISIT, lane, visit.first_work, visit.last_work)
+    return [row["id"] for row in rows]
+
+
+SETTLE = """
+INSERT INTO settlements (tracking_id, run, source_id, status, outcome, code, error, tenant, attempts)
+SELECT * FROM unnest($1::uuid[], $2::int[], $3::smallint[], $4::text[], $5::text[], $6::text[],
+                     $7::text[], $8::text[], $9::int[])
+"""
+FINISH_WORK = "DELETE FROM work WHERE id = ANY($1::bigint[])"
+
+
+async def settle(conn: Conn, settled: Sequence[Settlement]) -> None:
+    """
+    Write the settlements and delete their work, which must still be there.
+
+    Raises:
+        LostWork: somebody else has finished one of them; the transaction must roll back.
+    """
+    if not settled:
+        return
+    await conn.execute(
+        SETTLE,
+        [one.tracking_id for one in settled],
+        [one.run for one in settled],
+        [one.source_id for one in settled],
+        [one.status for one in settled],
+        [one.outcome for one in settled],
+        [one.code for one in settled],
+        [one.error for one in settled],
+        [one.tenant for one in settled],
+        [one.attempts for one in settled],
+    )
+    await finish(conn, [one.work_id for one in settled])
+
+
+async def finish(conn: Conn, work_ids: Sequence[int]) -> None:
+    """
+    Delete work that is done.
+
+    Raises:
+        LostWork: not all of it was there.
+    """
+    status = await conn.execute(FINISH_WORK, list(work_ids))
+    if status != f"DELETE {len(work_ids)}":
+        raise LostWork(f"expected {len(work_ids)} work rows, {status}")
+
+
+class LostWork(Exception):
+    """Work was finished by somebody else while this transaction held its lane."""
+
+
+CHARGE = """
+INSERT INTO attempts (tracking_id, run, number, code, error, worker)
+SELECT tracking_id, run, attempts + 1, $2, $3, $4 FROM work WHERE id = $1
+"""
+PUT_OFF = """
+UPDATE work SET attempts = attempts + 1, alone = alone OR $3,
+                due_at = now() + make_interval(secs => $2)
+WHERE id = $1
+"""
+
+
+async def charge(
+    conn: Conn, work_id: int, *, code: str, error: str, worker: str, delay_s: float, alone: bool
+) -> None:
+    """Write down a failed attempt and when the next one is due, by the database's clock."""
+    await conn.execute(CHARGE, work_id, code, error, worker)
+    await conn.execute(PUT_OFF, work_id, delay_s, alone)
+
+
+async def record_attempt(conn: Conn, work_id: int, *, code: str, error: str, worker: str) -> None:
+    """Write down the attempt that was the last one; the settlement follows in this transaction."""
+    await conn.execute(CHARGE, work_id, code, error, worker)
+
+
+DEFER = """
+UPDATE work SET due_at = now() + make_interval(secs => $2) WHERE id = $1
+"""
+
+
+async def defer(conn: Conn, work_id: int, delay_s: float) -> None:
+    """Put an event off without charging it."""
+    await conn.execute(DEFER, work_id, delay_s)
+
+
+FORGET_VISIT = "DELETE FROM visits WHERE lane = $1"
+
+
+async def forget_visit(conn: Conn, lane: int) -> None:
+    """Clear a lane of suspicion; the caller holds its lock."""
+    await conn.execute(FORGET_VISIT, lane)

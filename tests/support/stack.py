@@ -1,0 +1,202 @@
+"""Drive the real thing from a test: configure, receive, drain, read."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+from uuid import UUID
+
+from shared import db
+from shared.db import Database
+from shared.domain.events import lane_number, new_tracking_id, unreadable_identity
+from shared.domain.outcomes import RetryPolicy
+from shared.providers import PROVIDERS
+from shared.providers.base import PayloadError
+from shared.settings import Endpoints
+from shared.store import intake, work
+from shared.store.intake import Delivery, Receipt
+from shared.store.tenants import read_tenant
+from workers.crew import Crew
+from workers.process import Progress, visit
+
+SECRET = "whsec_test"
+PLANS = {
+    "pro": {
+        "products": ["stripe:prod_pro"],
+        "features": {"seats": 10, "sso": True},
+        "graceS": 7 * 86400,
+    },
+    "basic": {"products": ["stripe:prod_basic"], "features": {"seats": 1}, "graceS": 0},
+}
+
+ADD_SOURCE = "INSERT INTO sources (name, provider, livemode) VALUES ($1, $2, $3) RETURNING id"
+ADD_LANES = "INSERT INTO lanes (source_id, number) SELECT $1, generate_series(0, 15)"
+
+
+def with_database(endpoints: Endpoints, name: str) -> Endpoints:
+    """The same servers, another database."""
+    urls = {
+        role: urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+        for role, url in endpoints.database.items()
+    }
+    return replace(endpoints, database=urls)
+
+
+@dataclass
+class Stack:
+    """One database with everything that a test does to it."""
+
+    endpoints: Endpoints
+    owner: Database
+    gateway: Database
+    crew: Crew
+    sources: dict[str, int]
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, endpoints: Endpoints) -> AsyncIterator["Stack"]:
+        owner = await Database.open(endpoints.database["owner"], "owner", size=4)
+        gateway = await Database.open(endpoints.database["gateway"], "gateway", size=2)
+        async with new_crew(endpoints, "test") as crew:
+            try:
+                yield cls(endpoints, owner, gateway, crew, {})
+            finally:
+                await owner.close()
+                await gateway.close()
+
+    async def configure(
+        self,
+        sources: Mapping[str, bool] | None = None,
+        plans: Mapping[str, Any] | None = None,
+        mode: str = "live",
+    ) -> None:
+        """Add sources (name → livemode) and a catalog version, as `sluice apply` would."""
+        async with self.owner.transaction() as conn:
+            for name, livemode in (sources or {"stripe": True}).items():
+                if name not in self.sources:
+                    self.sources[name] = await conn.fetchval(ADD_SOURCE, name, "stripe", livemode)
+                    await conn.execute(ADD_LANES, self.sources[name])
+            await conn.execute(
+                "INSERT INTO configuration (version, actor, mode)"
+                " SELECT max(version) + 1, 'test', $1 FROM configuration",
+                mode,
+            )
+            await conn.execute(
+                "INSERT INTO catalogs (version, actor, document)"
+                " SELECT max(version) + 1, 'test', $1 FROM catalogs",
+                {"plans": plans if plans is not None else PLANS},
+            )
+            await self.crew.surroundings.refresh(conn)
+
+    async def lanes(self, source: str = "stripe") -> list[int]:
+        rows = await self.fetch("SELECT id FROM lanes WHERE source_id = $1 ORDER BY number",
+                                self.sources[source])  # fmt: skip
+        return [row["id"] for row in rows]
+
+    async def receive(self, *bodies: bytes, source: str = "stripe") -> list[Receipt]:
+        """Store bodies as the gateway does once their signature is verified."""
+        lanes = await self.lanes(source)
+        deliveries = [_delivery(body, self.sources[source], lanes) for body in bodies]
+        receipts: list[Receipt] = []
+        async with self.gateway.connection() as conn:
+            for first in range(0, len(deliveries), 500):
+                receipts += await intake.record(conn, deliveries[first : first + 500])
+        return receipts
+
+    async def drain(self, crew: Crew | None = None) -> None:
+        """Visit lanes until nothing is due."""
+        await drain(crew or self.crew)
+
+    async def apply(self, *bodies: bytes, source: str = "stripe") -> list[UUID]:
+        """Receive, and drain."""
+        receipts = await self.receive(*bodies, source=source)
+        await self.drain()
+        return [receipt.tracking_id for receipt in receipts]
+
+    async def tenant(self, tenant: str) -> dict[str, Any] | None:
+        async with self.owner.connection() as conn:
+            return await read_tenant(conn, tenant)
+
+    async def features(self, tenant: str) -> dict[str, Any]:
+        """feature → value of what the tenant may use now."""
+        found = await self.tenant(tenant)
+        return {one["feature"]: one["value"] for one in (found or {"entitlements": []})["entitlements"]}
+
+    async def fetch(self, query: str, *args: Any) -> list[Any]:
+        async with self.owner.connection() as conn:
+            return await conn.fetch(query, *args)
+
+    async def value(self, query: str, *args: Any) -> Any:
+        async with self.owner.connection() as conn:
+            return await conn.fetchval(query, *args)
+
+    async def outcomes(self, ids: Iterable[UUID]) -> list[str]:
+        """The outcome of each event's latest run, or "unfinished"."""
+        rows = await self.fetch(
+            "SELECT DISTINCT ON (tracking_id) tracking_id, outcome FROM settlements"
+            " ORDER BY tracking_id, run DESC"
+        )
+        found = {row["tracking_id"]: row["outcome"] for row in rows}
+        return [found.get(one, "unfinished") for one in ids]
+
+
+@asynccontextmanager
+async def new_crew(
+    endpoints: Endpoints, name: str, *, retry: RetryPolicy | None = None, batch_size: int = 100
+) -> AsyncIterator[Crew]:
+    """Another worker's connections."""
+    url = endpoints.database["worker"]
+    pool = await Database.open(url, "worker", size=8)
+    marks = await Database.open(url, "worker", size=2, settings={"synchronous_commit": "off"})
+    try:
+        yield Crew(name, pool, marks, retry or RetryPolicy(4, 0.02, 0.1), batch_size)
+    finally:
+        await pool.close()
+        await marks.close()
+
+
+async def drain(crew: Crew, *, at_once: int = 4) -> None:
+    """Visit lanes as a worker does, until nothing is due and nothing waits for its retry."""
+    while True:
+        async with crew.db.connection() as conn:
+            await crew.surroundings.refresh(conn)
+            lanes = await work.lanes_with_due_work(conn)
+            waiting = await conn.fetchval("SELECT count(*) FROM work WHERE NOT alone")
+        if not lanes:
+            if not waiting:
+                return
+            await asyncio.sleep(0.01)
+        slots = asyncio.Semaphore(at_once)
+
+        async def visit_all(lane: int) -> None:
+            async with slots:
+                while await visit(crew, lane) is Progress.MORE:
+                    pass
+
+        await asyncio.gather(*(visit_all(lane) for lane in lanes))
+
+
+def _delivery(body: bytes, source_id: int, lanes: list[int]) -> Delivery:
+    provider = PROVIDERS["stripe"]
+    unreadable = None
+    try:
+        identity = provider.identify((), body)
+    except PayloadError as error:
+        identity, unreadable = unreadable_identity(body), str(error)
+    return Delivery(
+        tracking_id=new_tracking_id(datetime.now(UTC), secrets.token_bytes(10)),
+        source_id=source_id,
+        lane=lanes[lane_number(identity.subject)],
+        identity=identity,
+        unreadable=unreadable,
+        secret="0.1",
+        headers=b"[]",
+        body=body,
+        body_sha=sha256(body).digest(),
+        trace_context="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    )

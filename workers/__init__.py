@@ -1,0 +1,1 @@
+"""Applies events. Knows commands and effects, nothing of HTTP."""

@@ -1,0 +1,120 @@
+"""What the processes that apply events have in common: their connections, and their `main`."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from shared import telemetry
+from shared.db import Database
+from shared.domain.outcomes import RetryPolicy
+from shared.heartbeat import beat
+from shared.settings import Endpoints, Settings, SettingsError
+from workers.surroundings import Surroundings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Crew:
+    """
+    What the visits of one process share.
+
+    `marks` is a pool of its own for the marks of visits: they are written while a lane is locked,
+    and have to outlive the transaction that holds it.
+    """
+
+    name: str
+    db: Database
+    marks: Database
+    retry: RetryPolicy
+    batch_size: int = 100
+    surroundings: Surroundings = field(default_factory=Surroundings)
+
+
+@asynccontextmanager
+async def enlisted(name: str, settings: Settings, endpoints: Endpoints) -> AsyncGenerator[Crew]:
+    """Open what a process needs to apply events, and close it."""
+    url = endpoints.database["worker"]
+    # The mark must be on disk only as surely as the crash it announces: a process's, not Postgres'.
+    marks = {"synchronous_commit": "off"}
+    db = await Database.open(url, "worker", name=f"sluice {name}", size=settings.worker_slots + 3)
+    marking = await Database.open(url, "worker", name=f"sluice {name}", size=2, settings=marks)
+    retry = RetryPolicy(settings.max_attempts, settings.retry_base_s, settings.retry_cap_s)
+    try:
+        yield Crew(name, db, marking, retry, settings.batch_size)
+    finally:
+        await db.close()
+        await marking.close()
+
+
+Job = Callable[[asyncio.Event, Crew, Settings, Endpoints], Awaitable[None]]
+
+
+def run_process(job: Job, default_name: str, arguments: list[str] | None = None) -> int:
+    """The `main` of every process that applies events: settings, signals, heartbeat, telemetry."""
+    parser = argparse.ArgumentParser(prog=default_name)
+    parser.add_argument("--heartbeat-fd", type=int)
+    parser.add_argument("--name", default=f"{default_name}-{socket.gethostname()}-{os.getpid()}")
+    given = parser.parse_args(arguments)
+    try:
+        settings = Settings.read()
+        endpoints = Endpoints.find(settings)
+        finish = telemetry.set_up(
+            default_name, log_level=settings.log_level, admin_port=settings.admin_port
+        )
+    except (SettingsError, OSError) as error:
+        sys.stderr.write(f"{default_name}: {error}\n")
+        return 2
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        beating = None
+        if given.heartbeat_fd is not None:
+            beating = asyncio.create_task(beat(given.heartbeat_fd), name="heartbeat")
+            beating.add_done_callback(lambda _: stop.set())
+        async with enlisted(given.name, settings, endpoints) as crew:
+            await _first_look(crew, stop)
+            log.info("ready", extra={"process": given.name})
+            if not stop.is_set():
+                await job(stop, crew, settings, endpoints)
+        if beating is not None:
+            beating.cancel()
+
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(main())
+    finally:
+        finish()
+    return 0
+
+
+async def _first_look(crew: Crew, stop: asyncio.Event) -> None:
+    """Learn the configuration; Postgres may be a little later than we are."""
+    while not stop.is_set():
+        try:
+            async with crew.db.connection() as conn:
+                await crew.surroundings.refresh(conn)
+            return
+        except Exception as error:
+            log.warning("waiting for Postgres", extra={"error": repr(error)})
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), 0.5)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

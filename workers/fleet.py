@@ -1,0 +1,123 @@
+"""
+A worker process: arq for wake-ups, rounds for the lanes, a sweep for everything else.
+
+arq runs under our own supervision and with our own pool: it exits with the first connection that
+Redis refuses, and hangs with a Redis that hangs. Its one job does nothing but wake lanes, so no
+job can be lost, late or doubled to any effect.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+from typing import Any
+
+from arq.worker import Worker, func
+from redis.exceptions import RedisError
+
+from shared.queue import DRAIN, QUEUE_NAME, deserialize_job, redis_pool, serialize_job
+from shared.settings import Endpoints, Settings
+from workers.crew import Crew, run_process
+from workers.process import visit
+from workers.rounds import Rounds
+from workers.surroundings import UnknownSource
+from workers.sweep import sweep
+
+log = logging.getLogger(__name__)
+
+REDIS_RETRY_S = 0.25
+LONGEST_REDIS_RETRY_S = 2.0
+STOP_WITHIN_S = 8.0
+
+
+async def work_until(stop: asyncio.Event, crew: Crew, redis_url: str, slots: int) -> None:
+    """Drain lanes until `stop` is set; then finish the visits that have begun."""
+
+    async def visit_lane(lane: int) -> Any:
+        return await visit(crew, lane)
+
+    def source_name(source_id: int) -> str:
+        try:
+            return crew.surroundings.source(source_id).name
+        except UnknownSource:
+            return str(source_id)
+
+    rounds = Rounds(visit_lane, slots, crew.surroundings.source_ids_by_lane)
+    visiting = asyncio.create_task(rounds.run(), name="rounds")
+    others = [asyncio.create_task(sweep(crew, rounds, source_name), name="sweep")]
+    if redis_url:
+        others.append(asyncio.create_task(_listen(redis_url, rounds), name="arq"))
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.wait({visiting, *others, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        rounds.close()
+        stopping.cancel()
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, stopping, return_exceptions=True)
+        # What cannot finish in time rolls back, and is found again.
+        await asyncio.wait({visiting}, timeout=STOP_WITHIN_S)
+        visiting.cancel()
+        await asyncio.gather(visiting, return_exceptions=True)
+    for task in (visiting, *others):
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error
+
+
+async def _listen(redis_url: str, rounds: Rounds) -> None:
+    """Run arq until cancelled, and start it again whenever Redis lets it down."""
+
+    async def drain(ctx: dict[Any, Any], lanes: list[int]) -> None:
+        rounds.wake(lanes)
+
+    failures = 0
+    while True:
+        pool = redis_pool(redis_url, socket_timeout_s=1.0)
+        worker = Worker(
+            functions=[func(drain, name=DRAIN, keep_result=0)],
+            redis_pool=pool,
+            queue_name=QUEUE_NAME,
+            handle_signals=False,
+            poll_delay=0.02,
+            max_jobs=20,
+            queue_read_limit=1000,
+            job_timeout=5,
+            keep_result=0,
+            max_tries=1000,
+            health_check_interval=10,
+            health_check_key=f"{QUEUE_NAME}:{socket.gethostname()}:{os.getpid()}",
+            log_results=False,
+            job_serializer=serialize_job,
+            job_deserializer=deserialize_job,
+        )
+        try:
+            await worker.main()
+            failures = 0
+        except (RedisError, OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+            if failures == 0:
+                log.warning(
+                    "redis is not answering, the sweep drains", extra={"error": repr(error)}
+                )
+            failures += 1
+        except (ValueError, KeyError, TypeError) as error:
+            log.warning("a wake-up could not be read", extra={"error": repr(error)})
+        finally:
+            with contextlib.suppress(RedisError, OSError, TimeoutError, asyncio.CancelledError):
+                await asyncio.wait_for(worker.close(), 1)
+        await asyncio.sleep(min(REDIS_RETRY_S * 2 ** min(failures, 5), LONGEST_REDIS_RETRY_S))
+
+
+async def _work(stop: asyncio.Event, crew: Crew, settings: Settings, endpoints: Endpoints) -> None:
+    await work_until(stop, crew, endpoints.redis, settings.worker_slots)
+
+
+def main() -> int:
+    """`python -m workers.fleet`."""
+    return run_process(_work, "worker")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

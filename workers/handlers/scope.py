@@ -1,0 +1,29 @@
+"""What every handler is given besides its commands."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from shared.domain.commands import Command
+from shared.domain.events import StoredEvent
+from shared.store.holdings import CustomerKey
+from workers.surroundings import Surroundings
+
+C = TypeVar("C", bound=Command)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """`now` is the database's, of this transaction. `more_customers` have to be locked as well."""
+
+    surroundings: Surroundings
+    now: datetime
+    more_customers: frozenset[CustomerKey] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked(Generic[C]):
+    """A command beside the event that asks for it."""
+
+    event: StoredEvent
+    command: C

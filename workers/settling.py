@@ -1,0 +1,260 @@
+"""The ends of the spine: what an event asks for, and the records that its run leaves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from shared import telemetry
+from shared.db import Conn, Row
+from shared.domain.audit import Draft
+from shared.domain.commands import Command
+from shared.domain.entitlements import Entitlement
+from shared.domain.events import StoredEvent
+from shared.domain.outcomes import (
+    BODY_GONE,
+    MODE_MISMATCH,
+    OUTCOMES,
+    QUARANTINED,
+    UNREADABLE,
+    Outcome,
+    status_of,
+)
+from shared.providers.base import PayloadError
+from shared.store import audit, work
+from shared.store.ledger import read_horizon
+from shared.store.work import LaneLock, Settlement
+from workers.entitle import Answer, FeatureChange
+from workers.handlers import Done
+from workers.surroundings import Surroundings
+
+horizon = read_horizon
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An event that is settled without a command: `ignored` or `dead`, and why."""
+
+    event: StoredEvent
+    outcome: Outcome
+    code: str
+    error: str | None = None
+
+
+def translate(
+    surroundings: Surroundings, events: Sequence[StoredEvent], pruned_before: datetime | None
+) -> tuple[list[tuple[StoredEvent, Sequence[Command]]], list[Refused]]:
+    """
+    Read what the events ask for.
+
+    Raises:
+        UnknownSource: an event's source is not configured here (yet).
+    """
+    asked: list[tuple[StoredEvent, Sequence[Command]]] = []
+    refused: list[Refused] = []
+    for event in events:
+        provider = surroundings.provider(event.source_id)
+        livemode = surroundings.source(event.source_id).livemode
+        if event.unreadable is not None:
+            refused.append(Refused(event, "dead", UNREADABLE, event.unreadable))
+        elif provider.has_livemode and livemode is not None and event.livemode != livemode:
+            refused.append(Refused(event, "ignored", MODE_MISMATCH))
+        elif _may_be_forgotten(event, pruned_before):
+            refused.append(Refused(event, "dead", QUARANTINED))
+        else:
+            try:
+                asked.append((event, provider.translate(event.event_type, event.body)))
+            except PayloadError as error:
+                refused.append(Refused(event, "dead", UNREADABLE, str(error)))
+    return asked, refused
+
+
+def _may_be_forgotten(event: StoredEvent, pruned_before: datetime | None) -> bool:
+    """Whether the ledger may have known this event once, and been pruned since."""
+    return (
+        pruned_before is not None
+        and event.occurred_at is not None
+        and event.occurred_at < pruned_before
+        and event.run == 1
+    )
+
+
+async def settle(
+    conn: Conn,
+    surroundings: Surroundings,
+    held: LaneLock,
+    done: Sequence[Done],
+    refused: Sequence[Refused],
+    lost: Sequence[Row],
+) -> None:
+    """Write the audit records and the settlements of a batch, and delete its work."""
+    drafts: list[Draft] = []
+    settled: list[Settlement] = []
+    for one in done:
+        tenant, outcome, code = _summary(one.answers)
+        drafts += _records(surroundings, held, one.event, one.answers, tenant, outcome, code)
+        settled.append(_settlement(one.event, outcome, code, None, tenant))
+    for refusal in refused:
+        answers = (Answer(refusal.outcome, None, "", refusal.code, [], 0),)
+        drafts += _records(
+            surroundings, held, refusal.event, answers, None, refusal.outcome, refusal.code
+        )
+        settled.append(
+            _settlement(refusal.event, refusal.outcome, refusal.code, refusal.error, None)
+        )
+    for row in lost:
+        # The body went by retention before this run: there is nothing to read any more.
+        drafts.append(_step_zero(held, str(row["tracking_id"]), row["run"], "dead", BODY_GONE))
+        settled.append(_settlement_of_lost(row))
+    await audit.append(conn, drafts, now=held.now, xid=held.xid)
+    await work.settle(conn, settled)
+    for settlement in settled:
+        source = surroundings.source(settlement.source_id).name if settlement.source_id else ""
+        telemetry.settled(source, settlement.outcome)
+
+
+async def bury(
+    conn: Conn,
+    surroundings: Surroundings,
+    held: LaneLock,
+    event: StoredEvent,
+    code: str,
+    error: str,
+) -> None:
+    """Settle an event dead after its last attempt."""
+    # The attempt that was its last is in the row by now, and counts.
+    await settle(conn, surroundings, held, (), (Refused(event, "dead", code, error),), ())
+
+
+def _summary(answers: Sequence[Answer]) -> tuple[str | None, Outcome, str | None]:
+    """The event's tenant, its outcome (the most that any of its commands did) and its code."""
+    best = min(answers, key=lambda answer: OUTCOMES.index(answer.outcome))
+    tenant = next((answer.tenant for answer in answers if answer.tenant is not None), None)
+    return tenant, best.outcome, best.code
+
+
+def _records(
+    surroundings: Surroundings,
+    held: LaneLock,
+    event: StoredEvent,
+    answers: Sequence[Answer],
+    tenant: str | None,
+    outcome: Outcome,
+    code: str | None,
+) -> list[Draft]:
+    source = surroundings.source(event.source_id)
+    actor = event.actor or f"provider:{source.provider}"
+    cause_id = str(event.tracking_id)
+    catalog_version = max(answer.catalog_version for answer in answers)
+    subject = next((answer.subject for answer in answers if answer.subject), event.subject)
+    reason = event.reason or code
+    drafts = [
+        Draft(
+            chain=f"tenant:{tenant}" if tenant is not None else f"lane:{held.lane}",
+            cause="event",
+            cause_id=cause_id,
+            run=event.run,
+            tenant=tenant or "",
+            step=0,
+            action=f"event.{outcome}",
+            actor=actor,
+            source=source.name,
+            subject=subject,
+            catalog_version=catalog_version,
+            reason=reason.encode() if reason else None,
+        )
+    ]
+    changes = [(answer, change) for answer in answers for change in answer.changes]
+    for step, (answer, change) in enumerate(changes, start=1):
+        drafts.append(
+            Draft(
+                chain=f"tenant:{change.tenant}",
+                cause="event",
+                cause_id=cause_id,
+                run=event.run,
+                tenant=change.tenant,
+                step=step,
+                action=change.action,
+                actor=actor,
+                source=source.name,
+                subject=answer.subject,
+                feature=change.feature,
+                catalog_version=answer.catalog_version,
+                before=content_of(change.before),
+                after=content_of(change.after),
+            )
+        )
+    return drafts
+
+
+def changes_to_drafts(
+    changes: Sequence[FeatureChange], *, first_step: int, draft: Draft
+) -> list[Draft]:
+    """Records of feature changes that something else than an event caused, like `draft`."""
+    return [
+        Draft(
+            chain=f"tenant:{change.tenant}",
+            cause=draft.cause,
+            cause_id=draft.cause_id,
+            run=draft.run,
+            tenant=change.tenant,
+            step=step,
+            action=change.action,
+            actor=draft.actor,
+            source=draft.source,
+            subject=draft.subject,
+            feature=change.feature,
+            catalog_version=draft.catalog_version,
+            before=content_of(change.before),
+            after=content_of(change.after),
+        )
+        for step, change in enumerate(changes, start=first_step)
+    ]
+
+
+def content_of(entitlement: Entitlement | None) -> bytes | None:
+    """An entitlement as the audit trail keeps it: {"value", "validUntil"}, None where absent."""
+    if entitlement is None:
+        return None
+    return msgspec.json.encode(
+        {"value": entitlement.value, "validUntil": entitlement.valid_until}, order="deterministic"
+    )
+
+
+def _step_zero(held: LaneLock, cause_id: str, run: int, outcome: str, code: str) -> Draft:
+    return Draft(
+        chain=f"lane:{held.lane}",
+        cause="event",
+        cause_id=cause_id,
+        run=run,
+        tenant="",
+        step=0,
+        action=f"event.{outcome}",
+        actor="system:worker",
+        reason=code.encode(),
+    )
+
+
+def _settlement(
+    event: StoredEvent, outcome: Outcome, code: str | None, error: str | None, tenant: str | None
+) -> Settlement:
+    return Settlement(
+        work_id=event.work_id,
+        tracking_id=event.tracking_id,
+        run=event.run,
+        source_id=event.source_id,
+        status=status_of(outcome),
+        outcome=outcome,
+        code=code,
+        error=error,
+        tenant=tenant,
+        attempts=event.attempts + 1,
+    )
+
+
+def _settlement_of_lost(row: Row) -> Settlement:
+    return Settlement(
+        row["id"], row["tracking_id"], row["run"], 0, "dead", "dead", BODY_GONE, None, None,
+        row["attempts"] + 1,
+    )  # fmt: skip

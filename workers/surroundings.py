@@ -1,0 +1,75 @@
+"""
+What a process that applies events knows besides the event: sources, mode and catalogs.
+
+Read from Postgres when the configuration's version changes, and kept through a blip.
+"""
+
+from dataclasses import dataclass, field
+
+from shared.db import Conn
+from shared.domain.entitlements import Catalog, Origin
+from shared.providers import PROVIDERS
+from shared.providers.base import Provider
+from shared.store import holdings
+from shared.store.source_rows import SourceRow, read_mode, read_sources
+
+
+class UnknownSource(Exception):
+    """A source that the configuration does not have yet, or whose provider is not installed."""
+
+
+@dataclass
+class Surroundings:
+    """`version` is the configuration's; -1 before the first `refresh`."""
+
+    version: int = -1
+    mode: str = "live"
+    _sources: dict[int, SourceRow] = field(default_factory=dict)
+    _catalogs: dict[int, Catalog] = field(default_factory=dict)
+
+    async def refresh(self, conn: Conn) -> bool:
+        """Read again if the configuration's version is another one; whether it was."""
+        version, mode = await read_mode(conn)
+        if version == self.version:
+            return False
+        self._sources = {row.id: row for row in await read_sources(conn)}
+        self.version, self.mode = version, mode
+        return True
+
+    def source(self, source_id: int) -> SourceRow:
+        """
+        A source by its id, pruned ones included: their events still have to be applied.
+
+        Raises:
+            UnknownSource: a refresh may help.
+        """
+        try:
+            return self._sources[source_id]
+        except KeyError:
+            raise UnknownSource(f"source {source_id} is not configured") from None
+
+    def source_ids_by_lane(self) -> dict[int, int]:
+        """Which source each lane belongs to."""
+        return {lane: row.id for row in self._sources.values() for lane in row.lanes}
+
+    def provider(self, source_id: int) -> Provider:
+        """The code for a source's events; raises UnknownSource where this version lacks it."""
+        row = self.source(source_id)
+        try:
+            return PROVIDERS[row.provider]
+        except KeyError:
+            raise UnknownSource(f"{row.name}: no provider {row.provider!r}") from None
+
+    def origin(self, source_id: int, livemode: bool) -> Origin:
+        """What deriving must know of where an object comes from."""
+        row = self.source(source_id)
+        grants_here = row.livemode is None or livemode == (self.mode == "live")
+        return Origin(row.name, row.provider, grants_here)
+
+    async def catalog(self, conn: Conn) -> Catalog:
+        """The current catalog; call it under the tenants' locks only."""
+        version = await holdings.current_catalog_version(conn)
+        if version not in self._catalogs:
+            document = await holdings.read_catalog(conn, version)
+            self._catalogs = {version: Catalog.read(version, document)}
+        return self._catalogs[version]
