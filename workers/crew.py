@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from shared import telemetry
-from shared.db import Database
+from shared.db import LOOKUPS_ONLY, Database
 from shared.domain.outcomes import RetryPolicy
 from shared.heartbeat import beat
 from shared.settings import Endpoints, Settings, SettingsError
@@ -45,8 +45,10 @@ async def enlisted(name: str, settings: Settings, endpoints: Endpoints) -> Async
     url = endpoints.database["worker"]
     # The mark must be on disk only as surely as the crash it announces: a process's, not Postgres'.
     marks = {"synchronous_commit": "off"}
-    db = await Database.open(url, "worker", name=f"sluice {name}", size=settings.worker_slots + 3)
-    marking = await Database.open(url, "worker", name=f"sluice {name}", size=2, settings=marks)
+    title = f"sluice {name}"
+    size = settings.worker_slots + 3
+    db = await Database.open(url, "worker", name=title, size=size, settings=LOOKUPS_ONLY)
+    marking = await Database.open(url, "worker", name=title, size=2, settings=marks)
     retry = RetryPolicy(settings.max_attempts, settings.retry_base_s, settings.retry_cap_s)
     try:
         yield Crew(name, db, marking, retry, settings.batch_size)

@@ -35,10 +35,12 @@ CREATE TABLE objects (
     ambiguous  boolean NOT NULL DEFAULT false,
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
-    UNIQUE (source_id, account, livemode, kind, object_id),
+    -- The selective column leads in both keys: an index that shares only the source with a query
+    -- must not look like a way to answer it.
+    UNIQUE (object_id, kind, source_id, account, livemode),
     CONSTRAINT parked_since CHECK ((parked IS NULL) = (parked_at IS NULL))
 ) WITH (fillfactor = 70);
-CREATE INDEX objects_by_customer ON objects (source_id, account, livemode, customer);
+CREATE INDEX objects_by_customer ON objects (customer, source_id, account, livemode);
 CREATE INDEX objects_by_tenant ON objects (tenant) WHERE tenant IS NOT NULL;
 CREATE INDEX objects_parked ON objects (parked_at) WHERE parked IS NOT NULL;
 CREATE INDEX objects_ambiguous ON objects (id) WHERE ambiguous;

@@ -17,11 +17,11 @@ from shared.domain.events import lane_number, new_tracking_id, unreadable_identi
 from shared.domain.outcomes import RetryPolicy
 from shared.providers import PROVIDERS
 from shared.providers.base import PayloadError
-from shared.settings import Endpoints
+from shared.settings import Endpoints, Settings
 from shared.store import intake, work
 from shared.store.intake import Delivery, Receipt
 from shared.store.tenants import read_tenant
-from workers.crew import Crew
+from workers.crew import Crew, enlisted
 from workers.process import Progress, visit
 
 SECRET = "whsec_test"
@@ -150,14 +150,10 @@ async def new_crew(
     endpoints: Endpoints, name: str, *, retry: RetryPolicy | None = None, batch_size: int = 100
 ) -> AsyncIterator[Crew]:
     """Another worker's connections."""
-    url = endpoints.database["worker"]
-    pool = await Database.open(url, "worker", size=8)
-    marks = await Database.open(url, "worker", size=2, settings={"synchronous_commit": "off"})
-    try:
-        yield Crew(name, pool, marks, retry or RetryPolicy(4, 0.02, 0.1), batch_size)
-    finally:
-        await pool.close()
-        await marks.close()
+    settings = Settings(worker_slots=6, batch_size=batch_size)
+    async with enlisted(name, settings, endpoints) as crew:
+        crew.retry = retry or RetryPolicy(4, 0.02, 0.1)
+        yield crew
 
 
 async def drain(crew: Crew, *, at_once: int = 4) -> None:
