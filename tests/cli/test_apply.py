@@ -1,0 +1,237 @@
+"""`sluice apply` against a database."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from shared import db
+from shared.sealing import KeyRing, new_key
+from shared.settings import Endpoints
+from shared.store.sources import load_configuration
+from tests.cli.conftest import Sluice
+from tests.support.stack import Stack
+from tests.support.stripe_events import event, subscription
+
+FILE = """
+[sources.stripe]
+provider = "stripe"
+secrets = ["env:STRIPE_SECRET", "file:second.txt"]
+livemode = true
+
+[plans.pro]
+products = ["stripe:prod_pro"]
+features = { seats = 10, sso = true }
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("STRIPE_SECRET", "whsec_from_env")
+    (tmp_path / "second.txt").write_text("whsec_from_file\n")
+    path = tmp_path / "sluice.toml"
+    path.write_text(FILE)
+    return path
+
+
+async def value(endpoints: Endpoints, query: str) -> object:
+    async with db.connect(endpoints.database["owner"], "owner") as conn:
+        return await conn.fetchval(query)
+
+
+async def secrets_of(endpoints: Endpoints, source: str) -> dict[str, str]:
+    """label → secret, as the gateway reads them."""
+    async with db.connect(endpoints.database["gateway"], "gateway") as conn:
+        read = await load_configuration(conn, KeyRing.parse(endpoints.secret_key))
+    return {secret.label: secret.plaintext for secret in read.sources[source].secrets}
+
+
+async def test_a_first_apply_is_read_by_the_gateway(
+    sluice: Sluice, endpoints: Endpoints, file: Path
+) -> None:
+    said = await sluice("apply", file, "--json")
+    assert said.code == 0, said.err
+    assert said.json["version"] == 1
+    assert said.json["written"] is True
+    assert [change["action"] for change in said.json["changes"]] == ["added", "added"]
+    assert "whsec" not in said.out + said.err
+    assert "/api/v1/webhooks/stripe" in said.err
+    async with db.connect(endpoints.database["gateway"], "gateway") as conn:
+        read = await load_configuration(conn, KeyRing.parse(endpoints.secret_key))
+    assert read.version == 1
+    assert read.sources["stripe"].readable
+    assert len(read.sources["stripe"].lanes) == 16
+    assert await secrets_of(endpoints, "stripe") == {
+        "0.1": "whsec_from_env",
+        "1.1": "whsec_from_file",
+    }
+    assert await value(endpoints, "SELECT document FROM catalogs WHERE version = 1") == {
+        "plans": {
+            "pro": {
+                "products": ["stripe:prod_pro"],
+                "features": {"seats": 10, "sso": True},
+                "graceS": 604_800,
+                "rank": 0,
+            }
+        }
+    }
+    records = (await sluice("audit", "list", "--json")).json["items"]
+    assert [(one["action"], one["cause"], one["step"], one["actor"]) for one in records] == [
+        ("configuration.applied", "operator", 0, "operator:ada")
+    ]
+    assert records[0]["before"] == {"version": 0, "catalogVersion": 0, "mode": "live"}
+    assert records[0]["after"]["version"] == 1
+    assert "whsec" not in str(records)
+    assert (await sluice("audit", "verify")).code == 0
+
+
+async def test_the_same_again_writes_nothing(
+    sluice: Sluice, endpoints: Endpoints, file: Path
+) -> None:
+    await sluice("apply", file)
+    again = await sluice("apply", file)
+    assert again.code == 0
+    assert "nothing changes: version 1 holds" in again.err
+    assert await value(endpoints, "SELECT max(version) FROM configuration") == 1
+    assert await value(endpoints, "SELECT count(*) FROM audit") == 1
+
+
+async def test_a_rotated_secret_leaves_the_other_and_the_catalog(
+    sluice: Sluice, endpoints: Endpoints, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await sluice("apply", file)
+    monkeypatch.setenv("STRIPE_SECRET", "whsec_rotated")
+    said = await sluice("apply", file, "--json")
+    assert said.json["changes"][0]["details"] == ["secrets: 1 written, 0 removed"]
+    assert await secrets_of(endpoints, "stripe") == {
+        "0.2": "whsec_rotated",
+        "1.1": "whsec_from_file",
+    }
+    assert await value(endpoints, "SELECT max(version) FROM catalogs") == 1
+
+
+async def test_a_dry_run_writes_nothing(sluice: Sluice, endpoints: Endpoints, file: Path) -> None:
+    said = await sluice("apply", file, "--dry-run")
+    assert said.code == 0
+    assert "stripe" in said.out
+    assert "would become version 1" in said.err
+    assert await value(endpoints, "SELECT max(version) FROM configuration") == 0
+    assert await value(endpoints, "SELECT count(*) FROM sources") == 0
+
+
+async def test_pruning_says_who_loses_what_and_wants_a_yes(
+    sluice: Sluice, stack: Stack, file: Path
+) -> None:
+    await stack.apply(event("customer.subscription.created", subscription(tenant="acme")))
+    file.write_text('mode = "live"\n')
+    kept = await sluice("apply", file)
+    assert "not in the file, and kept: source stripe, plan" in kept.err
+    shown = await sluice("apply", file, "--prune", "--dry-run", "--json")
+    assert shown.json["losses"] == [{"plan": "pro", "tenant": "acme", "features": ["seats", "sso"]}]
+    unsaid = await sluice("apply", file, "--prune")
+    assert unsaid.code == 2
+    assert "--yes" in unsaid.err
+    assert await stack.value("SELECT count(*) FROM sources WHERE removed_at IS NULL") == 1
+    done = await sluice("apply", file, "--prune", "--yes")
+    assert done.code == 0, done.err
+    assert "acme loses pro: seats, sso" in done.out
+    assert await stack.value("SELECT count(*) FROM sources WHERE removed_at IS NULL") == 0
+    assert await stack.value("SELECT count(*) FROM source_secrets") == 0
+    assert (await sluice("sources", "list", "--json")).json["items"] == []
+    assert len((await sluice("sources", "list", "--all", "--json")).json["items"]) == 1
+
+
+async def test_a_source_comes_back_with_its_id_and_lanes(
+    sluice: Sluice, endpoints: Endpoints, file: Path, tmp_path: Path
+) -> None:
+    await sluice("apply", file)
+    empty = tmp_path / "empty.toml"
+    empty.write_text("")
+    await sluice("apply", empty, "--prune", "--yes")
+    assert (await sluice("apply", file)).code == 0
+    assert await value(endpoints, "SELECT count(*) FROM sources") == 1
+    assert await value(endpoints, "SELECT count(*) FROM lanes") == 16
+    assert await secrets_of(endpoints, "stripe") == {
+        "0.3": "whsec_from_env",
+        "1.3": "whsec_from_file",
+    }
+
+
+async def test_applies_take_turns(
+    sluice: Sluice, endpoints: Endpoints, file: Path, tmp_path: Path
+) -> None:
+    """An apply that starts while another holds the turn builds upon what that one wrote."""
+    async with db.connect(endpoints.database["operator"], "operator") as other:
+        async with other.transaction():
+            await other.execute("SELECT pg_advisory_xact_lock(hashtext('sluice.apply'))")
+            await other.execute(
+                "INSERT INTO configuration (version, actor, mode) VALUES (1, 'other', 'live')"
+            )
+            waiting = asyncio.ensure_future(sluice("apply", file, "--json"))
+            await asyncio.sleep(0.5)
+            assert not waiting.done()
+        said = await waiting
+    assert said.code == 0, said.err
+    assert said.json["version"] == 2
+
+
+async def test_what_is_wrong_is_one_line(
+    sluice: Sluice, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text, said_to_be in [
+        ("mode = \n", "line 1"),
+        (FILE.replace("env:STRIPE_SECRET", "env:NOWHERE"), "NOWHERE is not set"),
+        (FILE.replace("file:second.txt", "file:third.txt"), "third.txt"),
+    ]:
+        file.write_text(text)
+        said = await sluice("apply", file)
+        assert said.code == 2
+        assert said_to_be in said.err
+        assert said.err.count("\n") == 1
+        assert said.out == ""
+    assert (await sluice("apply", tmp_path / "gone.toml")).code == 2
+
+
+async def test_a_source_with_a_history_keeps_its_provider(
+    sluice: Sluice, stack: Stack, file: Path
+) -> None:
+    await stack.receive(event("customer.subscription.created", subscription()))
+    async with stack.owner.connection() as conn:
+        await conn.execute("UPDATE sources SET provider = 'another'")
+    said = await sluice("apply", file)
+    assert said.code == 5
+    assert "its history is another's" in said.err
+
+
+async def test_a_key_that_the_database_is_not_sealed_with_is_refused(
+    sluice: Sluice, endpoints: Endpoints, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await sluice("apply", file)
+    monkeypatch.setenv("SLUICE_SECRET_KEY", new_key())
+    said = await sluice("apply", file)
+    assert said.code == 1
+    assert "sealed with" in said.err
+    monkeypatch.setenv("SLUICE_SECRET_KEY", f"{new_key()},{endpoints.secret_key}")
+    assert (await sluice("apply", file)).code == 0
+    assert await value(endpoints, "SELECT count(*) FROM seals") == 2
+
+
+async def test_sources_are_listed_without_their_secrets(sluice: Sluice, file: Path) -> None:
+    await sluice("apply", file)
+    said = await sluice("sources", "list", "--json")
+    (source,) = said.json["items"]
+    assert (source["name"], source["livemode"], source["secrets"]) == ("stripe", True, 2)
+    assert source["url"].endswith("/api/v1/webhooks/stripe")
+    assert "whsec" not in said.out
+    assert "stripe" in (await sluice("sources", "list")).out
+
+
+async def test_an_empty_file_changes_nothing(
+    sluice: Sluice, endpoints: Endpoints, tmp_path: Path
+) -> None:
+    empty = tmp_path / "empty.toml"
+    empty.write_text("")
+    said = await sluice("apply", empty)
+    assert (said.code, said.out) == (0, "")
+    assert "nothing changes" in said.err
+    assert await value(endpoints, "SELECT max(version) FROM configuration") == 0

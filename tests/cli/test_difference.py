@@ -1,0 +1,184 @@
+"""The difference between a file and what holds, without a database."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from shared.providers import PROVIDERS
+from shared.sealing import KeyRing, new_key
+from shared.store.configuration import SealedSecret, Stored, StoredSource
+from workers.declaration import Declaration, DeclarationError, read_declaration
+from workers.difference import Difference, compare
+
+KEYS = KeyRing.parse(new_key())
+PLAN: dict[str, Any] = {
+    "products": ["stripe:prod_1"],
+    "features": {"seats": 10},
+    "graceS": 604_800,
+    "rank": 0,
+}
+FILE = """
+[sources.stripe]
+provider = "stripe"
+secrets = ["one", "two"]
+livemode = true
+
+[plans.pro]
+products = ["stripe:prod_1"]
+features = { seats = 10 }
+"""
+
+
+def sealed(slot: int, version: int, secret: str, keys: KeyRing = KEYS) -> SealedSecret:
+    return SealedSecret(
+        slot, version, keys.seal(secret, source="stripe", slot=slot, version=version)
+    )
+
+
+def stored_source(*secrets: SealedSecret) -> StoredSource:
+    return StoredSource(1, "stripe", "stripe", True, None, {}, False, secrets)
+
+
+HELD = Stored(
+    version=4,
+    mode="live",
+    sources={"stripe": stored_source(sealed(0, 1, "one"), sealed(1, 1, "two"))},
+    catalog_version=2,
+    plans={"pro": PLAN},
+)
+
+
+def declared(text: str = FILE) -> Declaration:
+    return read_declaration(text.encode(), PROVIDERS)
+
+
+def differ(
+    stored: Stored,
+    text: str = FILE,
+    secrets: Sequence[str] = ("one", "two"),
+    *,
+    keys: KeyRing = KEYS,
+    prune: bool = False,
+) -> Difference:
+    file = declared(text)
+    resolved = {name: list(secrets) for name in file.sources}
+    return compare(stored, file, resolved, keys, PROVIDERS, prune=prune)
+
+
+def actions(found: Difference) -> Mapping[str, str]:
+    return {f"{change.kind} {change.name}": change.action for change in found.changes}
+
+
+def details(found: Difference, name: str) -> tuple[str, ...]:
+    return next(change.details for change in found.changes if change.name == name)
+
+
+def test_everything_is_new_at_first() -> None:
+    found = differ(Stored(0, "live"))
+    assert actions(found) == {"source stripe": "added", "plan pro": "added"}
+    assert found.secrets["stripe"].new == ((0, "one"), (1, "two"))
+    assert found.plans == {"pro": PLAN}
+    assert not found.is_empty
+
+
+def test_the_same_again_is_nothing() -> None:
+    found = differ(HELD)
+    assert actions(found) == {"source stripe": "unchanged", "plan pro": "unchanged"}
+    assert found.is_empty
+    assert not found.plans_changed
+
+
+def test_a_secret_keeps_its_slot_wherever_it_stands() -> None:
+    found = differ(HELD, secrets=["three", "two"])
+    assert found.secrets["stripe"].new == ((0, "three"),)
+    assert found.secrets["stripe"].gone == ()
+    assert details(found, "stripe") == ("secrets: 1 written, 0 removed",)
+    assert differ(HELD, secrets=["two", "one"]).is_empty
+
+
+def test_a_secret_that_is_not_declared_any_more_goes() -> None:
+    found = differ(HELD, secrets=["two"])
+    assert found.secrets["stripe"].gone == (0,)
+    assert found.secrets["stripe"].new == ()
+
+
+def test_a_new_first_key_seals_what_did_not_change() -> None:
+    old = new_key()
+    before = KeyRing.parse(old)
+    stored = replace(HELD, sources={"stripe": stored_source(sealed(0, 1, "one", before))})
+    both = KeyRing.parse(f"{new_key()},{old}")
+    assert differ(stored, secrets=["one"], keys=both).secrets["stripe"].new == ((0, "one"),)
+    assert differ(stored, secrets=["one"], keys=before).is_empty
+
+
+def test_a_secret_that_does_not_open_is_written_anew() -> None:
+    moved = replace(sealed(0, 1, "one"), version=2)
+    stored = replace(HELD, sources={"stripe": stored_source(moved)})
+    assert differ(stored, secrets=["one"]).secrets["stripe"].new == ((0, "one"),)
+
+
+def test_no_secret_is_ever_shown() -> None:
+    found = differ(HELD, secrets=["very-secret"])
+    assert "very-secret" not in repr(found) + str([change.shown() for change in found.changes])
+
+
+def test_what_changed_is_told() -> None:
+    text = FILE.replace("livemode = true", 'livemode = false\ntenant = "acme"').replace(
+        'products = ["stripe:prod_1"]\nfeatures = { seats = 10 }',
+        'products = ["stripe:prod_2"]\nfeatures = { seats = 20, sso = true }\n'
+        'grace = "0"\nrank = 1',
+    )
+    found = differ(HELD, 'mode = "test"\n' + text)
+    assert details(found, "stripe") == ("livemode: true → false", "tenant: none → acme")
+    assert details(found, "pro") == (
+        "product + stripe:prod_2",
+        "product - stripe:prod_1",
+        "seats: 10 → 20",
+        "sso: none → true",
+        "grace in s: 604800 → 0",
+        "rank: 0 → 1",
+    )
+    assert details(found, "test") == ("live → test",)
+
+
+def test_true_is_not_one() -> None:
+    stored = replace(HELD, plans={"pro": {**PLAN, "features": {"seats": True}}})
+    found = differ(stored, FILE.replace("seats = 10", "seats = 1"))
+    assert found.plans_changed
+    assert found.plans["pro"]["features"] == {"seats": 1}
+
+
+def test_what_the_file_does_not_name_stays_unless_pruned() -> None:
+    found = differ(HELD, 'mode = "live"\n')
+    assert actions(found) == {"source stripe": "kept", "plan pro": "kept"}
+    assert found.is_empty
+    assert found.plans == {"pro": PLAN}
+    pruned = differ(HELD, 'mode = "live"\n', prune=True)
+    assert actions(pruned) == {"source stripe": "removed", "plan pro": "removed"}
+    assert pruned.plans == {}
+    assert pruned.removes
+
+
+def test_a_removed_source_comes_back() -> None:
+    stored = replace(HELD, sources={"stripe": replace(stored_source(), removed=True)})
+    found = differ(stored)
+    assert actions(found)["source stripe"] == "changed"
+    assert details(found, "stripe")[0] == "back from removal"
+
+
+def test_a_product_must_be_somebodys() -> None:
+    with pytest.raises(DeclarationError, match=r"plans.pro.products\[0\]: 'strype' is neither"):
+        differ(HELD, FILE.replace("stripe:prod_1", "strype:prod_1"))
+    named = FILE.replace("sources.stripe", "sources.shop").replace("stripe:prod_1", "shop:prod_1")
+    assert differ(Stored(0, "live"), named).plans["pro"]["products"] == ["shop:prod_1"]
+
+
+def test_a_feature_is_of_one_kind_in_all_plans_the_stored_ones_too() -> None:
+    other = '[plans.max]\nproducts = ["stripe:p"]\nfeatures = { seats = %s }\n'
+    with pytest.raises(DeclarationError, match=r"plans.max.features.seats is true or false"):
+        differ(HELD, other % "true")
+    with pytest.raises(DeclarationError, match="text"):
+        differ(HELD, other % '"many"')
+    assert not differ(HELD, other % '"unlimited"').is_empty

@@ -1,0 +1,1 @@
+"""Supervisor, embedded servers, `sluice up` and `sluice doctor`: real processes throughout."""

@@ -1,0 +1,106 @@
+"""
+Generated lives of a subscription, as Stripe would report them, beside the truth.
+
+Independent of the code under test: a life is a list of whole objects, its events say how each
+came from the one before, and its truth is simply the last object.
+"""
+
+import copy
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from tests.support.stripe_events import NOW_S, event, subscription
+
+
+@dataclass
+class Life:
+    """`events` in the order in which they happened; `end` is the object after the last."""
+
+    events: list[bytes]
+    end: dict[str, Any]
+    is_deleted: bool
+    starts_unseen: bool
+
+
+CHANGES: list[dict[str, list[Any]]] = [
+    {"status": ["active", "past_due", "trialing", "unpaid"]},
+    {"cancel_at_period_end": [True, False]},
+    {"cancel_at": [None, NOW_S + 86400 * 40, NOW_S + 86400 * 50]},
+    {"quantity": [1, 2, 3]},
+    {"product": ["prod_pro", "prod_basic"]},
+    {"metadata": [{}, {"tenant_id": "a"}, {"tenant_id": "b"}, {"note": "x"}]},
+    {"latest_invoice": ["in_1", "in_2", None]},
+]
+
+
+def live(rng: random.Random, number: str, *, tenant: str | None = None) -> Life:
+    """One life: a start, then 2 to 6 changes within one second, toggles included."""
+    second = NOW_S + rng.randrange(1000)
+    current = subscription(number, customer=f"cus_{number}", status="incomplete", tenant=tenant)
+    events: list[bytes] = []
+    start = rng.random()
+    starts_unseen = start < 0.1
+    if not starts_unseen:
+        created = second if start < 0.5 else second - 1 - rng.randrange(50)
+        events.append(_event(rng, "customer.subscription.created", current, created))
+    trail = [current]
+    is_deleted = False
+    for turn in range(rng.randint(2, 6)):
+        if turn >= 1 and rng.random() < 0.15:
+            ended = {**copy.deepcopy(current), "status": "canceled", "ended_at": second}
+            events.append(_event(rng, "customer.subscription.deleted", ended, second))
+            current, is_deleted = ended, True
+            break
+        changed = copy.deepcopy(rng.choice(trail)) if rng.random() < 0.35 else None
+        if changed is None or changed == current:
+            changed = _changed(rng, current)
+        previous = _difference(changed, current)
+        events.append(
+            _event(rng, "customer.subscription.updated", changed, second, previous=previous)
+        )
+        trail.append(changed)
+        current = changed
+    return Life(events, current, is_deleted, starts_unseen)
+
+
+def shuffled(rng: random.Random, events: list[bytes]) -> list[bytes]:
+    """Any order, some of them more than once."""
+    many = events + [one for one in events if rng.random() < 0.3]
+    rng.shuffle(many)
+    return many
+
+
+def _event(rng: random.Random, kind: str, content: Any, created: int, **more: Any) -> bytes:
+    # Ids tell nothing of the order.
+    return event(kind, copy.deepcopy(content), created=created,
+                 event_id=f"evt_{rng.randrange(10**12):012d}", **more)  # fmt: skip
+
+
+def _changed(rng: random.Random, current: dict[str, Any]) -> dict[str, Any]:
+    while True:
+        changed = copy.deepcopy(current)
+        for key, values in rng.choice(CHANGES).items():
+            value = copy.deepcopy(rng.choice(values))
+            item = changed["items"]["data"][0]
+            if key == "quantity":
+                item["quantity"] = value
+            elif key == "product":
+                item["price"]["id"], item["price"]["product"] = f"price_{value}", value
+            else:
+                changed[key] = value
+        if changed != current:
+            return changed
+
+
+def _difference(after: Any, before: Any) -> dict[str, Any]:
+    """`previous_attributes`: hashes by key, arrays whole, null where a key was absent."""
+    previous: dict[str, Any] = {}
+    for key in after.keys() | before.keys():
+        if key in after and key in before and after[key] == before[key]:
+            continue
+        if isinstance(after.get(key), dict) and isinstance(before.get(key), dict):
+            previous[key] = _difference(after[key], before[key])
+        else:
+            previous[key] = copy.deepcopy(before.get(key))
+    return previous

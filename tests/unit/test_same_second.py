@@ -1,0 +1,116 @@
+"""Ten thousand lives within one second end as they truly ended, in whatever order they are told."""
+
+import os
+import random
+
+import msgspec
+import pytest
+
+from shared.domain.register import Observation, Register, fold
+from shared.domain.states import ObjectState, digest_of, encode_state
+from shared.providers import PROVIDERS
+from tests.support.lives import Life, live, shuffled
+
+LIVES = 10_000
+STRIPE = PROVIDERS["stripe"]
+
+
+def observations(bodies: list[bytes]) -> list[Observation]:
+    """What the worker would keep: one for each event id, in the order of arrival."""
+    kept: dict[str, Observation] = {}
+    for body in bodies:
+        head = msgspec.json.decode(body)
+        (command,) = STRIPE.translate(head["type"], body)
+        before = getattr(command, "before", None)
+        kept.setdefault(
+            head["id"],
+            Observation(
+                head["id"],
+                command.version,
+                command.shape,
+                digest_of(encode_state(before)) if before is not None else None,
+                digest_of(encode_state(command.after)),
+                command.after,
+            ),
+        )
+    return list(kept.values())
+
+
+def truth(life: Life) -> ObjectState:
+    """The last object's state, read from an event that only says what it is."""
+    content = {"id": "evt", "type": "x", "created": 0, "data": {"object": life.end}}
+    body = msgspec.json.encode(content)
+    (command,) = STRIPE.translate("customer.subscription.resumed", body)
+    return command.after
+
+
+def folded(seen: list[Observation]) -> Register:
+    return fold("stripe", "subscription", seen)
+
+
+@pytest.fixture(scope="module")
+def seed() -> int:
+    return int(os.environ.get("TEST_SEED", random.randrange(10**6)))
+
+
+@pytest.fixture(scope="module")
+def lives(seed: int) -> list[Life]:
+    rng = random.Random(seed)
+    return [live(rng, f"sub_{number}") for number in range(LIVES)]
+
+
+def test_every_life_ends_as_it_ended_or_says_that_it_cannot_know(
+    lives: list[Life], seed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = random.Random(seed)
+    wrong, ambiguous, unseen = [], 0, 0
+    for life in lives:
+        register = folded(observations(shuffled(rng, life.events)))
+        unseen += life.starts_unseen
+        if register.ambiguous:
+            ambiguous += 1
+            assert life.starts_unseen, f"seed {seed}: ambiguous although its start was seen"
+        elif register.newest != truth(life):
+            wrong.append(life)
+    with capsys.disabled():
+        print(
+            f"\n  {len(lives)} same-second lives: {len(wrong)} wrong, {ambiguous} reported"
+            f" ambiguous ({ambiguous / len(lives):.2%}; {unseen} began before we listened)"
+        )
+    assert not wrong, f"seed {seed}: {len(wrong)} wrong, first {wrong[0].events}"
+    assert sum(not life.is_deleted for life in lives) >= len(lives) / 2
+
+
+def test_the_order_of_arrival_does_not_matter(lives: list[Life], seed: int) -> None:
+    rng = random.Random(seed + 1)
+    for life in lives[:2000]:
+        orders = [folded(observations(shuffled(rng, life.events))) for _ in range(3)]
+        assert orders[0] == orders[1] == orders[2], f"seed {seed}"
+
+
+@pytest.mark.parametrize("rule", ["last arrival wins", "largest created wins, then arrival"])
+def test_a_plain_last_write_wins_rule_fails(lives: list[Life], seed: int, rule: str) -> None:
+    rng = random.Random(seed)
+    wrong = 0
+    for life in lives[:2000]:
+        seen = observations(shuffled(rng, life.events))
+        if rule == "last arrival wins":
+            last = seen[-1]
+        else:
+            last = max(enumerate(seen), key=lambda one: (one[1].version, one[0]))[1]
+        wrong += last.state != truth(life)
+    assert wrong > 200, f"{wrong} of 2000"
+
+
+def test_a_toggle_ends_where_it_ended() -> None:
+    """A→B→A: as many arrivals at A as departures, and A it is by the second before."""
+    rng = random.Random(7)
+    toggles = 0
+    for number in range(3000):
+        life = live(rng, f"sub_{number}")
+        states = [msgspec.json.decode(body)["data"]["object"] for body in life.events]
+        if len(states) >= 3 and states[-1] == states[0] and not life.is_deleted:
+            toggles += 1
+            register = folded(observations(shuffled(rng, life.events)))
+            assert register.ambiguous or register.newest == truth(life)
+    assert toggles > 50
