@@ -87,7 +87,7 @@ def run_process(job: Job, default_name: str, arguments: list[str] | None = None)
             beating.add_done_callback(lambda _: stop.set())
         async with enlisted(given.name, settings, endpoints) as crew:
             await _first_look(crew, stop)
-            log.info("ready", extra={"process": given.name})
+            log.info("ready", extra={"worker": given.name})
             if not stop.is_set():
                 await job(stop, crew, settings, endpoints)
         if beating is not None:

@@ -11,6 +11,7 @@ CREATE TABLE customers (
     linked_at timestamptz,
     PRIMARY KEY (source_id, account, livemode, customer)
 );
+CREATE INDEX customers_by_tenant ON customers (tenant) WHERE tenant IS NOT NULL;
 
 CREATE TABLE tenants (
     tenant          text COLLATE "C" PRIMARY KEY CHECK (octet_length(tenant) BETWEEN 1 AND 255),

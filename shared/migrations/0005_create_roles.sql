@@ -22,6 +22,9 @@ END $$;
 REVOKE ALL ON FUNCTION make_inbox_partitions(integer) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION make_inbox_partitions(integer) TO sluice_worker, sluice_operator;
 
+-- Every process may see whether the schema is what it needs.
+GRANT SELECT ON migrations TO sluice_gateway, sluice_reader, sluice_worker, sluice_operator;
+
 -- The ingress: sources, ledger, inbox, work and deliveries, and nothing else.
 GRANT SELECT ON configuration, sources, source_secrets, seals, lanes TO sluice_gateway;
 GRANT SELECT, INSERT ON ledger TO sluice_gateway;

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from workers.stack.spawn import Child
 
@@ -124,7 +124,9 @@ def descendants(pid: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def started(*argv: str, **environ: str) -> Iterator["subprocess.Popen[str]"]:
+def started(
+    *argv: str, stderr: IO[str] | int = subprocess.PIPE, **environ: str
+) -> Iterator["subprocess.Popen[str]"]:
     """Run a program of ours; at the end it is killed if it is still there."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SLUICE_")}
     process = subprocess.Popen(
@@ -132,7 +134,7 @@ def started(*argv: str, **environ: str) -> Iterator["subprocess.Popen[str]"]:
         env={**clean, "PYTHONPATH": str(ROOT), **environ},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         start_new_session=True,
     )
@@ -147,5 +149,5 @@ def started(*argv: str, **environ: str) -> Iterator["subprocess.Popen[str]"]:
                 process.kill()
         process.wait()
         for pipe in (process.stdout, process.stderr):
-            assert pipe is not None
-            pipe.close()
+            if pipe is not None:
+                pipe.close()

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import stat
 import tempfile
 from pathlib import Path
@@ -15,7 +16,7 @@ from workers.stack.embedded import ServerError
 from workers.stack.home import Home, HomeError, HomeInUseError, claimed
 from workers.stack.postgres import PostgresServer
 from workers.stack.servers import Servers, running_servers
-from workers.stack.valkey import ask
+from workers.stack.valkey import ValkeyServer, ask
 
 ROLES = ("gateway", "reader", "worker", "operator")
 
@@ -99,18 +100,47 @@ async def test_every_role_has_its_own_login(servers: Servers) -> None:
 
 
 async def test_state_is_kept_between_runs_and_private(tmp_path: Path) -> None:
-    """The same ports, passwords, key and rows the next time; nobody else can read any of it."""
+    """The same passwords, key and rows the next time; nobody else can read any of it."""
     home = tmp_path / "home"
     async with running_servers(home) as first:
         await first.migrate()
-        endpoints = first.endpoints()
+        passwords, key = first.home.passwords, first.home.secret_key()
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     assert stat.S_IMODE((home / "secret.key").stat().st_mode) == 0o600
     assert stat.S_IMODE((home / "state.json").stat().st_mode) == 0o600
     async with running_servers(home) as second:
-        assert second.endpoints() == endpoints
+        assert (second.home.passwords, second.home.secret_key()) == (passwords, key)
         async with db.connect(second.postgres.url("worker"), "worker") as conn:
             assert await conn.fetchval("SELECT count(*) FROM configuration") == 1
+
+
+def test_a_port_is_kept_as_long_as_it_is_free(tmp_path: Path) -> None:
+    """Clients find the stack where it was; if somebody else has come, it moves."""
+    with claimed(tmp_path / "home") as home:
+        port = home.port("server", 55_400)
+    with claimed(tmp_path / "home") as home:
+        assert home.port("server", 55_300) == port
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", port))
+            other.listen()
+            assert home.port("server", 55_400) != port
+
+
+async def test_a_server_moves_when_its_port_is_taken(tmp_path: Path) -> None:
+    """Between the choice of a port and the start somebody else may have been faster."""
+    with claimed(tmp_path / "home") as home, socket.socket() as other:
+        server = ValkeyServer(home)
+        await server.prepare()
+        other.bind(("127.0.0.1", server.port))
+        other.listen()
+        taken = server.port
+        try:
+            await server.start_with(server.run)
+            assert server.port != taken
+            assert await ask(server.url(), "PING") == "PONG"
+        finally:
+            await server.stop()
+            server.close()
 
 
 async def test_two_homes_run_side_by_side(servers: Servers, tmp_path: Path) -> None:

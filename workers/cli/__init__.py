@@ -1,0 +1,56 @@
+"""`sluice`, the command line: one module per group of commands, each with a `register`."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from workers.cli import operate, run
+from workers.cli.exits import explain
+
+
+def build() -> typer.Typer:
+    """The whole command line."""
+    app = typer.Typer(
+        name="sluice",
+        help="Inbound event gateway and worker fleet.",
+        no_args_is_help=True,
+        # An unexpected error is shown as Python shows it; local variables may hold secrets.
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_options)
+    run.register(app)
+    operate.register(app)
+    return app
+
+
+def main() -> None:
+    """Run one command. Expected errors are one line on stderr and an exit code of `exits`."""
+    try:
+        build()()
+    except Exception as error:
+        expected = explain(error)
+        if expected is None:
+            raise
+        message, code = expected
+        sys.stderr.write(f"sluice: {message}\n")
+        sys.exit(code)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"sluice {version('sluice-gateway')}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    del version  # answered by its callback
