@@ -1,0 +1,147 @@
+"""
+Secrets at rest: AES-256-GCM under the keys of `SLUICE_SECRET_KEY`.
+
+A ciphertext is bound to its place (source name, slot, version) as associated data, so that it
+opens nowhere else. The key's id lies beside it, and the ids of all keys that a database was ever
+sealed with lie in its `seals`: who lacks one of them must not start.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+KEY_BYTES = 32
+NONCE_BYTES = 12
+
+_DIGEST_PURPOSE = b"sluice.header-digest.1"
+
+
+class SealingError(Exception):
+    """A key is missing or malformed, or a secret does not open. The message never holds a key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A secret as it is stored: the key's id, the nonce, the ciphertext with its tag."""
+
+    key_id: str
+    nonce: bytes
+    ciphertext: bytes
+
+
+class KeyRing:
+    """The keys a process holds. The first one seals; every one opens."""
+
+    def __init__(self, keys: Iterable[bytes]) -> None:
+        self._keys = {key_id(key): key for key in keys}
+        if not self._keys:
+            raise SealingError("SLUICE_SECRET_KEY is not set")
+        self.first = next(iter(self._keys))
+        self._ciphers = {name: AESGCM(key) for name, key in self._keys.items()}
+        first = self._keys[self.first]
+        self._digest_key = hmac.digest(first, _DIGEST_PURPOSE, "sha256")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """
+        Read `SLUICE_SECRET_KEY`: base64url keys of 32 bytes, separated by commas.
+
+        Raises:
+            SealingError: there is none, or one is malformed (named by its position).
+        """
+        entries = [entry for entry in (part.strip() for part in text.split(",")) if entry]
+        return cls(_key(entry, position) for position, entry in enumerate(entries, start=1))
+
+    def __repr__(self) -> str:
+        return f"KeyRing({', '.join(self._keys)})"
+
+    def seal(self, secret: str, *, source: str, slot: int, version: int) -> Sealed:
+        """Seal with the first key, for this one place."""
+        nonce = os.urandom(NONCE_BYTES)
+        place = _place(source, slot, version)
+        return Sealed(
+            self.first, nonce, self._ciphers[self.first].encrypt(nonce, secret.encode(), place)
+        )
+
+    def open(self, sealed: Sealed, *, source: str, slot: int, version: int) -> str:
+        """
+        Open what was sealed for this place.
+
+        Raises:
+            SealingError: the key is not held, or the ciphertext is not this place's.
+        """
+        where = f"secret {slot} of source {source!r}"
+        cipher = self._ciphers.get(sealed.key_id)
+        if cipher is None:
+            raise SealingError(
+                f"{where} is sealed with key {sealed.key_id}, which SLUICE_SECRET_KEY lacks"
+            )
+        try:
+            content = cipher.decrypt(sealed.nonce, sealed.ciphertext, _place(source, slot, version))
+            return content.decode()
+        except (InvalidTag, ValueError):
+            raise SealingError(f"{where} does not open: it was altered or moved") from None
+
+    def digest(self, value: str) -> str:
+        """
+        What may be stored of a credential: "hmac-sha256:<key id>:<hex>".
+
+        Equal values give equal digests as long as the first key stays; nobody without the key can
+        tell what they were.
+        """
+        content = value.encode("utf-8", "surrogateescape")
+        return f"hmac-sha256:{self.first}:{hmac.digest(self._digest_key, content, 'sha256').hex()}"
+
+    def lacks(self, key_ids: Iterable[str]) -> list[str]:
+        """Which of these keys are not held, in order."""
+        return sorted(set(key_ids) - self._keys.keys())
+
+    def check(self, key_ids: Iterable[str]) -> None:
+        """
+        Refuse a database that was sealed with keys this process does not hold.
+
+        Raises:
+            SealingError: naming the ids of the missing keys.
+        """
+        missing = self.lacks(key_ids)
+        if missing:
+            raise SealingError(
+                f"the database is sealed with {', '.join(missing)}, and SLUICE_SECRET_KEY holds"
+                f" {', '.join(self._keys)}: add the missing key behind the first"
+            )
+
+
+def key_id(key: bytes) -> str:
+    """The first 16 hex digits of the key's SHA-256: says which key, and nothing about it."""
+    return hashlib.sha256(key).hexdigest()[:16]
+
+
+def new_key() -> str:
+    """A fresh key, as `SLUICE_SECRET_KEY` wants it."""
+    return base64.urlsafe_b64encode(os.urandom(KEY_BYTES)).rstrip(b"=").decode()
+
+
+def _key(text: str, position: int) -> bytes:
+    try:
+        key = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raise SealingError(f"key {position} of SLUICE_SECRET_KEY is not base64url") from None
+    if len(key) != KEY_BYTES:
+        raise SealingError(
+            f"key {position} of SLUICE_SECRET_KEY has {len(key)} bytes instead of {KEY_BYTES}"
+        )
+    return key
+
+
+def _place(source: str, slot: int, version: int) -> bytes:
+    # Length-prefixed: no two places have the same bytes, whatever a name holds.
+    parts = (source.encode(), str(slot).encode(), str(version).encode())
+    return b"".join(len(part).to_bytes(4) + part for part in parts)

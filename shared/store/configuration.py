@@ -1,0 +1,290 @@
+"""
+The write side of configuration: what `sluice apply` compares with, and what it writes.
+
+Versions only grow; whoever writes one first takes its turn, so that two applies never share a
+number. Reading the configuration to run by it is `shared.store.sources`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from shared.db import Conn, Row
+from shared.sealing import Sealed
+
+
+@dataclass(frozen=True, slots=True)
+class SealedSecret:
+    """One secret at rest. `version` is bound into the ciphertext with the source and the slot."""
+
+    slot: int
+    version: int
+    sealed: Sealed
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSource:
+    """A source as it was last applied. `livemode` is None where the provider has no such notion."""
+
+    id: int
+    name: str
+    provider: str
+    livemode: bool | None
+    tenant: str | None
+    settings: Mapping[str, Any]
+    removed: bool
+    secrets: tuple[SealedSecret, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The configuration that holds now. `plans` is the catalog document's {"plans": …}."""
+
+    version: int
+    mode: str
+    sources: Mapping[str, StoredSource] = field(default_factory=dict)
+    catalog_version: int = 0
+    plans: Mapping[str, Any] = field(default_factory=dict)
+    seals: frozenset[str] = frozenset()
+
+
+WAIT_LONGER = "SELECT set_config('lock_timeout', '30s', true)"
+TAKE_TURN = "SELECT pg_advisory_xact_lock(hashtext('sluice.apply'))"
+
+
+async def take_turn(conn: Conn) -> None:
+    """Wait for every other apply; the lock goes with the transaction."""
+    await conn.execute(WAIT_LONGER)
+    await conn.execute(TAKE_TURN)
+
+
+READ_VERSION = "SELECT version, mode FROM configuration ORDER BY version DESC LIMIT 1"
+READ_CATALOG = "SELECT version, document FROM catalogs ORDER BY version DESC LIMIT 1"
+READ_SEALS = "SELECT key_id FROM seals"
+READ_SOURCES = """
+SELECT id, name, provider, livemode, tenant, settings, removed_at IS NOT NULL AS removed
+FROM sources
+ORDER BY name
+"""
+READ_SECRETS = """
+SELECT source_id, slot, version, key_id, nonce, ciphertext
+FROM source_secrets
+ORDER BY source_id, slot
+"""
+
+
+async def read_stored(conn: Conn) -> Stored:
+    """What holds now. Only a caller that took its turn may build the next version upon it."""
+    version = await conn.fetchrow(READ_VERSION)
+    catalog = await conn.fetchrow(READ_CATALOG)
+    # The migration made version 0 of both.
+    assert version is not None
+    assert catalog is not None
+    secrets: dict[int, list[SealedSecret]] = {}
+    for row in await conn.fetch(READ_SECRETS):
+        secrets.setdefault(row["source_id"], []).append(
+            SealedSecret(
+                row["slot"],
+                row["version"],
+                Sealed(row["key_id"], row["nonce"], row["ciphertext"]),
+            )
+        )
+    sources = {}
+    for row in await conn.fetch(READ_SOURCES):
+        sources[row["name"]] = StoredSource(
+            id=row["id"],
+            name=row["name"],
+            provider=row["provider"],
+            livemode=row["livemode"],
+            tenant=row["tenant"],
+            settings=row["settings"],
+            removed=row["removed"],
+            secrets=tuple(secrets.get(row["id"], ())),
+        )
+    return Stored(
+        version=version["version"],
+        mode=version["mode"],
+        sources=sources,
+        catalog_version=catalog["version"],
+        plans=catalog["document"].get("plans", {}),
+        seals=frozenset(row["key_id"] for row in await conn.fetch(READ_SEALS)),
+    )
+
+
+INSERT_VERSION = "INSERT INTO configuration (version, actor, mode) VALUES ($1, $2, $3)"
+
+
+async def insert_version(conn: Conn, version: int, actor: str, mode: str) -> None:
+    """The row by which every process learns that there is something new."""
+    await conn.execute(INSERT_VERSION, version, actor, mode)
+
+
+INSERT_CATALOG = "INSERT INTO catalogs (version, actor, document) VALUES ($1, $2, $3)"
+
+
+async def insert_catalog(conn: Conn, version: int, actor: str, plans: Mapping[str, Any]) -> None:
+    """A new catalog; the sweep recomputes the tenants whose version is older."""
+    await conn.execute(INSERT_CATALOG, version, actor, {"plans": dict(plans)})
+
+
+UPSERT_SOURCE = """
+INSERT INTO sources (name, provider, livemode, tenant, settings)
+VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (name) DO UPDATE
+SET provider = excluded.provider, livemode = excluded.livemode, tenant = excluded.tenant,
+    settings = excluded.settings, removed_at = NULL
+RETURNING id
+"""
+
+
+async def upsert_source(
+    conn: Conn,
+    name: str,
+    provider: str,
+    livemode: bool | None,
+    tenant: str | None,
+    settings: Mapping[str, Any],
+) -> int:
+    """Write a source by its name, back from removal if need be; returns its id."""
+    source_id: int = await conn.fetchval(
+        UPSERT_SOURCE, name, provider, livemode, tenant, dict(settings)
+    )
+    return source_id
+
+
+ADD_LANES = """
+INSERT INTO lanes (source_id, number)
+SELECT $1, number FROM generate_series(0, $2 - 1) AS number
+ON CONFLICT (source_id, number) DO NOTHING
+"""
+
+
+async def add_lanes(conn: Conn, source_id: int, count: int) -> None:
+    """The source's lanes 0 to `count - 1`, where they do not exist yet."""
+    await conn.execute(ADD_LANES, source_id, count)
+
+
+FILL_SLOT = """
+INSERT INTO source_secrets (source_id, slot, version, key_id, nonce, ciphertext)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (source_id, slot) DO UPDATE
+SET version = excluded.version, key_id = excluded.key_id, nonce = excluded.nonce,
+    ciphertext = excluded.ciphertext, added_at = now()
+"""
+
+
+async def put_secret(conn: Conn, source_id: int, secret: SealedSecret) -> None:
+    """Write one slot."""
+    await conn.execute(
+        FILL_SLOT,
+        source_id,
+        secret.slot,
+        secret.version,
+        secret.sealed.key_id,
+        secret.sealed.nonce,
+        secret.sealed.ciphertext,
+    )
+
+
+DELETE_SECRETS = "DELETE FROM source_secrets WHERE source_id = $1 AND slot = ANY($2::smallint[])"
+
+
+async def delete_secrets(conn: Conn, source_id: int, slots: Sequence[int]) -> None:
+    """Forget secrets that are no longer declared."""
+    await conn.execute(DELETE_SECRETS, source_id, list(slots))
+
+
+INSERT_SEAL = "INSERT INTO seals (key_id) VALUES ($1) ON CONFLICT (key_id) DO NOTHING"
+
+
+async def insert_seal(conn: Conn, key_id: str) -> None:
+    """From now on, a process without this key refuses to start."""
+    await conn.execute(INSERT_SEAL, key_id)
+
+
+REMOVE_SOURCE = "UPDATE sources SET removed_at = now() WHERE id = $1"
+
+
+async def remove_source(conn: Conn, source_id: int) -> None:
+    """The source answers no more; its id, lanes and history stay."""
+    await conn.execute(REMOVE_SOURCE, source_id)
+
+
+HAS_HISTORY = "SELECT EXISTS (SELECT 1 FROM ledger WHERE source_id = $1)"
+
+
+async def has_history(conn: Conn, source_id: int) -> bool:
+    """Whether an event of the source was ever received."""
+    return bool(await conn.fetchval(HAS_HISTORY, source_id))
+
+
+WHO_HOLDS = """
+SELECT plan, tenant, array_agg(DISTINCT feature ORDER BY feature) AS features
+FROM grants
+WHERE plan = ANY($1::text[]) AND (valid_until IS NULL OR now() < valid_until)
+GROUP BY plan, tenant
+ORDER BY plan, tenant
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What a tenant has by one plan."""
+
+    plan: str
+    tenant: str
+    features: tuple[str, ...]
+
+
+async def who_holds(conn: Conn, plans: Sequence[str]) -> list[Holding]:
+    """The tenants with grants of these plans, and what each would lose."""
+    rows = await conn.fetch(WHO_HOLDS, list(plans))
+    return [Holding(row["plan"], row["tenant"], tuple(row["features"])) for row in rows]
+
+
+LIST_SOURCES = """
+SELECT s.id, s.name, s.provider, s.livemode, s.tenant, s.settings, s.created_at, s.removed_at,
+       (SELECT count(*) FROM source_secrets WHERE source_id = s.id) AS secrets,
+       (SELECT count(*) FROM lanes WHERE source_id = s.id) AS lanes
+FROM sources AS s
+WHERE ($1::text IS NULL OR s.name > $1) AND ($2::boolean OR s.removed_at IS NULL)
+ORDER BY s.name
+LIMIT $3
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedSource:
+    """A source for people: how many secrets it has, never one of them."""
+
+    name: str
+    provider: str
+    livemode: bool | None
+    tenant: str | None
+    settings: Mapping[str, Any]
+    secrets: int
+    lanes: int
+    created_at: datetime
+    removed_at: datetime | None
+
+
+async def list_sources(
+    conn: Conn, after: str | None, *, removed: bool, limit: int
+) -> list[ListedSource]:
+    """By name; with `removed`, the pruned ones too."""
+    return [_listed(row) for row in await conn.fetch(LIST_SOURCES, after, removed, limit)]
+
+
+def _listed(row: Row) -> ListedSource:
+    return ListedSource(
+        name=row["name"],
+        provider=row["provider"],
+        livemode=row["livemode"],
+        tenant=row["tenant"],
+        settings=row["settings"],
+        secrets=row["secrets"],
+        lanes=row["lanes"],
+        created_at=row["created_at"],
+        removed_at=row["removed_at"],
+    )

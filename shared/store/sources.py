@@ -1,0 +1,149 @@
+"""What processes know of the configured sources: read whole, replaced whole."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from shared.db import Conn
+from shared.domain.events import LANES_PER_SOURCE, lane_number
+from shared.sealing import KeyRing, Sealed, SealingError
+
+log = logging.getLogger(__name__)
+
+Mode = Literal["live", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """One secret of a source, opened. `label` is how an inbox row names it."""
+
+    slot: int
+    version: int
+    plaintext: str
+
+    @property
+    def label(self) -> str:
+        """The slot and its version, "slot.version"."""
+        return f"{self.slot}.{self.version}"
+
+    def __repr__(self) -> str:
+        return f"Secret({self.label})"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """
+    A configured origin of events.
+
+    `livemode` is None where the provider has no such notion. `lanes` are lane ids, in the order
+    of their numbers. `readable` is False where its events cannot be verified now: no secret, one
+    that does not open, or lanes that are missing; its requests are told to come again.
+    """
+
+    id: int
+    name: str
+    provider: str
+    livemode: bool | None
+    tenant: str | None
+    lanes: tuple[int, ...]
+    secrets: tuple[Secret, ...]
+    readable: bool
+
+    def lane_of(self, subject: str) -> int:
+        """The id of the lane in which events of `subject` are applied."""
+        return self.lanes[lane_number(subject)]
+
+    @property
+    def plaintexts(self) -> list[str]:
+        """The secrets' values, in the order of their slots."""
+        return [secret.plaintext for secret in self.secrets]
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """One version of what was applied: its sources by name."""
+
+    version: int
+    mode: Mode
+    sources: Mapping[str, Source]
+
+
+READ_VERSION = "SELECT version, mode FROM configuration ORDER BY version DESC LIMIT 1"
+
+
+async def read_version(conn: Conn) -> tuple[int, Mode]:
+    """The newest version, and the deployment's mode in it."""
+    row = await conn.fetchrow(READ_VERSION)
+    assert row is not None, "the migration wrote version 0"
+    return row["version"], row["mode"]
+
+
+READ_SEALS = "SELECT key_id FROM seals"
+
+
+async def read_seals(conn: Conn) -> list[str]:
+    """The ids of all keys this database was ever sealed with; see `KeyRing.check`."""
+    return [row["key_id"] for row in await conn.fetch(READ_SEALS)]
+
+
+# One statement, so one snapshot: the version never belongs to other sources than it came with.
+READ_SOURCES = """
+SELECT c.version, c.mode, s.id, s.name, s.provider, s.livemode, s.tenant,
+       ARRAY(SELECT l.id FROM lanes l WHERE l.source_id = s.id ORDER BY l.number) AS lanes
+FROM (SELECT version, mode FROM configuration ORDER BY version DESC LIMIT 1) c
+LEFT JOIN sources s ON s.removed_at IS NULL
+"""
+READ_SECRETS = """
+SELECT source_id, slot, version, key_id, nonce, ciphertext
+FROM source_secrets
+ORDER BY source_id, slot
+"""
+
+
+async def load_configuration(conn: Conn, keys: KeyRing | None) -> Configuration:
+    """
+    Read every source that is not removed.
+
+    Without `keys` (a worker, which has no right to the secrets) no source is readable. Secrets
+    written between the two statements are newer than the version says; the next look at the
+    version finds that out.
+    """
+    rows = await conn.fetch(READ_SOURCES)
+    secrets: dict[int, list[tuple[int, int, Sealed]]] = {}
+    if keys is not None:
+        for row in await conn.fetch(READ_SECRETS):
+            sealed = Sealed(row["key_id"], row["nonce"], row["ciphertext"])
+            secrets.setdefault(row["source_id"], []).append((row["slot"], row["version"], sealed))
+    sources = {}
+    for row in rows:
+        if row["id"] is None:
+            continue
+        opened = _open(row["name"], secrets.get(row["id"], []), keys)
+        sources[row["name"]] = Source(
+            id=row["id"],
+            name=row["name"],
+            provider=row["provider"],
+            livemode=row["livemode"],
+            tenant=row["tenant"],
+            lanes=tuple(row["lanes"]),
+            secrets=opened or (),
+            readable=bool(opened) and len(row["lanes"]) >= LANES_PER_SOURCE,
+        )
+    return Configuration(rows[0]["version"], rows[0]["mode"], sources)
+
+
+def _open(
+    source: str, sealed: list[tuple[int, int, Sealed]], keys: KeyRing | None
+) -> tuple[Secret, ...] | None:
+    """All secrets of a source, or None: with one of several missing, good requests would fail."""
+    if keys is None:
+        return None
+    try:
+        return tuple(
+            Secret(slot, version, keys.open(secret, source=source, slot=slot, version=version))
+            for slot, version, secret in sealed
+        )
+    except SealingError as error:
+        log.error("source cannot be read", extra={"source": source, "error": str(error)})
+        return None

@@ -1,0 +1,143 @@
+"""What a tenant may use now, which objects give it that, and which customers are its own."""
+
+import json
+from datetime import datetime
+from typing import Any
+
+from shared.db import Conn, Row
+from shared.domain.entitlements import Grant, aggregate
+from shared.store.paging import Page, iso, page_of
+
+IS_KNOWN = """
+SELECT now() AS now,
+       EXISTS (SELECT 1 FROM tenants WHERE tenant = $1)
+       OR EXISTS (SELECT 1 FROM grants WHERE tenant = $1)
+       OR EXISTS (SELECT 1 FROM objects WHERE tenant = $1) AS known
+"""
+READ_GRANTS = """
+SELECT g.plan, g.feature, g.tenant, g.value, g.rank, g.valid_from, g.valid_until,
+       g.catalog_version, s.name AS source, o.kind, o.object_id
+FROM grants AS g
+JOIN objects AS o ON o.id = g.object
+JOIN sources AS s ON s.id = o.source_id
+WHERE g.tenant = $1 AND (g.valid_until IS NULL OR $2 < g.valid_until)
+ORDER BY g.feature, g.plan, s.name, o.kind, o.object_id
+"""
+READ_CUSTOMERS = """
+WITH keys AS (
+    SELECT source_id, account, livemode, customer
+    FROM objects
+    WHERE tenant = $1 AND customer IS NOT NULL
+    UNION
+    SELECT source_id, account, livemode, customer
+    FROM customers
+    WHERE tenant = $1
+)
+SELECT s.name AS source, s.provider, k.account, k.livemode, k.customer, c.linked_by, c.linked_at
+FROM keys AS k
+JOIN sources AS s ON s.id = k.source_id
+LEFT JOIN customers AS c ON c.source_id = k.source_id AND c.account = k.account
+    AND c.livemode = k.livemode AND c.customer = k.customer AND c.tenant = $1
+ORDER BY s.name, k.account, k.livemode, k.customer
+"""
+
+
+async def read_tenant(conn: Conn, tenant: str) -> dict[str, Any] | None:
+    """
+    What `sluice tenants show` and the read API answer; None for a tenant that nothing ever named.
+
+    {"tenant", "entitlements": [{"feature", "value", "validUntil", "grants": […]}],
+    "customers": [{"source", "account", "livemode", "customer", "linkedBy", "linkedAt"}]}. Times
+    are RFC 3339; live or not is decided by the database's clock. `linkedBy` is
+    "operator:NAME", or "provider:NAME" where the provider's own objects name the tenant.
+    """
+    if "\0" in tenant:
+        return None
+    found = await conn.fetchrow(IS_KNOWN, tenant)
+    assert found is not None  # a SELECT without FROM has one row
+    if not found["known"]:
+        return None
+    now: datetime = found["now"]
+    grants: list[tuple[Grant, dict[str, Any]]] = [
+        (_grant(row), _shown_grant(row)) for row in await conn.fetch(READ_GRANTS, tenant, now)
+    ]
+    entitlements = aggregate([grant for grant, _ in grants], now)
+    return {
+        "tenant": tenant,
+        "entitlements": [
+            {
+                "feature": feature,
+                "value": entitlement.value,
+                "validUntil": iso(entitlement.valid_until),
+                "grants": [
+                    shown
+                    for grant, shown in grants
+                    if grant.feature == feature and grant.is_live(now)
+                ],
+            }
+            for feature, entitlement in entitlements.items()
+        ],
+        "customers": [_customer(row) for row in await conn.fetch(READ_CUSTOMERS, tenant)],
+    }
+
+
+LIST_TENANTS = """
+SELECT t.tenant, t.created_at, t.catalog_version,
+       (SELECT count(DISTINCT g.feature) FROM grants AS g
+        WHERE g.tenant = t.tenant AND (g.valid_from IS NULL OR g.valid_from <= now())
+          AND (g.valid_until IS NULL OR now() < g.valid_until)) AS features
+FROM tenants AS t
+WHERE $1::text IS NULL OR t.tenant > $1
+ORDER BY t.tenant
+LIMIT $2
+"""
+
+
+async def list_tenants(conn: Conn, after: str | None, limit: int) -> Page:
+    """By name: {"tenant", "features" (how many it may use now), "catalogVersion", "createdAt"}."""
+    rows = await conn.fetch(LIST_TENANTS, after, limit + 1)
+    return page_of(rows, limit, _listed, lambda row: (row["tenant"],))
+
+
+def _listed(row: Row) -> dict[str, Any]:
+    return {
+        "tenant": row["tenant"],
+        "features": row["features"],
+        "catalogVersion": row["catalog_version"],
+        "createdAt": iso(row["created_at"]),
+    }
+
+
+def _grant(row: Row) -> Grant:
+    return Grant(
+        tenant=row["tenant"],
+        plan=row["plan"],
+        feature=row["feature"],
+        value=json.loads(row["value"]),
+        rank=row["rank"],
+        valid_from=row["valid_from"],
+        valid_until=row["valid_until"],
+    )
+
+
+def _shown_grant(row: Row) -> dict[str, Any]:
+    return {
+        "plan": row["plan"],
+        "value": json.loads(row["value"]),
+        "validFrom": iso(row["valid_from"]),
+        "validUntil": iso(row["valid_until"]),
+        "source": row["source"],
+        "object": f"{row['kind']}/{row['object_id']}",
+        "catalogVersion": row["catalog_version"],
+    }
+
+
+def _customer(row: Row) -> dict[str, Any]:
+    return {
+        "source": row["source"],
+        "account": row["account"],
+        "livemode": row["livemode"],
+        "customer": row["customer"],
+        "linkedBy": row["linked_by"] or f"provider:{row['provider']}",
+        "linkedAt": iso(row["linked_at"]),
+    }
