@@ -317,6 +317,19 @@ async def test_a_record_rewritten_with_its_own_hash_only_is_found(
     assert kinds(await sluice("audit", "verify", "--json")) == {("altered", 4)}
 
 
+async def test_the_last_record_rewritten_with_its_own_hash_is_found(
+    sluice: Sluice, trail_of_five: Stack
+) -> None:
+    last = (await links(trail_of_five))[-1]
+    forged = replace(last.record, actor="operator:nobody")
+    async with tampering(trail_of_five) as conn:
+        await conn.execute(
+            "UPDATE audit SET actor = $2, hash = $3 WHERE id = $1",
+            last.id, forged.actor, record_hash(last.previous_hash, forged),
+        )  # fmt: skip
+    assert kinds(await sluice("audit", "verify", "--json")) == {("altered", 5)}
+
+
 async def test_an_older_anchor_still_fits_a_trail_that_has_grown(
     sluice: Sluice, trail_of_five: Stack, tmp_path: Path
 ) -> None:

@@ -14,7 +14,12 @@ KEYS = {
 
 
 async def test_an_event_is_listed_with_all_that_became_of_it(sluice: Sluice, stack: Stack) -> None:
-    body = event("customer.subscription.created", subscription(tenant="acme"), event_id="evt_1")
+    body = event(
+        "customer.subscription.created",
+        subscription(tenant="acme"),
+        event_id="evt_1",
+        created=1_790_000_000,
+    )
     (tracking,) = await stack.apply(body)
     await stack.apply(body)
     (item,) = (await sluice("events", "list", "--json")).json["items"]

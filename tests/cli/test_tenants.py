@@ -84,6 +84,22 @@ async def test_grants_count_from_and_until_by_the_databases_clock(
     assert (listed["tenant"], listed["features"]) == ("acme", 0)
 
 
+async def test_only_live_grants_are_shown_and_the_next_change_is_told(
+    sluice: Sluice, stack: Stack
+) -> None:
+    await stack.apply(
+        event("customer.subscription.created", subscription("sub_1", tenant="acme")),
+        event(
+            "customer.subscription.created",
+            subscription("sub_2", tenant="acme", product="prod_basic"),
+        ),
+    )
+    await stack.fetch("UPDATE grants SET valid_from = '2100-01-01T00:00:00Z' WHERE plan = 'pro'")
+    (seats,) = (await sluice("tenants", "show", "acme", "--json")).json["entitlements"]
+    assert (seats["value"], seats["validUntil"]) == (1, "2100-01-01T00:00:00Z")
+    assert [grant["plan"] for grant in seats["grants"]] == ["basic"]
+
+
 async def test_a_link_gives_access_at_once_and_is_audited(sluice: Sluice, stack: Stack) -> None:
     await stack.apply(event("customer.subscription.created", subscription()))
     said = await sluice(

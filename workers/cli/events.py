@@ -1,0 +1,252 @@
+"""`sluice events`: what was received, and what became of it."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+from uuid import UUID
+
+import typer
+
+from workers.cli.exits import NOT_FOUND, USAGE, CommandError, write_json
+from workers.cli.output import (
+    CursorOption,
+    JsonOption,
+    LimitOption,
+    operate,
+    print_fields,
+    print_heading,
+    print_page,
+    print_table,
+    tracking_id,
+)
+
+if TYPE_CHECKING:
+    from shared.db import Conn
+    from shared.settings import Endpoints
+    from shared.store.events import Evidence
+
+app = typer.Typer(help="Events: what was received, and what became of it.", no_args_is_help=True)
+
+
+@app.command("list", epilog="Example: sluice events list --status dead --json")
+def list_command(
+    source: Annotated[str | None, typer.Option("--source", help="Of this source only.")] = None,
+    event_type: Annotated[str | None, typer.Option("--type", help="Of this type only.")] = None,
+    status: Annotated[
+        str | None,
+        typer.Option("--status", help="received, retrying, processed, ignored or dead."),
+    ] = None,
+    event: Annotated[
+        str | None, typer.Option("--event", help="With this id at the provider.")
+    ] = None,
+    limit: LimitOption = 50,
+    cursor: CursorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List events, newest first."""
+    from shared.domain.events import Status
+    from shared.store.events import Filter, list_events
+    from shared.store.paging import decode_cursor
+
+    # A filter that is not understood must never mean "all".
+    if status is not None and status not in get_args(Status):
+        raise CommandError(f"--status: one of {', '.join(get_args(Status))}", USAGE)
+    wanted = Filter(source, event_type, status, event)  # type: ignore[arg-type] # checked above
+
+    def key(received_at: str, number: str) -> tuple[datetime, UUID]:
+        return datetime.fromisoformat(received_at), UUID(number)
+
+    async def run(conn: "Conn", _: "Endpoints") -> None:
+        after = decode_cursor(cursor, key) if cursor else None
+        page = await list_events(conn, wanted, after, limit)
+        columns = {
+            "trackingId": "tracking id",
+            "status": "status",
+            "type": "type",
+            "tenant": "tenant",
+            "receivedAt": "received",
+        }
+        print_page(page, columns, as_json=as_json, nothing="no events")
+
+    operate(run)
+
+
+@app.command("show", epilog="Example: sluice events show 019a1b2c-… --json")
+def show_command(
+    event: Annotated[str, typer.Argument(metavar="ID", help="The event's tracking id.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Tell one event's whole story: receipt, runs, failures, what it asked for and changed."""
+    wanted = tracking_id(event)
+
+    async def run(conn: "Conn", _: "Endpoints") -> None:
+        story = await tell(conn, wanted)
+        if as_json:
+            write_json(story)
+        else:
+            _print_story(story)
+
+    operate(run)
+
+
+async def tell(conn: "Conn", wanted: UUID) -> dict[str, Any]:
+    """
+    The story: the event as lists show it, and "account", "livemode", "subject", "secret" (the
+    slot and version that matched), "verdict", "bodyBytes", "traceContext", "receipts", "runs",
+    "failures", "commands", "objects", "audit".
+
+    Raises:
+        CommandError: no such event (3).
+    """
+    from shared.store import events, trail
+    from workers.actions import replay_action
+
+    evidence = await events.read_event(conn, wanted)
+    runs = await events.read_runs(conn, wanted)
+    if evidence is None and not runs:
+        raise CommandError(f"no event {wanted}", NOT_FOUND)
+    redeliveries = await events.read_redeliveries(conn, wanted)
+    actions = [replay_action(wanted, run["run"]) for run in runs if run["run"] > 1]
+    audit = await trail.list_records_of_event(conn, wanted, actions, None, None, 500)
+    story = _of_evidence(evidence) if evidence is not None else _without_evidence(wanted, runs)
+    first = {
+        "receivedAt": story["receivedAt"],
+        "secret": story["secret"],
+        "traceContext": story["traceContext"],
+        "sameBody": True,
+        "conflictAt": None,
+    }
+    return {
+        **story,
+        "receipts": [first, *redeliveries],
+        "runs": runs,
+        "failures": await events.read_failures(conn, wanted),
+        "commands": _commands(evidence),
+        "objects": await events.read_objects(conn, wanted),
+        "audit": audit.items[::-1],
+    }
+
+
+def _of_evidence(evidence: "Evidence") -> dict[str, Any]:
+    return {
+        **evidence.shown,
+        "account": evidence.account,
+        "livemode": evidence.livemode,
+        "subject": evidence.subject,
+        "secret": evidence.secret,
+        "verdict": evidence.unreadable or "verified",
+        "bodyBytes": len(evidence.body),
+        "traceContext": evidence.trace_context,
+    }
+
+
+def _without_evidence(wanted: UUID, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    from shared.domain.events import received_at_of
+    from shared.store.paging import iso
+
+    last = runs[-1]
+    nothing = ("source", "eventId", "type", "occurredAt", "account", "livemode", "subject")
+    return {
+        "trackingId": str(wanted),
+        **dict.fromkeys(nothing),
+        "status": last["status"],
+        "outcome": last["outcome"],
+        "receivedAt": iso(received_at_of(wanted)),
+        "tenant": last["tenant"],
+        "attempts": sum(run["attempts"] for run in runs),
+        "deliveries": None,
+        "error": last["error"] or last["code"],
+        "secret": None,
+        "verdict": "the body went by retention",
+        "bodyBytes": None,
+        "traceContext": None,
+    }
+
+
+def _commands(evidence: "Evidence | None") -> list[dict[str, Any]] | None:
+    """What the body asks for by today's code; None where nothing can be read."""
+    from shared.domain.commands import Ignore
+    from shared.providers import PROVIDERS
+    from shared.providers.base import PayloadError
+
+    if evidence is None or evidence.unreadable or evidence.provider not in PROVIDERS:
+        return None
+    try:
+        commands = PROVIDERS[evidence.provider].translate(evidence.shown["type"], evidence.body)
+    except PayloadError:
+        return None
+    return [
+        {"command": "ignore", "code": command.code}
+        if isinstance(command, Ignore)
+        else {
+            "command": "observe",
+            "object": f"{command.kind}/{command.object_id}",
+            "version": command.version,
+            "shape": command.shape,
+            "status": command.after.status,
+        }
+        for command in commands
+    ]
+
+
+_PARTS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
+    (
+        "Deliveries",
+        "receipts",
+        {
+            "receivedAt": "received",
+            "secret": "secret",
+            "sameBody": "same body",
+            "conflictAt": "conflict",
+        },
+    ),
+    (
+        "Runs",
+        "runs",
+        {
+            "run": "run",
+            "status": "status",
+            "outcome": "outcome",
+            "code": "code",
+            "attempts": "attempts",
+            "settledAt": "settled",
+            "dueAt": "due",
+            "actor": "asked for by",
+        },
+    ),
+    (
+        "Failed attempts",
+        "failures",
+        {"run": "run", "number": "no.", "failedAt": "failed", "code": "code", "error": "error"},
+    ),
+    ("Commands", "commands", {"command": "command", "object": "object", "status": "status"}),
+    (
+        "Objects, as they stand now",
+        "objects",
+        {"object": "object", "tenant": "tenant", "needs": "needs", "ambiguous": "ambiguous"},
+    ),
+    (
+        "Audit",
+        "audit",
+        {
+            "id": "id",
+            "action": "action",
+            "tenant": "tenant",
+            "feature": "feature",
+            "after": "after",
+            "before": "before",
+            "at": "at",
+            "actor": "actor",
+        },
+    ),
+)
+
+
+def _print_story(story: dict[str, Any]) -> None:
+    parts = {key for _, key, _ in _PARTS}
+    print_fields({name: value for name, value in story.items() if name not in parts})
+    for heading, key, columns in _PARTS:
+        rows = story[key]
+        if rows:
+            print_heading(heading)
+            print_table(columns, [{**dict.fromkeys(columns), **row} for row in rows])

@@ -1,0 +1,207 @@
+"""What the operator's commands share: options, the way to the database, tables and JSON."""
+
+import asyncio
+import json
+import os
+import random
+import re
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from uuid import UUID
+
+import typer
+
+from workers.cli.exits import CONFLICT, USAGE, CommandError, write_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from shared.db import Conn
+    from shared.settings import Endpoints
+    from shared.store.paging import Page
+
+Result = TypeVar("Result")
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+LimitOption = Annotated[int, typer.Option("--limit", min=1, max=500, help="How many at most.")]
+CursorOption = Annotated[
+    str | None, typer.Option("--cursor", help="Go on where a list ended: its `next`.")
+]
+ActorOption = Annotated[
+    str | None,
+    typer.Option("--actor", help="Who is acting, for the audit trail; $USER unless given."),
+]
+
+#: An operator may wait for a long list; a worker may not.
+_SESSION = {"statement_timeout": "60s"}
+_TRIES = 6
+
+#: Whatever a provider sent is printed: no escape sequence of its reaches the terminal.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+
+
+_WIDEST_CELL = 44
+_FRACTION = re.compile(r"(?<=^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.\d+Z$")
+
+
+def operate(work: "Callable[[Conn, Endpoints], Awaitable[Result]]") -> Result:
+    """
+    Run `work` on one connection in the role `operator`.
+
+    Raises:
+        CommandError: for everything that is expected of the arguments; `exits.explain` knows
+            what is expected of the servers.
+    """
+    from shared import db
+    from shared.settings import Settings
+    from shared.store.paging import CursorError
+    from workers.cli.run import find_endpoints
+    from workers.configure import ConfigurationConflict
+    from workers.declaration import DeclarationError
+    from workers.trail import AnchorError
+
+    endpoints = find_endpoints(Settings.read())
+
+    async def session() -> Result:
+        url = endpoints.database["operator"]
+        async with db.connect(url, "operator", name="sluice-cli", settings=_SESSION) as conn:
+            return await work(conn, endpoints)
+
+    try:
+        return asyncio.run(session())
+    except (DeclarationError, AnchorError) as error:
+        raise CommandError(str(error), USAGE) from None
+    except CursorError as error:
+        raise CommandError(f"--cursor: {error}", USAGE) from None
+    except ConfigurationConflict as error:
+        raise CommandError(str(error), CONFLICT) from None
+
+
+async def in_transaction(conn: "Conn", work: Callable[[], Awaitable[Result]]) -> Result:
+    """
+    Run `work` in one transaction, and again where a worker held a row for too long or the
+    database broke a deadlock.
+    """
+    from shared import db
+
+    for attempt in range(1, _TRIES + 1):
+        try:
+            async with conn.transaction():
+                return await work()
+        except Exception as error:
+            state = getattr(error, "sqlstate", None) or ""
+            if attempt == _TRIES or not (db.is_lock_timeout(error) or state[:2] == "40"):
+                raise
+            await asyncio.sleep(random.uniform(0.05, 0.2) * attempt)  # noqa: S311 - jitter
+    raise AssertionError("the last attempt returns or raises")
+
+
+def actor_name(given: str | None) -> str:
+    """`operator:NAME`, from `--actor` or whoever is logged in."""
+    name = given or os.environ.get("USER") or os.environ.get("LOGNAME") or f"uid-{os.getuid()}"
+    if not name.strip() or "\0" in name or len(name) > 200:
+        raise CommandError("--actor must be text of 1 to 200 characters", USAGE)
+    return f"operator:{name}"
+
+
+def tracking_id(text: str) -> UUID:
+    """
+    Raises:
+        CommandError: the text is no tracking id.
+    """
+    try:
+        return UUID(text)
+    except ValueError:
+        raise CommandError(
+            f"{plain(text)} is not a tracking id; `sluice events list --event {plain(text)}` finds"
+            " an event by its provider's id",
+            USAGE,
+        ) from None
+
+
+def note(text: str) -> None:
+    """For people, on stderr: never part of the data."""
+    sys.stderr.write(text + "\n")
+
+
+def plain(value: object) -> str:
+    """A value for people: "-" for None, times to the second, no control characters."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict | list):
+        return json.dumps(value, separators=(",", ":"))
+    return _FRACTION.sub("Z", str(value)).translate(_CONTROLS)
+
+
+def console() -> "Console":
+    """Standard output for people; a pipe is no reason to cut an id."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 120
+    return Console(file=sys.stdout, width=width, highlight=False, soft_wrap=False)
+
+
+def print_table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """
+    `columns`: the row's key → the heading, the most important first.
+
+    Where the terminal is too narrow, the last columns are left out and named on stderr: a table
+    whose every cell is broken into pieces can be read by nobody.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    out = console()
+    cells = [[Text(plain(row[key])) for key in columns] for row in rows]
+    widths = [
+        min(max([len(heading), *(row[index].cell_len for row in cells)]), _WIDEST_CELL)
+        for index, heading in enumerate(columns.values())
+    ]
+    fitting = 2
+    while fitting < len(widths) and sum(widths[: fitting + 1]) + 2 * fitting <= out.width:
+        fitting += 1
+    headings = list(columns.values())
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for index, heading in enumerate(headings[:fitting]):
+        table.add_column(heading, no_wrap=index == 0, overflow="fold")
+    for row in cells:
+        table.add_row(*row[:fitting])
+    out.print(table)
+    if headings[fitting:]:
+        note(f"too narrow for: {', '.join(headings[fitting:])} (--json has everything)")
+
+
+def print_page(page: "Page", columns: Mapping[str, str], *, as_json: bool, nothing: str) -> None:
+    """A list: {"items", "next"}, or a table and, on stderr, how to go on."""
+    if as_json:
+        write_json({"items": page.items, "next": page.next})
+        return
+    if not page.items:
+        note(nothing)
+        return
+    print_table(columns, page.items)
+    if page.next is not None:
+        note(f"more: --cursor {page.next}")
+
+
+def print_fields(fields: Mapping[str, Any]) -> None:
+    """One thing, a line for each of its fields."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for name, value in fields.items():
+        table.add_row(name, Text(plain(value)))
+    console().print(table)
+
+
+def print_heading(text: str) -> None:
+    """Begins a part of a longer answer."""
+    from rich.text import Text
+
+    console().print(Text(f"\n{text}", style="bold underline"))

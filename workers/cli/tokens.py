@@ -1,0 +1,187 @@
+"""`sluice tokens`: bearer tokens for the read API."""
+
+import re
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
+
+import typer
+
+from workers.cli.exits import CONFLICT, NOT_FOUND, USAGE, CommandError, write_json
+from workers.cli.output import (
+    ActorOption,
+    CursorOption,
+    JsonOption,
+    LimitOption,
+    actor_name,
+    in_transaction,
+    note,
+    operate,
+    plain,
+    print_page,
+)
+
+if TYPE_CHECKING:
+    from shared.db import Conn
+    from shared.settings import Endpoints
+    from shared.store.tokens import Token
+
+app = typer.Typer(help="Tokens of the read API.", no_args_is_help=True)
+
+_NAME = re.compile(r"[\w.@ -]{1,100}")
+
+
+@app.command(
+    "create", epilog="Example: sluice tokens create billing --scope tenant:acme --expires 90d"
+)
+def create_command(
+    name: Annotated[str, typer.Argument(help="What it is for.")],
+    scope: Annotated[
+        str, typer.Option("--scope", help="operator, service, or tenant:ID (that tenant only).")
+    ],
+    expires: Annotated[
+        str | None,
+        typer.Option("--expires", help='After how long, e.g. "90d"; never unless given.'),
+    ] = None,
+    actor: ActorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Create a token. It is printed once, and cannot be shown again."""
+    from shared.store import tokens
+    from workers.actions import new_action, record_action
+
+    who = actor_name(actor)
+    if not _NAME.fullmatch(name):
+        raise CommandError("NAME: letters, digits, spaces and . @ _ -, at most 100", USAGE)
+    _check_scope(scope)
+    lives_for = _lifetime(expires)
+    secret = tokens.new_token()
+    action_id = new_action()
+
+    async def run(conn: "Conn", _: "Endpoints") -> None:
+        async def write() -> "Token":
+            token = await tokens.create(
+                conn, new_action(), name, scope, tokens.digest_of(secret), who, lives_for
+            )
+            await record_action(conn, action_id, "token.created", who, after=_shown(token))
+            return token
+
+        token = await in_transaction(conn, write)
+        if as_json:
+            write_json({**_shown(token), "token": secret})
+        else:
+            typer.echo(secret)
+            note(f"token {token.id}; this is the only time it is shown")
+
+    operate(run)
+
+
+@app.command("list", epilog="Example: sluice tokens list --all")
+def list_command(
+    ended: Annotated[bool, typer.Option("--all", help="Revoked and expired ones too.")] = False,
+    limit: LimitOption = 50,
+    cursor: CursorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List tokens, newest first."""
+    from shared.store.paging import decode_cursor, iso, page_of
+    from shared.store.tokens import list_tokens
+
+    def key(created_at: str, token_id: str) -> tuple[datetime, UUID]:
+        return datetime.fromisoformat(created_at), UUID(token_id)
+
+    async def run(conn: "Conn", _: "Endpoints") -> None:
+        after = decode_cursor(cursor, key) if cursor else None
+        rows = await list_tokens(conn, after, ended=ended, limit=limit + 1)
+        page = page_of(rows, limit, _shown, lambda row: (iso(row.created_at), str(row.id)))
+        columns = {"id": "id", "name": "name", "scope": "scope", "expiresAt": "expires"}
+        if ended:
+            columns["revokedAt"] = "revoked"
+        print_page(page, columns, as_json=as_json, nothing="no tokens")
+
+    operate(run)
+
+
+@app.command("revoke", epilog="Example: sluice tokens revoke billing")
+def revoke_command(
+    token: Annotated[str, typer.Argument(help="The token's id, or its name if that is unique.")],
+    actor: ActorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Revoke a token; it is refused from the next request on."""
+    from shared.store import tokens
+    from workers.actions import new_action, record_action
+
+    who = actor_name(actor)
+
+    async def run(conn: "Conn", _: "Endpoints") -> None:
+        async def write() -> tuple["Token", bool]:
+            found = _the_one(await tokens.find(conn, _as_id(token), token), token)
+            revoked = await tokens.revoke(conn, found.id)
+            if revoked:
+                await record_action(conn, new_action(), "token.revoked", who, before=_shown(found))
+            return found, revoked
+
+        found, revoked = await in_transaction(conn, write)
+        if as_json:
+            write_json({"id": str(found.id), "name": found.name, "revoked": revoked})
+        else:
+            typer.echo(f"{found.id} is revoked")
+            if not revoked:
+                note("it was revoked before")
+
+    operate(run)
+
+
+def _the_one(found: "list[Token]", named: str) -> "Token":
+    live = [token for token in found if token.revoked_at is None] or found[-1:]
+    if not live:
+        raise CommandError(f"no token {plain(named)}", NOT_FOUND)
+    if len(live) > 1:
+        ids = ", ".join(str(token.id) for token in live)
+        raise CommandError(f"several tokens are called {plain(named)}; give an id: {ids}", CONFLICT)
+    return live[0]
+
+
+def _as_id(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
+
+
+def _check_scope(scope: str) -> None:
+    from shared.domain.events import is_storable
+
+    kind, colon, tenant = scope.partition(":")
+    if scope in ("operator", "service") or (kind == "tenant" and colon and is_storable(tenant)):
+        return
+    raise CommandError("--scope: operator, service, or tenant:ID", USAGE)
+
+
+def _lifetime(expires: str | None) -> timedelta | None:
+    from workers.declaration import duration_s
+
+    if expires is None:
+        return None
+    try:
+        seconds = duration_s(expires)
+    except ValueError as error:
+        raise CommandError(f"--expires: {error}", USAGE) from None
+    if not 0 < seconds <= 100 * 366 * 86_400:
+        raise CommandError("--expires: more than 0 and at most 100 years", USAGE)
+    return timedelta(seconds=seconds)
+
+
+def _shown(token: "Token") -> dict[str, Any]:
+    from shared.store.paging import iso
+
+    return {
+        "id": str(token.id),
+        "name": token.name,
+        "scope": token.scope,
+        "createdAt": iso(token.created_at),
+        "createdBy": token.created_by,
+        "expiresAt": iso(token.expires_at),
+        "revokedAt": iso(token.revoked_at),
+    }

@@ -1,0 +1,144 @@
+"""
+`sluice apply`: find the difference and write it.
+
+One apply is one version in one transaction; applies take turns.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from shared.db import Conn
+from shared.domain.events import LANES_PER_SOURCE
+from shared.providers.base import Provider
+from shared.sealing import KeyRing
+from shared.store import configuration
+from shared.store.configuration import SealedSecret, Stored
+from workers.actions import new_action, record_action
+from workers.declaration import Declaration
+from workers.difference import Difference, SecretChange, compare
+
+
+class ConfigurationConflict(Exception):
+    """What is asked for does not fit what holds, or what holds has changed since it was shown."""
+
+
+async def difference(
+    conn: Conn,
+    declared: Declaration,
+    secrets: Mapping[str, Sequence[str]],
+    keys: KeyRing,
+    providers: Mapping[str, Provider],
+    *,
+    prune: bool,
+) -> tuple[Stored, Difference]:
+    """
+    Compare with the database, and find who would lose what.
+
+    Raises:
+        DeclarationError: see `compare`.
+        SealingError: the database is sealed with a key that `keys` lacks.
+        ConfigurationConflict: a source with a history would change its provider.
+    """
+    stored = await configuration.read_stored(conn)
+    keys.check(stored.seals)
+    found = compare(stored, declared, secrets, keys, providers, prune=prune)
+    for name, source in declared.sources.items():
+        before = stored.sources.get(name)
+        if before is None or before.provider == source.provider:
+            continue
+        if await configuration.has_history(conn, before.id):
+            raise ConfigurationConflict(
+                f"sources.{name}.provider: its history is {before.provider}'s and would be misread"
+                f" by {source.provider}; give the new source another name"
+            )
+    pruned = [
+        change.name
+        for change in found.changes
+        if change.kind == "plan" and change.action == "removed"
+    ]
+    if not pruned:
+        return stored, found
+    losses = tuple(await configuration.who_holds(conn, pruned))
+    return stored, replace(found, losses=losses)
+
+
+async def apply(
+    conn: Conn,
+    declared: Declaration,
+    secrets: Mapping[str, Sequence[str]],
+    keys: KeyRing,
+    providers: Mapping[str, Provider],
+    *,
+    prune: bool,
+    actor: str,
+    shown_version: int | None,
+) -> tuple[int, Difference]:
+    """
+    Write the difference, in the caller's transaction; returns the version that holds afterwards.
+
+    `shown_version` is the version that the operator's consent was given for; None: any.
+
+    Raises:
+        ConfigurationConflict: somebody else applied meanwhile; nothing was written.
+        DeclarationError, SealingError: see `difference`.
+    """
+    await configuration.take_turn(conn)
+    stored, found = await difference(conn, declared, secrets, keys, providers, prune=prune)
+    if shown_version is not None and shown_version != stored.version:
+        raise ConfigurationConflict(
+            f"version {stored.version} was applied while this one was being looked at; apply again"
+        )
+    if found.is_empty:
+        return stored.version, found
+    version = stored.version + 1
+    await configuration.insert_version(conn, version, actor, found.mode)
+    for name, source in declared.sources.items():
+        source_id = await configuration.upsert_source(
+            conn, name, source.provider, source.livemode, source.tenant, source.settings
+        )
+        await configuration.add_lanes(conn, source_id, LANES_PER_SOURCE)
+        await _write_secrets(conn, source_id, name, found.secrets[name], version, keys)
+    for change in found.changes:
+        if change.kind == "source" and change.action == "removed":
+            gone = stored.sources[change.name]
+            await configuration.remove_source(conn, gone.id)
+            await configuration.delete_secrets(conn, gone.id, [s.slot for s in gone.secrets])
+    catalog_version = stored.catalog_version
+    if found.plans_changed:
+        catalog_version += 1
+        await configuration.insert_catalog(conn, catalog_version, actor, found.plans)
+    await record_action(
+        conn,
+        new_action(),
+        "configuration.applied",
+        actor,
+        catalog_version=catalog_version,
+        before={
+            "version": stored.version,
+            "catalogVersion": stored.catalog_version,
+            "mode": stored.mode,
+        },
+        after={
+            "version": version,
+            "catalogVersion": catalog_version,
+            "mode": found.mode,
+            "changes": [
+                change.shown()
+                for change in found.changes
+                if change.action not in ("unchanged", "kept")
+            ],
+        },
+    )
+    return version, found
+
+
+async def _write_secrets(
+    conn: Conn, source_id: int, source: str, change: SecretChange, version: int, keys: KeyRing
+) -> None:
+    await configuration.delete_secrets(conn, source_id, change.gone)
+    for slot, plaintext in change.new:
+        # The configuration's version: no two secrets ever had the same label, although slots are
+        # used again.
+        sealed = keys.seal(plaintext, source=source, slot=slot, version=version)
+        await configuration.put_secret(conn, source_id, SealedSecret(slot, version, sealed))
+        await configuration.insert_seal(conn, sealed.key_id)

@@ -1,0 +1,98 @@
+"""An operator says whose a customer is: the link, what it changes, and the audit records."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from shared.db import Conn
+from shared.domain.audit import Draft
+from shared.store import audit, holdings
+from shared.store.holdings import CustomerKey
+from shared.store.source_rows import read_sources
+from workers.actions import encoded, new_action
+from workers.entitle import FeatureChange, link_customer
+from workers.settling import changes_to_drafts
+from workers.surroundings import Surroundings
+
+
+class UnknownSourceName(Exception):
+    """No source of this name is configured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """`before` is the operator's link that held until now; `objects` are the customer's own."""
+
+    action_id: str
+    source: str
+    account: str
+    customer: str
+    before: str | None
+    changes: tuple[FeatureChange, ...]
+    objects: int
+
+    def shown(self) -> dict[str, Any]:
+        """As `--json` has it."""
+        return {
+            "actionId": self.action_id,
+            "source": self.source,
+            "account": self.account,
+            "customer": self.customer,
+            "before": self.before,
+            "objects": self.objects,
+            "changes": [
+                {"tenant": change.tenant, "feature": change.feature, "action": change.action}
+                for change in self.changes
+            ],
+        }
+
+
+async def link(
+    conn: Conn,
+    source: str,
+    account: str,
+    customer: str,
+    tenant: str,
+    actor: str,
+    reason: str | None,
+) -> Linked:
+    """
+    Link, derive the customer's objects again and audit it, in the caller's transaction.
+
+    Raises:
+        UnknownSourceName: nothing was written.
+    """
+    surroundings = Surroundings()
+    await surroundings.refresh(conn)
+    row = next((row for row in await read_sources(conn) if row.name == source), None)
+    if row is None:
+        raise UnknownSourceName(f"no source {source!r}; see `sluice sources list`")
+    # A source has objects of one mode only, and without the notion they are kept as live.
+    key = CustomerKey(row.id, account, row.livemode is not False, customer)
+    before = (await holdings.lock_customers(conn, [key]))[key]
+    now, xid = await audit.moment(conn)
+    changes, catalog_version = await link_customer(conn, surroundings, now, key, tenant, actor)
+    action_id = str(new_action())
+    draft = Draft(
+        chain=f"operator:{action_id}",
+        cause="operator",
+        cause_id=action_id,
+        run=1,
+        tenant="",
+        step=0,
+        action="customer.linked",
+        actor=actor,
+        source=source,
+        subject=f"customer/{customer}",
+        catalog_version=catalog_version,
+        before=encoded({"tenant": before}),
+        after=encoded({"tenant": tenant}),
+        reason=None if reason is None else reason.encode(),
+    )
+    await audit.append(
+        conn,
+        [draft, *changes_to_drafts(changes, first_step=1, draft=draft)],
+        now=now,
+        xid=xid,
+    )
+    objects = await holdings.read_objects(conn, [key], [])
+    return Linked(action_id, source, account, customer, before, tuple(changes), len(objects))
