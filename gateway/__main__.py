@@ -1,0 +1,166 @@
+"""`python -m gateway`: serve until SIGTERM, then answer what is under way, flush, and exit."""
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import sys
+from collections.abc import AsyncGenerator, Generator, Sequence
+from datetime import UTC, datetime
+
+import uvicorn
+import uvloop
+
+from gateway.app import Deps, create_app
+from gateway.ingress import Ingress
+from gateway.intake import Intake
+from gateway.readiness import Readiness
+from gateway.sources import Sources
+from shared import telemetry
+from shared.db import Database
+from shared.heartbeat import beat
+from shared.providers import PROVIDERS
+from shared.queue import Doorbell
+from shared.sealing import KeyRing, SealingError
+from shared.settings import Endpoints, Settings, SettingsError
+
+log = logging.getLogger(__name__)
+
+_GRACE_S = 10
+#: Proves nothing, and has the form that providers give their secrets.
+_ANY_SECRET = "whsec_c2x1aWNlIHdhcm1zIHVwIGl0cyBTREtz"  # noqa: S105 - opens nothing
+#: Connections that the kernel holds for us while the loop is busy.
+_BACKLOG = 2048
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        # uvicorn raises the signal again when it is done, which would end us before the flush.
+        yield
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the gateway; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m gateway")
+    parser.add_argument("--heartbeat-fd", type=int, metavar="N", help="written to while alive")
+    options = parser.parse_args(arguments)
+    try:
+        settings = Settings.read()
+        endpoints = Endpoints.find(settings)
+        keys = KeyRing.parse(endpoints.secret_key)
+        shut_down = telemetry.set_up(
+            "gateway",
+            log_level=settings.log_level,
+            admin_host=settings.host,
+            admin_port=settings.admin_port,
+        )
+        try:
+            uvloop.run(serve(settings, endpoints, keys, heartbeat_fd=options.heartbeat_fd))
+        finally:
+            shut_down()
+    except (SettingsError, SealingError, OSError) as error:
+        sys.stderr.write(f"sluice gateway: {error}\n")
+        return 1
+    return 0
+
+
+async def serve(
+    settings: Settings, endpoints: Endpoints, keys: KeyRing, *, heartbeat_fd: int | None = None
+) -> None:
+    """
+    Listen until SIGTERM or SIGINT.
+
+    Raises:
+        SealingError: the database was sealed with a key that we lack.
+        OSError: the address cannot be listened on.
+    """
+    async with opened(settings, endpoints, keys) as deps:
+        server = _Server(
+            uvicorn.Config(
+                create_app(deps),
+                host=settings.host,
+                port=settings.port,
+                loop="none",
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                backlog=_BACKLOG,
+                timeout_keep_alive=30,
+                timeout_graceful_shutdown=_GRACE_S,
+            )
+        )
+
+        def stop() -> None:
+            server.force_exit = server.should_exit
+            server.should_exit = True
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        prepare()
+        pulse = None
+        if heartbeat_fd is not None:
+            pulse = asyncio.create_task(beat(heartbeat_fd), name="heartbeat")
+            # It ends by itself only when our supervisor is gone.
+            pulse.add_done_callback(lambda _: stop())
+        await server.serve()
+    if pulse is not None:
+        pulse.cancel()
+
+
+def prepare() -> None:
+    """What the first requests would otherwise pay for, or every one."""
+    for provider in PROVIDERS.values():
+        # An SDK is imported by the first signature it checks, which takes most of a second.
+        with contextlib.suppress(Exception):
+            now = datetime.now(UTC)
+            provider.verify(provider.sign(b"{}", _ANY_SECRET, now), b"{}", [_ANY_SECRET], now, 60)
+    # A request that waits for its commit outlives the young generation, and with the default of
+    # 700 objects the collector walks all that wait, again and again: a third of the time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+
+
+@contextlib.asynccontextmanager
+async def opened(settings: Settings, endpoints: Endpoints, keys: KeyRing) -> AsyncGenerator[Deps]:
+    """Everything the application needs; on leaving, what waits is flushed first."""
+    url = endpoints.database["gateway"]
+    async with contextlib.AsyncExitStack() as stack:
+        doorbell = Doorbell(endpoints.redis)
+        stack.push_async_callback(doorbell.close)
+        sources = Sources(url, keys, timeout_s=settings.store_timeout_s)
+        await sources.start()
+        stack.push_async_callback(sources.close)
+        readiness = Readiness(url, sources, lambda: doorbell.is_answered)
+        stack.push_async_callback(readiness.close)
+        reader = None
+        if settings.api:
+            reader = await Database.open(
+                endpoints.database["reader"], "reader", name="sluice-gateway-api"
+            )
+            stack.push_async_callback(reader.close)
+        intake = Intake(url, timeout_s=settings.store_timeout_s, ring=doorbell.ring)
+        stack.push_async_callback(intake.close)
+        yield Deps(
+            ingress=Ingress(
+                sources=sources,
+                store=intake,
+                keys=keys,
+                max_body_bytes=settings.max_body_bytes,
+                tolerance_s=settings.signature_tolerance_s,
+            ),
+            readiness=readiness,
+            reader=reader,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""The one shape of every body: `{"data", "error", "meta"}`, and every error the gateway knows."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+#: Every code an answer may carry, and its status. Stable: senders and alerts depend on them.
+STATUS_OF = {
+    "missing_signature": 401,
+    "malformed_signature": 401,
+    "timestamp_too_old": 401,
+    "timestamp_in_future": 401,
+    "wrong_signature": 401,
+    "missing_token": 401,
+    "invalid_token": 401,
+    "not_found": 404,
+    "unknown_source": 404,
+    "method_not_allowed": 405,
+    "body_timeout": 408,
+    "body_too_large": 413,
+    "headers_too_large": 431,
+    "internal": 500,
+    "not_configured": 503,
+    "overloaded": 503,
+    "source_unreadable": 503,
+    "store_unavailable": 503,
+}
+
+RETRY_AFTER_S = 5
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Refusal(Exception):
+    """A request that is answered with an error. `code` is one of STATUS_OF."""
+
+    def __init__(self, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.headers = headers
+
+
+class Envelope(Response):
+    """A response whose content is encoded already."""
+
+    media_type = "application/json"
+
+    def __init__(
+        self, content: bytes, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(content, status, headers)
+
+
+def answer(data: Any, trace_id: str, *, status: int = 200, **meta: Any) -> Envelope:
+    """`data`, JSON-ready and in camelCase, in its envelope."""
+    body = {"data": data, "error": None, "meta": {"traceId": trace_id, **meta}}
+    return Envelope(_encode(body), status)
+
+
+def refuse(
+    code: str, message: str, trace_id: str, headers: Mapping[str, str] | None = None
+) -> Envelope:
+    """The error `code` in its envelope; a 503 says when to come again."""
+    status = STATUS_OF[code]
+    wanted = {**headers} if headers else {}
+    if status == 503:
+        wanted.setdefault("Retry-After", str(RETRY_AFTER_S))
+    error = {"code": code, "message": message}
+    return Envelope(
+        _encode({"data": None, "error": error, "meta": {"traceId": trace_id}}), status, wanted
+    )

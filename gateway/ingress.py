@@ -1,0 +1,181 @@
+"""
+The spine: from a request to an acknowledged event.
+
+Verify, then claim (L2); store, then acknowledge (L1). What may stop a request on its way is an
+exception, and `gateway.app` holds the table of answers.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Protocol
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.door import Visit
+from gateway.envelope import Refusal, answer
+from gateway.sources import Sources
+from shared import telemetry
+from shared.domain.events import (
+    Headers,
+    Identity,
+    is_storable,
+    new_tracking_id,
+    unreadable_identity,
+)
+from shared.providers import PROVIDERS
+from shared.providers.base import PayloadError
+from shared.sealing import KeyRing
+from shared.store.intake import Delivery, Receipt, sha_of
+from shared.store.sources import Source
+
+log = logging.getLogger(__name__)
+
+#: A body that has not arrived after this long is not waited for.
+_BODY_TIMEOUT_S = 10.0
+
+_CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
+_CREDENTIAL_WORDS = ("token", "secret", "password", "api-key", "apikey", "x-auth")
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Store(Protocol):
+    """Where verified deliveries go: `gateway.intake.Intake`."""
+
+    async def submit(self, delivery: Delivery) -> Receipt:
+        """See `gateway.intake.Intake.submit`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ingress:
+    """What `receive` needs. `now` answers in aware UTC."""
+
+    sources: Sources
+    store: Store
+    keys: KeyRing
+    max_body_bytes: int
+    tolerance_s: int
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+
+async def receive(request: Request) -> Response:
+    """`POST /api/v1/webhooks/{source}`: 200 once the event is durable, new and duplicate alike."""
+    ingress: Ingress = request.app.state.ingress
+    visit: Visit = request.scope["visit"]
+    source = await ingress.sources.find(request.path_params["source"])
+    visit.source = source.name
+    body = await read_body(request, ingress.max_body_bytes)
+    headers = read_headers(request)
+    now = ingress.now()
+    label = verify(source, headers, body, now, ingress.tolerance_s)
+    identity, unreadable = identify(source, headers, body)
+    receipt = await ingress.store.submit(
+        Delivery(
+            tracking_id=new_tracking_id(now, os.urandom(10)),
+            source_id=source.id,
+            lane=source.lane_of(identity.subject),
+            identity=identity,
+            unreadable=unreadable,
+            secret=label,
+            headers=_encode(storable_headers(headers, ingress.keys)),
+            body=body,
+            body_sha=sha_of(body),
+            trace_context=telemetry.traceparent_of(visit.span),
+        )
+    )
+    visit.outcome = receipt.status
+    tracking_id = str(receipt.tracking_id)
+    visit.describe(tracking_id, identity.event_type)
+    return answer(
+        {"received": True, "trackingId": tracking_id, "status": receipt.status}, visit.trace_id
+    )
+
+
+def verify(source: Source, headers: Headers, body: bytes, now: datetime, tolerance_s: int) -> str:
+    """
+    The label of the secret that signed the request.
+
+    Raises:
+        SignatureError: it is not the provider's.
+        Refusal: we cannot tell. Never a 401 for a fault of our own.
+    """
+    provider = PROVIDERS.get(source.provider)
+    if provider is None or not source.readable:
+        raise Refusal("source_unreadable", "This source cannot be verified now.")
+    index = provider.verify(headers, body, source.plaintexts, now, tolerance_s)
+    telemetry.verified(source.name, len(body))
+    return source.secrets[index].label
+
+
+def identify(source: Source, headers: Headers, body: bytes) -> tuple[Identity, str | None]:
+    """Who the event is, or, where nobody can read that, its own digest and the reason."""
+    try:
+        identity = PROVIDERS[source.provider].identify(headers, body)
+    except PayloadError as error:
+        return unreadable_identity(body), _plain(str(error))
+    named = (identity.event_id, identity.event_type, identity.subject)
+    if all(map(is_storable, named)) and (not identity.account or is_storable(identity.account)):
+        return identity, None
+    return unreadable_identity(body), "an id, type or account is empty, too long or holds a NUL"
+
+
+async def read_body(request: Request, limit_bytes: int) -> bytes:
+    """
+    The whole body, and never more than `limit_bytes` of it in memory.
+
+    Raises:
+        Refusal: it is larger, says that it is, or does not arrive.
+    """
+    declared = request.headers.get("content-length", "")
+    # A length of more digits than any limit has is not worth parsing, and int() would refuse it.
+    if declared.isdecimal() and (len(declared) > 18 or int(declared) > limit_bytes):
+        raise Refusal("body_too_large", f"The body is larger than {limit_bytes} bytes.")
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(_BODY_TIMEOUT_S):
+            while True:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise Refusal("body_timeout", "The body ended early.")
+                chunk = message.get("body", b"")
+                size += len(chunk)
+                if size > limit_bytes:
+                    raise Refusal("body_too_large", f"The body is larger than {limit_bytes} bytes.")
+                chunks.append(chunk)
+                if not message.get("more_body", False):
+                    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    except TimeoutError:
+        raise Refusal("body_timeout", "The body did not arrive in time.") from None
+
+
+def read_headers(request: Request) -> Headers:
+    """Names in lower case, values as latin-1, which holds any byte."""
+    return tuple(
+        (name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw
+    )
+
+
+def storable_headers(headers: Headers, keys: KeyRing) -> list[tuple[str, str]]:
+    """The pairs as they may be stored: of credentials, only a keyed digest."""
+    return [
+        (name, keys.digest(value) if _is_credential(name) else value) for name, value in headers
+    ]
+
+
+@lru_cache(maxsize=512)
+def _is_credential(name: str) -> bool:
+    return name in _CREDENTIALS or any(word in name for word in _CREDENTIAL_WORDS)
+
+
+def _plain(reason: str) -> str:
+    # A parser may quote what it could not read, and Postgres takes neither NUL nor surrogates.
+    return reason.replace("\0", "").encode("utf-8", "replace").decode()[:500]
