@@ -239,7 +239,11 @@ def is_platform_fault(error: BaseException) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         state = getattr(error, "sqlstate", None) or ""
         return state[:2] in {"08", "40", "53"} or state[:3] == "57P" or state in {"55P03", "25P03"}
-    return isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | EOFError)
+    # asyncpg's "internal" error is what a connection answers that was cut while it was busy.
+    return isinstance(
+        error,
+        OSError | TimeoutError | EOFError | asyncpg.InterfaceError | asyncpg.InternalClientError,
+    )
 
 
 def is_lock_timeout(error: BaseException) -> bool:
