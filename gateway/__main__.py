@@ -12,8 +12,11 @@ from datetime import UTC, datetime
 
 import uvicorn
 import uvloop
+from opentelemetry.trace import SpanKind
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.app import Deps, create_app
+from gateway.envelope import refuse
 from gateway.ingress import Ingress
 from gateway.intake import Intake
 from gateway.readiness import Readiness
@@ -40,6 +43,18 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Generator[None]:
         # uvicorn raises the signal again when it is done, which would end us before the flush.
         yield
+
+
+class _Protocol(HttpToolsProtocol):
+    def send_400_response(self, msg: str) -> None:
+        # What cannot be parsed never reaches the application; its answer is an envelope as well.
+        span = telemetry.start_span("gateway.malformed", SpanKind.SERVER)
+        answer = refuse("malformed_request", "This is not HTTP.", telemetry.trace_id_of(span))
+        span.end()
+        fields = [*answer.raw_headers, (b"connection", b"close")]
+        head = b"".join(b"%b: %b\r\n" % field for field in fields)
+        self.transport.write(b"HTTP/1.1 400 Bad Request\r\n%b\r\n%b" % (head, bytes(answer.body)))
+        self.transport.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,7 +99,7 @@ async def serve(
                 host=settings.host,
                 port=settings.port,
                 loop="none",
-                http="httptools",
+                http=_Protocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,

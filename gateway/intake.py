@@ -20,9 +20,11 @@ from shared.store.intake import Delivery, NotStored, Receipt
 log = logging.getLogger(__name__)
 
 FLUSHES_IN_FLIGHT = 2
+#: What one statement takes at most.
 BATCH_EVENTS = 256
-FULL_EVENTS = 32
 BATCH_BYTES = 4 << 20
+#: As many are worth a second flush while the first is on its way.
+FULL_EVENTS = 32
 #: A flush costs as much as some ten events in it. Once as many as BUSY_EVENTS come together, the
 #: next flush begins GATHER_S after the last one began; a lone event never waits.
 BUSY_EVENTS = 4

@@ -67,6 +67,12 @@ class Conn(Protocol):
         """Run a statement once per tuple, in one round trip and all or nothing."""
         ...
 
+    async def copy_records_to_table(
+        self, table_name: str, *, records: Iterable[Sequence[Any]], columns: Sequence[str]
+    ) -> str:
+        """Insert many rows with COPY: half the work of arrays, on both sides."""
+        ...
+
     def transaction(self) -> AbstractAsyncContextManager[Any]:
         """Commits on leaving, rolls back on any error."""
         ...

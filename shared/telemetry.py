@@ -111,6 +111,11 @@ def start_span(name: str, kind: SpanKind, linked_to: str | None = None) -> Span:
     return _tracing[0].start_span(name, context=_ROOT, kind=kind, links=links)
 
 
+def records_spans() -> bool:
+    """Whether spans go anywhere. Without it a worker need not start one for each event."""
+    return bool(os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
+
+
 def trace_id_of(span: Span) -> str:
     """32 hex digits."""
     return f"{span.get_span_context().trace_id:032x}"

@@ -7,7 +7,7 @@ stand on; fold and link in memory, which tells whose tenants are concerned; lock
 grants and the catalog, and decide. What is decided is written at the end, set-based.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -27,12 +27,16 @@ from shared.domain.entitlements import (
 )
 from shared.domain.outcomes import Outcome
 from shared.domain.register import NOTHING, Observation, Register, fold
-from shared.domain.states import CUSTOMER_KIND, SESSION_KIND, digest_of, encode_state
+from shared.domain.states import (
+    CUSTOMER_KIND,
+    LINKING_KINDS,
+    SESSION_KIND,
+    digest_of,
+    encode_state,
+)
 from shared.store import holdings
 from shared.store.holdings import CustomerKey, NewObservation, ObjectKey, StoredObject
 from workers.surroundings import Surroundings
-
-_LINKING_KINDS = frozenset({CUSTOMER_KIND, SESSION_KIND})
 
 
 class SetGrew(Exception):
@@ -122,10 +126,13 @@ async def observe(
     replayed = [one.tracking_id for one in sighted if one.replayed]
     # Unlocked: only to know whose locks to take. Read again below, under them.
     earlier = await holdings.read_objects_seen_by(conn, replayed) if replayed else []
-    customers = {one.customer for one in sighted} | {stored.customer_key for stored in earlier}
+    customers = {one.customer for one in sighted} | {stored.owner for stored in earlier}
     wanted = {customer for customer in customers if customer is not None} | more_customers
     keys = {one.key for one in sighted} | {stored.key for stored in earlier}
-    await books.load(conn, wanted, keys)
+    # Whoever may link needs everything that its customer has; the others only their own object.
+    linking = {one.customer for one in sighted if one.key.kind in LINKING_KINDS}
+    linking |= {stored.owner for stored in earlier}
+    await books.load(conn, wanted, keys, wanted & linking)
     if replayed:
         await holdings.forget_observations(conn, replayed)
     steps = [books.sight(one) for one in sighted]
@@ -149,7 +156,7 @@ async def link_customer(
     Returns the changes and the catalog's version; the caller writes the audit records.
     """
     books = _Books(surroundings, now)
-    await books.load(conn, {customer}, ())
+    await books.load(conn, {customer}, (), {customer})
     await holdings.set_link(conn, customer, tenant, actor)
     books.operator_links[customer] = tenant
     step = books.derive_again(books.by_customer.get(customer, ()))
@@ -175,17 +182,17 @@ async def derive_tenant(
     books = _Books(surroundings, now)
     # Unlocked: only to know whose locks to take.
     owned = await holdings.read_objects_of_tenant(conn, tenant)
-    customers = {stored.customer_key for stored in owned} - {None}
+    customers = {stored.owner for stored in owned} - {None}
     wanted = {customer for customer in customers if customer is not None} | more_customers
-    await books.load(conn, wanted, [stored.key for stored in owned])
+    await books.load(conn, wanted, [stored.key for stored in owned], ())
     of_tenant = [entry for entry in books.entries.values() if entry.stored.tenant == tenant]
     step = books.derive_again(of_tenant)
     await books.lock_tenants(conn, [step], named=(tenant,))
     # An object may have come to the tenant between the unlocked read and its lock.
     late = {
-        stored.customer_key
+        stored.owner
         for stored in await holdings.read_objects_of_tenant(conn, tenant)
-        if stored.key not in books.entries and stored.customer_key is not None
+        if stored.key not in books.entries and stored.owner is not None
     }
     if late:
         raise SetGrew(frozenset(wanted | late))
@@ -208,23 +215,24 @@ class _Books:
         self.added: list[NewObservation] = []
         #: tenant → object → its grants, objects of other customers and sources included
         self.holdings: dict[str, dict[int | ObjectKey, tuple[Grant, ...]]] = {}
-        self.entitlements: dict[str, dict[str, Entitlement]] = {}
         self.given: dict[int | ObjectKey, tuple[Grant, ...]] = {}
         self.changed: dict[int | ObjectKey, _Entry] = {}
         self.had_grants: set[int] = set()
 
     async def load(
-        self, conn: Conn, customers: Iterable[CustomerKey], keys: Iterable[ObjectKey]
+        self,
+        conn: Conn,
+        customers: Iterable[CustomerKey],
+        keys: Iterable[ObjectKey],
+        whole: Container[CustomerKey],
     ) -> None:
-        """Lock the customers, then read their objects, those at `keys`, and what these saw."""
+        """Lock the customers, then read their links, the objects at `keys`, and what these saw."""
         self.operator_links = await holdings.lock_customers(conn, customers)
         keys = set(keys)
-        for stored in await holdings.read_objects(conn, self.operator_links, keys):
+        for stored in await holdings.read_objects(conn, self.operator_links, whole, keys):
             self._enter(_Entry(stored))
         grown = {
-            entry.stored.customer_key
-            for entry in self.entries.values()
-            if entry.stored.customer_key is not None
+            entry.stored.owner for entry in self.entries.values() if entry.stored.owner is not None
         } - self.operator_links.keys()
         if grown:
             raise SetGrew(frozenset(self.operator_links.keys() | grown))
@@ -255,14 +263,14 @@ class _Books:
             self.entries[one.key] = entry
         entry.observations[one.event_id] = (one.tracking_id, observation)
         self.added.append(NewObservation(one.key, observation, one.tracking_id))
-        links_before = self._links(entry.stored.customer_key)
+        links_before = self._links(entry.stored.owner)
         self._fold(entry)
         superseded = entry.stored.register == before and (
             command.version < entry.stored.register.version or entry.stored.register.terminal
         )
         affected = [entry, *others]
-        customer = entry.stored.customer_key
-        is_link = one.key.kind in _LINKING_KINDS or others
+        customer = entry.stored.owner
+        is_link = one.key.kind in LINKING_KINDS or others
         if is_link and customer is not None and self._links(customer) != links_before:
             affected += self.by_customer[customer]
         return _Step(entry, superseded, self._at_this_point(affected))
@@ -354,7 +362,7 @@ class _Books:
 
     def _enter(self, entry: _Entry) -> None:
         self.entries[entry.stored.key] = entry
-        customer = entry.stored.customer_key
+        customer = entry.stored.owner
         if customer is not None:
             self.by_customer.setdefault(customer, []).append(entry)
 
@@ -379,14 +387,14 @@ class _Books:
         if register != stored.register or not stored.id:
             stored.register = register
             entry.is_dirty = True
-        customer = register.newest.customer or stored.customer
-        if customer != stored.customer:
-            if stored.customer_key is not None:
-                self.by_customer[stored.customer_key].remove(entry)
-            stored.customer = customer
-            entry.is_dirty = True
-            assert stored.customer_key is not None
-            self.by_customer.setdefault(stored.customer_key, []).append(entry)
+        named = register.newest.customer
+        if named is None or named == stored.customer:
+            return
+        if stored.owner is not None:
+            self.by_customer[stored.owner].remove(entry)
+        stored.owner = CustomerKey(*stored.key[:3], named)
+        self.by_customer.setdefault(stored.owner, []).append(entry)
+        entry.is_dirty = True
 
     def _links(self, customer: CustomerKey | None) -> Links:
         if customer is None:
@@ -407,7 +415,7 @@ class _Books:
         links: dict[CustomerKey | None, Links] = {}
         found: dict[ObjectKey, tuple[_Entry, Register, Links]] = {}
         for entry in entries:
-            customer = entry.stored.customer_key
+            customer = entry.stored.owner
             if customer not in links:
                 links[customer] = self._links(customer)
             found[entry.stored.key] = (entry, entry.stored.register, links[customer])
@@ -418,7 +426,8 @@ class _Books:
         reference = entry.reference
         had = self.given.get(reference, ())
         concerned = dict.fromkeys(grant.tenant for grant in (*had[:1], *grants[:1]))
-        before = {tenant: self._entitled(tenant) for tenant in concerned}
+        features = {grant.feature for grant in (*had, *grants)}
+        before = {tenant: self._entitled(tenant, features) for tenant in concerned}
         if had:
             self.holdings[had[0].tenant].pop(reference, None)
         if grants:
@@ -427,14 +436,13 @@ class _Books:
         self.changed[reference] = entry
         changes = []
         for tenant in concerned:
-            self.entitlements.pop(tenant, None)
-            found = changed_features(before[tenant], self._entitled(tenant))
+            found = changed_features(before[tenant], self._entitled(tenant, features))
             changes += [FeatureChange(tenant, *change) for change in found]
         return changes
 
-    def _entitled(self, tenant: str) -> dict[str, Entitlement]:
-        if tenant not in self.entitlements:
-            held: Mapping[int | ObjectKey, tuple[Grant, ...]] = self.holdings[tenant]
-            every = [grant for grants in held.values() for grant in grants]
-            self.entitlements[tenant] = aggregate(every, self.now)
-        return self.entitlements[tenant]
+    def _entitled(self, tenant: str, features: Container[str]) -> dict[str, Entitlement]:
+        held: Mapping[int | ObjectKey, tuple[Grant, ...]] = self.holdings[tenant]
+        bearing = [
+            grant for grants in held.values() for grant in grants if grant.feature in features
+        ]
+        return aggregate(bearing, self.now)

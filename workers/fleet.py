@@ -22,8 +22,7 @@ from shared.settings import Endpoints, Settings
 from workers.crew import Crew, run_process
 from workers.process import visit
 from workers.rounds import Rounds
-from workers.surroundings import UnknownSource
-from workers.sweep import sweep
+from workers.sweep import Sweep
 
 log = logging.getLogger(__name__)
 
@@ -38,15 +37,9 @@ async def work_until(stop: asyncio.Event, crew: Crew, redis_url: str, slots: int
     async def visit_lane(lane: int) -> Any:
         return await visit(crew, lane)
 
-    def source_name(source_id: int) -> str:
-        try:
-            return crew.surroundings.source(source_id).name
-        except UnknownSource:
-            return str(source_id)
-
     rounds = Rounds(visit_lane, slots, crew.surroundings.source_ids_by_lane)
     visiting = asyncio.create_task(rounds.run(), name="rounds")
-    others = [asyncio.create_task(sweep(crew, rounds, source_name), name="sweep")]
+    others = [asyncio.create_task(Sweep(crew, rounds).run(), name="sweep")]
     if redis_url:
         others.append(asyncio.create_task(_listen(redis_url, rounds), name="arq"))
     stopping = asyncio.create_task(stop.wait(), name="stop")

@@ -94,5 +94,5 @@ async def link(
         now=now,
         xid=xid,
     )
-    objects = await holdings.read_objects(conn, [key], [])
+    objects = await holdings.read_objects(conn, [key], {key}, [])
     return Linked(action_id, source, account, customer, before, tuple(changes), len(objects))

@@ -129,7 +129,7 @@ async def charge(
         events, _, _ = await work.read_one(conn, work_id)
         for event in events:
             failed = event.attempts + 1
-            source = crew.surroundings.source(event.source_id).name
+            source = crew.surroundings.name_of(event.source_id)
             telemetry.attempt_failed(source, code)
             fields = {"tracking_id": str(event.tracking_id), "code": code, "attempt": failed}
             if crew.retry.is_exhausted(failed):
@@ -286,12 +286,14 @@ def _report(crew: Crew, held: LaneLock, batch: Batch) -> None:
     telemetry.batch(len(batch.events))
     for event in batch.events:
         telemetry.end_to_end((held.now - event.received_at).total_seconds())
+    if not telemetry.records_spans():
+        return
+    for event in batch.events:
         span = telemetry.start_span("process event", SpanKind.CONSUMER, event.trace_context)
-        if span.is_recording():
-            span.set_attribute("messaging.system", "sluice")
-            span.set_attribute("messaging.operation.type", "process")
-            span.set_attribute("messaging.destination.name", "inbox")
-            span.set_attribute("messaging.message.id", str(event.tracking_id))
-            span.set_attribute("sluice.event_type", event.event_type)
-            span.set_attribute("sluice.run", event.run)
+        span.set_attribute("messaging.system", "sluice")
+        span.set_attribute("messaging.operation.type", "process")
+        span.set_attribute("messaging.destination.name", "inbox")
+        span.set_attribute("messaging.message.id", str(event.tracking_id))
+        span.set_attribute("sluice.event_type", event.event_type)
+        span.set_attribute("sluice.run", event.run)
         span.end()

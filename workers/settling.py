@@ -1,5 +1,6 @@
 """The ends of the spine: what an event asks for, and the records that its run leaves."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -109,9 +110,9 @@ async def settle(
         settled.append(_settlement_of_lost(row))
     await audit.append(conn, drafts, now=held.now, xid=held.xid)
     await work.settle(conn, settled)
-    for settlement in settled:
-        source = surroundings.source(settlement.source_id).name if settlement.source_id else ""
-        telemetry.settled(source, settlement.outcome)
+    counts = Counter((one.source_id, one.outcome) for one in settled)
+    for (source_id, counted), count in counts.items():
+        telemetry.settled(surroundings.name_of(source_id), counted, count)
 
 
 async def bury(

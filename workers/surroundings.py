@@ -48,6 +48,11 @@ class Surroundings:
         except KeyError:
             raise UnknownSource(f"source {source_id} is not configured") from None
 
+    def name_of(self, source_id: int) -> str:
+        """A source's name for logs and metrics; its number where it is not known yet."""
+        row = self._sources.get(source_id)
+        return row.name if row is not None else str(source_id)
+
     def source_ids_by_lane(self) -> dict[int, int]:
         """Which source each lane belongs to."""
         return {lane: row.id for row in self._sources.values() for lane in row.lanes}

@@ -9,13 +9,12 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shared import telemetry
 from shared.db import Conn, is_platform_fault
 from shared.domain.audit import Draft
-from shared.store import audit, holdings, work
-from shared.store.partitions import DAYS_AHEAD, make_partitions
+from shared.store import audit, holdings, partitions, work
 from workers import entitle, settling
 from workers.crew import Crew
 from workers.entitle import SetGrew
@@ -29,69 +28,79 @@ TENANTS_AT_ONCE = 100
 
 
 @dataclass
+class Sweep:
+    """The duties of one process. `ages` is the oldest unfinished event's, in seconds by source."""
+
+    crew: Crew
+    rounds: Rounds
+    ages: dict[str, float] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """Sweep until cancelled."""
+        telemetry.observe_oldest(lambda: self.ages)
+        duties = [
+            _Duty(EVERY_S, self.learn),
+            _Duty(EVERY_S, self.wake),
+            _Duty(5 * EVERY_S, self.age),
+            _Duty(EVERY_S, self.derive),
+            _Duty(PARTITIONS_EVERY_S, self.make_partitions),
+        ]
+        clock = asyncio.get_running_loop().time
+        while True:
+            for duty in duties:
+                if clock() >= duty.due_at_s:
+                    duty.due_at_s = clock() + duty.every_s * 0.9
+                    await duty.perform()
+            await asyncio.sleep(EVERY_S * (0.75 + random.random() / 2))  # noqa: S311 - jitter
+
+    async def learn(self) -> None:
+        """Notice a new configuration."""
+        async with self.crew.db.connection() as conn:
+            await self.crew.surroundings.refresh(conn)
+
+    async def wake(self) -> None:
+        """Visit every lane that has due work, whoever rang for it or did not."""
+        async with self.crew.db.connection() as conn:
+            self.rounds.wake(await work.lanes_with_due_work(conn))
+
+    async def age(self) -> None:
+        """Measure what pages somebody."""
+        async with self.crew.db.connection() as conn:
+            found = await work.oldest_unfinished_s(conn)
+        named = self.crew.surroundings.name_of
+        self.ages = {named(source_id): age_s for source_id, age_s in found.items()}
+
+    async def derive(self) -> None:
+        """Bring tenants to the current catalog."""
+        async with self.crew.db.connection() as conn:
+            outdated = await holdings.outdated_tenants(conn, TENANTS_AT_ONCE)
+        for tenant in outdated:
+            await derive_again(self.crew, tenant)
+
+    async def make_partitions(self) -> None:
+        """Keep the inbox's days ahead."""
+        async with self.crew.db.connection() as conn:
+            ahead = await partitions.make_partitions(conn)
+        if ahead <= partitions.DAYS_AHEAD:
+            log.error("inbox partitions are missing", extra={"days": ahead})
+
+
+@dataclass
 class _Duty:
-    name: str
     every_s: float
     do: Callable[[], Awaitable[None]]
     due_at_s: float = 0.0
 
-
-async def sweep(crew: Crew, rounds: Rounds, source_names: Callable[[int], str]) -> None:
-    """Sweep until cancelled."""
-    ages: dict[str, float] = {}
-    telemetry.observe_oldest(lambda: ages)
-
-    async def learn() -> None:
-        async with crew.db.connection() as conn:
-            await crew.surroundings.refresh(conn)
-
-    async def wake() -> None:
-        async with crew.db.connection() as conn:
-            rounds.wake(await work.lanes_with_due_work(conn))
-
-    async def age() -> None:
-        async with crew.db.connection() as conn:
-            found = await work.oldest_unfinished_s(conn)
-        ages.clear()
-        ages.update({source_names(source_id): age_s for source_id, age_s in found.items()})
-
-    async def derive() -> None:
-        async with crew.db.connection() as conn:
-            outdated = await holdings.outdated_tenants(conn, TENANTS_AT_ONCE)
-        for tenant in outdated:
-            await derive_again(crew, tenant)
-
-    async def partitions() -> None:
-        async with crew.db.connection() as conn:
-            ahead = await make_partitions(conn)
-        if ahead <= DAYS_AHEAD:
-            log.error("inbox partitions are missing", extra={"days": ahead})
-
-    duties = [
-        _Duty("learn", EVERY_S, learn),
-        _Duty("wake", EVERY_S, wake),
-        _Duty("age", 5 * EVERY_S, age),
-        _Duty("derive", EVERY_S, derive),
-        _Duty("partitions", PARTITIONS_EVERY_S, partitions),
-    ]
-    clock = asyncio.get_running_loop().time
-    while True:
-        for duty in duties:
-            if clock() >= duty.due_at_s:
-                duty.due_at_s = clock() + duty.every_s * 0.9
-                await _do(duty)
-        await asyncio.sleep(EVERY_S * (0.75 + random.random() / 2))  # noqa: S311 - jitter
-
-
-async def _do(duty: _Duty) -> None:
-    try:
-        await duty.do()
-    except Exception as error:
-        duty.due_at_s = 0.0
-        if is_platform_fault(error):
-            log.warning("sweep put off", extra={"duty": duty.name, "error": repr(error)})
-        else:
-            log.exception("sweep failed", extra={"duty": duty.name})
+    async def perform(self) -> None:
+        name = self.do.__name__
+        try:
+            await self.do()
+        except Exception as error:
+            self.due_at_s = 0.0
+            if is_platform_fault(error):
+                log.warning("sweep put off", extra={"duty": name, "error": repr(error)})
+            else:
+                log.exception("sweep failed", extra={"duty": name})
 
 
 async def derive_again(crew: Crew, tenant: str) -> None:

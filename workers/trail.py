@@ -8,7 +8,7 @@ kept where whoever may write to the database may not.
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from shared.db import Conn
@@ -246,7 +246,7 @@ def _how_far_moved(link: Link) -> int | None:
     position = link.record.position
     for distance in range(1, _FARTHEST_MOVE + 1):
         for moved in (distance, -distance):
-            original = replace(link.record, position=position - moved)
+            original = link.record._replace(position=position - moved)
             if record_hash(link.previous_hash, original) == link.hash:
                 return moved
     return None

@@ -216,8 +216,7 @@ def aggregate(grants: Sequence[Grant], now: datetime) -> dict[str, Entitlement]:
     for grant in grants:
         by_feature.setdefault(grant.feature, []).append(grant)
     entitlements = {}
-    for feature in sorted(by_feature):
-        given = by_feature[feature]
+    for feature, given in sorted(by_feature.items()):
         live = [grant for grant in given if grant.is_live(now)]
         if live:
             value = _combine(live)
@@ -245,6 +244,7 @@ def _next_change(grants: Sequence[Grant], value: FeatureValue, now: datetime) ->
     turns = {
         moment
         for grant in grants
+        if grant.valid_from is not None or grant.valid_until is not None
         for moment in (grant.valid_from, grant.valid_until)
         if moment is not None and moment > now
     }

@@ -92,6 +92,7 @@ GRANTING_KINDS: dict[str, frozenset[str]] = {"stripe": frozenset({"subscription"
 #: The kind of object that *is* the customer, and the kind whose references link it.
 CUSTOMER_KIND = "customer"
 SESSION_KIND = "checkout.session"
+LINKING_KINDS = frozenset({CUSTOMER_KIND, SESSION_KIND})
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 

@@ -5,7 +5,7 @@ Lock order everywhere: customers, tenants, objects, each in key order. A custome
 links and its objects; what is read about them is read in a later statement.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -15,7 +15,7 @@ import msgspec
 from shared.db import Conn, Row
 from shared.domain.entitlements import Grant
 from shared.domain.register import Observation, Register
-from shared.domain.states import ObjectState, encode_state
+from shared.domain.states import LINKING_KINDS, ObjectState, encode_state
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _decode_register = msgspec.json.Decoder(Register).decode
@@ -44,21 +44,23 @@ class ObjectKey(NamedTuple):
 
 @dataclass(slots=True)
 class StoredObject:
-    """An object's row. `id` is 0 until it has one."""
+    """
+    An object's row. `id` is 0 until it has one.
+
+    `owner` is the customer whose lock covers it; an object without one is covered by its lane.
+    """
 
     id: int
     key: ObjectKey
-    customer: str | None
+    owner: CustomerKey | None
     tenant: str | None
     register: Register
     parked: str | None
 
     @property
-    def customer_key(self) -> CustomerKey | None:
-        """Whose lock covers it; None where it has no customer, and its lane covers it."""
-        if self.customer is None:
-            return None
-        return CustomerKey(*self.key[:3], self.customer)
+    def customer(self) -> str | None:
+        """The owner's id at the provider."""
+        return self.owner.customer if self.owner is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +104,12 @@ async def lock_customers(
 OBJECTS_OF_CUSTOMERS = """
 SELECT o.id, o.source_id, o.account, o.livemode, o.kind, o.object_id, o.customer, o.tenant,
        o.register, o.parked
-FROM unnest($1::smallint[], $2::text[], $3::boolean[], $4::text[])
-    AS asked (source_id, account, livemode, customer)
+FROM unnest($1::smallint[], $2::text[], $3::boolean[], $4::text[], $5::boolean[])
+    AS asked (source_id, account, livemode, customer, is_whole)
 JOIN objects o
   ON o.source_id = asked.source_id AND o.account = asked.account
  AND o.livemode = asked.livemode AND o.customer = asked.customer
+ AND (asked.is_whole OR o.kind = ANY($6::text[]))
 """
 OBJECTS_BY_KEY = """
 SELECT o.id, o.source_id, o.account, o.livemode, o.kind, o.object_id, o.customer, o.tenant,
@@ -120,10 +123,17 @@ JOIN objects o
 
 
 async def read_objects(
-    conn: Conn, customers: Iterable[CustomerKey], others: Iterable[ObjectKey]
+    conn: Conn,
+    customers: Iterable[CustomerKey],
+    whole: Container[CustomerKey],
+    others: Iterable[ObjectKey],
 ) -> list[StoredObject]:
-    """All objects of the customers, and those at `others` wherever they belong."""
-    rows = await conn.fetch(OBJECTS_OF_CUSTOMERS, *_columns(customers, 4))
+    """
+    What the customers' objects say of their links; all objects of those that are in `whole`; and
+    those at `others`, wherever they belong.
+    """
+    asked = [(*customer, customer in whole) for customer in customers]
+    rows = await conn.fetch(OBJECTS_OF_CUSTOMERS, *_columns(asked, 5), LINKING_KINDS)
     found = {row["id"]: _stored_object(row) for row in rows}
     known = {stored.key for stored in found.values()}
     missing = [key for key in others if key not in known]
@@ -276,31 +286,29 @@ async def save_objects(conn: Conn, objects: Sequence[StoredObject]) -> None:
     )
 
 
-ADD_OBSERVATIONS = """
-INSERT INTO observations (object, observation, version, shape, before, after, state, tracking_id)
-SELECT object, observation, version, shape, before, after, state::json, tracking_id
-FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[],
-            $7::text[], $8::uuid[])
-    AS new (object, observation, version, shape, before, after, state, tracking_id)
-"""
+OBSERVATION_COLUMNS = (
+    "object", "observation", "version", "shape", "before", "after", "state", "tracking_id",
+)  # fmt: skip
 
 
 async def add_observations(
     conn: Conn, new: Sequence[NewObservation], ids: Mapping[ObjectKey, int]
 ) -> None:
     """Insert observations of objects that have their ids."""
-    seen = [one.observation for one in new]
-    await conn.execute(
-        ADD_OBSERVATIONS,
-        [ids[one.key] for one in new],
-        [one.id for one in seen],
-        [one.version for one in seen],
-        [one.shape for one in seen],
-        [one.before for one in seen],
-        [one.after for one in seen],
-        [encode_state(one.state).decode() for one in seen],
-        [one.tracking_id for one in new],
-    )
+    rows = [
+        (
+            ids[one.key],
+            one.observation.id,
+            one.observation.version,
+            one.observation.shape,
+            one.observation.before,
+            one.observation.after,
+            encode_state(one.observation.state).decode(),
+            one.tracking_id,
+        )
+        for one in new
+    ]
+    await conn.copy_records_to_table("observations", records=rows, columns=OBSERVATION_COLUMNS)
 
 
 REMOVE_GRANTS = "DELETE FROM grants WHERE object = ANY($1::bigint[])"
@@ -392,7 +400,7 @@ def _stored_object(row: Row) -> StoredObject:
     return StoredObject(
         number,
         ObjectKey(source_id, account, livemode, kind, object_id),
-        customer,
+        CustomerKey(source_id, account, livemode, customer) if customer is not None else None,
         tenant,
         _decode_register(register),
         parked,

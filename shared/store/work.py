@@ -8,6 +8,7 @@ applies them, so a worker that is paused or dead cannot commit, and nobody has t
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from shared.db import Conn, Row
@@ -43,8 +44,7 @@ class Redelivery:
     received_at: datetime  # of the event's inbox row
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """How a run ended."""
 
     work_id: int
@@ -261,11 +261,9 @@ async def work_of_visit(conn: Conn, lane: int, visit: Visit) -> list[int]:
     return [row["id"] for row in rows]
 
 
-SETTLE = """
-INSERT INTO settlements (tracking_id, run, source_id, status, outcome, code, error, tenant, attempts)
-SELECT * FROM unnest($1::uuid[], $2::int[], $3::smallint[], $4::text[], $5::text[], $6::text[],
-                     $7::text[], $8::text[], $9::int[])
-"""
+SETTLEMENT_COLUMNS = (
+    "tracking_id", "run", "source_id", "status", "outcome", "code", "error", "tenant", "attempts",
+)  # fmt: skip
 FINISH_WORK = "DELETE FROM work WHERE id = ANY($1::bigint[])"
 
 
@@ -278,18 +276,8 @@ async def settle(conn: Conn, settled: Sequence[Settlement]) -> None:
     """
     if not settled:
         return
-    await conn.execute(
-        SETTLE,
-        [one.tracking_id for one in settled],
-        [one.run for one in settled],
-        [one.source_id for one in settled],
-        [one.status for one in settled],
-        [one.outcome for one in settled],
-        [one.code for one in settled],
-        [one.error for one in settled],
-        [one.tenant for one in settled],
-        [one.attempts for one in settled],
-    )
+    rows = [one[1:] for one in settled]
+    await conn.copy_records_to_table("settlements", records=rows, columns=SETTLEMENT_COLUMNS)
     await finish(conn, [one.work_id for one in settled])
 
 

@@ -33,7 +33,8 @@ def backlog(events: int, seed: int = 1) -> list[bytes]:
         created = NOW_S + number // 100
         if subject not in born:
             tenant = f"tenant-{subject % TENANTS}"
-            state = subscription(f"sub_{subject}", customer=f"cus_{subject % TENANTS}", tenant=tenant)
+            who = f"cus_{subject % TENANTS}"
+            state = subscription(f"sub_{subject}", customer=who, tenant=tenant)
             born[subject] = state
             bodies.append(event("customer.subscription.created", state, created=created))
             continue

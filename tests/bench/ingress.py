@@ -36,9 +36,9 @@ from shared.store.intake import Delivery, Receipt
 from workers.stack.servers import Servers, running_servers
 
 SECRET = "whsec_bench"
-CONNECTIONS = 64
-ROUND_S = 4.0
-ROUNDS = 3
+CONNECTIONS = 128
+ROUND_S = 2.5
+ROUNDS = 5
 
 
 class NullStore:

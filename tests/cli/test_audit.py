@@ -296,7 +296,7 @@ async def test_only_an_anchor_shows_a_chain_rewritten_with_all_its_hashes(
 ) -> None:
     kept = await anchor(sluice, tmp_path / "anchor")
     chain = await links(trail_of_five)
-    chain[1] = replace(chain[1], record=replace(chain[1].record, action="entitlement.revoked"))
+    chain[1] = replace(chain[1], record=chain[1].record._replace(action="entitlement.revoked"))
     async with tampering(trail_of_five) as conn:
         await rehash(conn, chain)
     assert (await sluice("audit", "verify")).code == 0
@@ -308,7 +308,7 @@ async def test_a_record_rewritten_with_its_own_hash_only_is_found(
     sluice: Sluice, trail_of_five: Stack
 ) -> None:
     chain = await links(trail_of_five)
-    forged = replace(chain[2].record, action="entitlement.revoked")
+    forged = chain[2].record._replace(action="entitlement.revoked")
     async with tampering(trail_of_five) as conn:
         await conn.execute(
             "UPDATE audit SET action = $2, hash = $3 WHERE id = $1",
@@ -321,7 +321,7 @@ async def test_the_last_record_rewritten_with_its_own_hash_is_found(
     sluice: Sluice, trail_of_five: Stack
 ) -> None:
     last = (await links(trail_of_five))[-1]
-    forged = replace(last.record, actor="operator:nobody")
+    forged = last.record._replace(actor="operator:nobody")
     async with tampering(trail_of_five) as conn:
         await conn.execute(
             "UPDATE audit SET actor = $2, hash = $3 WHERE id = $1",

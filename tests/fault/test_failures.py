@@ -34,7 +34,9 @@ async def test_a_poison_event_is_charged_alone_and_a_redelivery_of_the_dead_runs
     poison = created("sub_poison", event_id="evt_poison")
     ids = await stack.apply(*neighbours[:100], poison, *neighbours[100:])
     assert await stack.outcomes(ids) == ["applied"] * 100 + ["dead"] + ["applied"] * 100
-    (dead,) = await stack.fetch("SELECT code, error, attempts FROM settlements WHERE status = 'dead'")
+    (dead,) = await stack.fetch(
+        "SELECT code, error, attempts FROM settlements WHERE status = 'dead'"
+    )
     assert (dead["code"], dead["error"]) == ("attempts_exhausted", "poison")
     assert dead["attempts"] == stack.crew.retry.max_attempts
     charged = await stack.fetch("SELECT tracking_id, number, code FROM attempts ORDER BY number")
@@ -78,7 +80,9 @@ async def test_a_locked_customer_delays_only_its_own_event_and_charges_nobody(
     stack: Stack,
 ) -> None:
     await stack.apply(created("sub_held"))
-    held = subscription("sub_held", customer="cus_sub_held", tenant="tenant-sub_held", status="unpaid")
+    held = subscription(
+        "sub_held", customer="cus_sub_held", tenant="tenant-sub_held", status="unpaid"
+    )
     neighbours = [created(f"sub_{number}") for number in range(60)]
     async with db.connect(stack.endpoints.database["owner"], "owner") as holder:
         async with holder.transaction():
@@ -126,9 +130,7 @@ async def test_lost_connections_charge_nobody(stack: Stack) -> None:
 async def test_without_redis_the_sweep_drains(stack: Stack) -> None:
     await stack.receive(*[created(f"sub_{number}") for number in range(50)])
     stop = asyncio.Event()
-    working = asyncio.create_task(
-        work_until(stop, stack.crew, "redis://127.0.0.1:1/0", slots=3)
-    )
+    working = asyncio.create_task(work_until(stop, stack.crew, "redis://127.0.0.1:1/0", slots=3))
     begun = time.monotonic()
     while await stack.value("SELECT count(*) FROM work"):
         assert time.monotonic() - begun < 5

@@ -59,18 +59,14 @@ async def test_one_killer_among_busy_lanes_is_the_only_dead_letter(stack: Stack,
         await stack.receive(*bodies[first : first + 200])
         await stack.receive(*bodies[first : first + 200], source="second")
     supervisor = Supervisor(hang_after_s=1.5)
-
-    async def watch() -> None:
-        for child in fleet(stack):
-            await supervisor.start(child)
-        # The killer came to both sources: one dead letter in each.
-        deadline = time.monotonic() + 120
-        while await stack.value("SELECT count(*) FROM work"):
-            assert time.monotonic() < deadline, "not settled"
-            await asyncio.sleep(0.2)
-        await supervisor.stop()
-
-    await watch()
+    for child in fleet(stack):
+        await supervisor.start(child)
+    deadline = time.monotonic() + 120
+    while await stack.value("SELECT count(*) FROM work"):
+        assert time.monotonic() < deadline, "not settled"
+        await asyncio.sleep(0.2)
+    await supervisor.stop()
+    # The killer came to both sources: one dead letter in each.
     dead = await stack.fetch(
         "SELECT s.code, l.event_id, s.attempts FROM settlements s JOIN ledger l USING (tracking_id)"
         " WHERE s.status = 'dead'"
@@ -81,6 +77,8 @@ async def test_one_killer_among_busy_lanes_is_the_only_dead_letter(stack: Stack,
     assert await stack.value("SELECT count(*) FROM settlements WHERE outcome = 'applied'") == (
         2 * neighbours
     )
-    charged = await stack.fetch("SELECT DISTINCT l.event_id FROM attempts JOIN ledger l USING (tracking_id)")
+    charged = await stack.fetch(
+        "SELECT DISTINCT l.event_id FROM attempts JOIN ledger l USING (tracking_id)"
+    )
     assert [row["event_id"] for row in charged] == ["evt_k"]
     assert await stack.value("SELECT count(*) FROM visits") == 0

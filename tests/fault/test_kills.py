@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import time
-
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +101,8 @@ async def check(stack: RunningStack, acknowledged: Acknowledged, last_kill: floa
     assert await stack.value("SELECT count(*) FROM settlements WHERE status <> 'processed'") == 0
     events = await stack.value("SELECT count(*) FROM ledger")
     assert await stack.value("SELECT count(*) FROM settlements") == events
-    assert await stack.value("SELECT count(*) FROM audit WHERE cause = 'event' AND step = 0") == events
+    first = await stack.value("SELECT count(*) FROM audit WHERE cause = 'event' AND step = 0")
+    assert first == events
     verified = await asyncio.to_thread(sluice, "audit", "verify", **stack.environ)
     assert verified.returncode == 0, verified.stdout + verified.stderr
     print(

@@ -98,7 +98,8 @@ def assert_envelope(answer: httpx.Response, status: int, code: str | None) -> di
     body = answer.json()
     assert set(body) == {"data", "error", "meta"}
     trace_id = body["meta"]["traceId"]
-    assert len(trace_id) == 32 and int(trace_id, 16)
+    assert len(trace_id) == 32
+    assert int(trace_id, 16)
     assert answer.headers["x-request-id"]
     if code is None:
         assert body["error"] is None
@@ -165,7 +166,7 @@ async def served(deps: Deps) -> AsyncIterator[int]:
         create_app(deps), http="httptools", lifespan="off", log_config=None, server_header=False
     )
     server = uvicorn.Server(config)
-    server.capture_signals = nullcontext  # type: ignore[method-assign]
+    server.capture_signals = nullcontext  # type: ignore[assignment,method-assign]
     serving = asyncio.create_task(server.serve([listener]))
     while not server.started:
         await asyncio.sleep(0.01)

@@ -1,12 +1,16 @@
 """Postgres and Redis go away and come back; nothing acknowledged is lost, nobody waits long."""
 
 import asyncio
+import os
+import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from shared import db
+from shared.sealing import KeyRing
 from shared.settings import Endpoints
 from tests.gateway.conftest import (
     SECRET,
@@ -55,7 +59,6 @@ async def test_a_hung_postgres_means_503_within_a_second_and_then_at_once(
     await recovered(gateway, 5)
     for number in range(30):
         assert_envelope(await gateway.post(event(f"evt_{number}")), 200, None)
-    assert await gateway.count("ledger WHERE event_id LIKE 'evt\\__' OR event_id LIKE 'evt\\___'")
 
 
 async def test_a_killed_postgres_comes_back_by_itself(
@@ -69,7 +72,6 @@ async def test_a_killed_postgres_comes_back_by_itself(
         assert_envelope(await gateway.post(event("evt_lost")), 503, "store_unavailable")
         assert time.perf_counter() - started_at < 1.0
         ready = await gateway.client.get("/readyz")
-        assert_envelope(ready, 503, None) if ready.status_code != 503 else None
         assert ready.status_code == 503
         assert (await gateway.client.get("/livez")).status_code == 200
     finally:
@@ -83,14 +85,10 @@ async def test_a_killed_postgres_comes_back_by_itself(
 async def test_a_gateway_that_starts_without_postgres_says_503_until_it_is_there(
     endpoints: Endpoints, servers: Servers, tmp_path: Path
 ) -> None:
-    from shared.sealing import KeyRing
-
     async with db.connect(endpoints.database["owner"], "owner") as owner:
         await add_source(owner, KeyRing.parse(endpoints.secret_key), "stripe", SECRET)
     dead = dict(endpoints.database)
     dead["gateway"] = "postgresql://sluice_gateway:x@127.0.0.1:1/sluice"
-    from dataclasses import replace
-
     async with running_gateway(replace(endpoints, database=dead), tmp_path) as gateway:
         assert_envelope(await gateway.post(event()), 503, "not_configured")
         assert (await gateway.client.get("/readyz")).status_code == 503
@@ -147,9 +145,6 @@ async def thaw(servers: Servers) -> None:
 
 async def _signal_all(servers: Servers, name: str) -> None:
     """The postmaster and its backends: what a frozen machine looks like."""
-    import os
-    import signal
-
     number = signal.SIGSTOP if name == "STOP" else signal.SIGCONT
     postmaster = servers.postgres.left_behind()
     assert postmaster

@@ -19,8 +19,12 @@ from tests.gateway.conftest import SECRET, add_source, event, sign
 
 @asynccontextmanager
 async def process(
-    endpoints: Endpoints, home: Path, *arguments: str, key: str | None = None, fds: tuple[int, ...] = ()
-) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:  # fmt: skip
+    endpoints: Endpoints,
+    home: Path,
+    *arguments: str,
+    key: str | None = None,
+    fds: tuple[int, ...] = (),
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if "SLUICE" not in name}
     environment |= {
@@ -104,9 +108,7 @@ async def test_sigterm_under_load_costs_no_acknowledged_event(
     assert set(acknowledged) <= {row["event_id"] for row in stored}
 
 
-async def test_it_beats_and_stops_with_its_supervisor(
-    endpoints: Endpoints, tmp_path: Path
-) -> None:
+async def test_it_beats_and_stops_with_its_supervisor(endpoints: Endpoints, tmp_path: Path) -> None:
     reading, writing = os.pipe()
     arguments = ("--heartbeat-fd", str(writing))
     async with process(endpoints, tmp_path, *arguments, fds=(writing,)) as (running, port):
@@ -116,6 +118,20 @@ async def test_it_beats_and_stops_with_its_supervisor(
         os.close(reading)
         await asyncio.wait_for(running.wait(), 15)
     assert running.returncode == 0
+
+
+async def test_what_is_no_http_is_answered_with_an_envelope(
+    endpoints: Endpoints, tmp_path: Path
+) -> None:
+    async with process(endpoints, tmp_path) as (_, port):
+        await listening(port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"nonsense\r\n\r\n")
+        answer = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b'"code":"malformed_request"' in answer
+    assert b"connection: close" in answer
 
 
 async def test_it_refuses_a_database_sealed_with_a_key_it_lacks(

@@ -44,7 +44,7 @@ async def test_lives_told_to_two_workers_at_once(stack: Stack) -> None:
     for tenant, life in lives.items():
         assert await stack.features(tenant) == expected(life), f"seed {seed}: {tenant}"
     settled = await stack.value("SELECT count(*) FROM settlements WHERE status = 'processed'")
-    events = {body for body in bodies}
+    events = set(bodies)
     assert settled == len(events)
     assert await stack.value("SELECT count(*) FROM audit WHERE step = 0") == len(events)
 
@@ -118,7 +118,12 @@ async def test_an_unknown_status_neither_grants_nor_revokes(stack: Stack) -> Non
     await stack.apply(event("customer.subscription.created", subscription(tenant="acme")))
     odd = subscription(status="hibernating", tenant="acme")
     (seen,) = await stack.apply(
-        event("customer.subscription.updated", odd, created=NOW_S + 5, previous={"status": "active"})
+        event(
+            "customer.subscription.updated",
+            odd,
+            created=NOW_S + 5,
+            previous={"status": "active"},
+        )
     )
     assert await stack.features("acme") == {"seats": 10, "sso": True}
     assert await stack.outcomes([seen]) == ["parked"]
@@ -132,7 +137,7 @@ async def test_an_unmapped_product_waits_for_its_mapping(stack: Stack) -> None:
     await stack.apply(event("customer.subscription.created", new))
     assert await stack.features("acme") == {}
     assert await stack.value("SELECT parked FROM objects") == "needs:mapping"
-    await stack.configure(plans={"new": {"products": ["stripe:prod_new"], "features": {"x": 1}}})
+    await stack.configure(plans={"n": {"products": ["stripe:prod_new"], "features": {"x": 1}}})
     assert await stack.fetch(
         "SELECT 1 FROM tenants WHERE catalog_version < (SELECT max(version) FROM catalogs)"
     )

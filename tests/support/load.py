@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-
 from shared.providers import PROVIDERS
 from tests.support.stripe_events import NOW_S, event, subscription
 
@@ -92,5 +91,3 @@ class Load:
         except (OSError, TimeoutError) as error:
             return type(error).__name__
         return answer[9:12].decode() if answer else "closed"
-
-

@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
-from shared import db
 from shared.db import Database
 from shared.domain.events import lane_number, new_tracking_id, unreadable_identity
 from shared.domain.outcomes import RetryPolicy
@@ -125,7 +124,8 @@ class Stack:
     async def features(self, tenant: str) -> dict[str, Any]:
         """feature → value of what the tenant may use now."""
         found = await self.tenant(tenant)
-        return {one["feature"]: one["value"] for one in (found or {"entitlements": []})["entitlements"]}
+        given = found["entitlements"] if found is not None else []
+        return {one["feature"]: one["value"] for one in given}
 
     async def fetch(self, query: str, *args: Any) -> list[Any]:
         async with self.owner.connection() as conn:
@@ -169,12 +169,13 @@ async def drain(crew: Crew, *, at_once: int = 4) -> None:
             await asyncio.sleep(0.01)
         slots = asyncio.Semaphore(at_once)
 
-        async def visit_all(lane: int) -> None:
-            async with slots:
-                while await visit(crew, lane) is Progress.MORE:
-                    pass
+        await asyncio.gather(*(_visit_all(crew, lane, slots) for lane in lanes))
 
-        await asyncio.gather(*(visit_all(lane) for lane in lanes))
+
+async def _visit_all(crew: Crew, lane: int, slots: asyncio.Semaphore) -> None:
+    async with slots:
+        while await visit(crew, lane) is Progress.MORE:
+            pass
 
 
 def _delivery(body: bytes, source_id: int, lanes: list[int]) -> Delivery:

@@ -112,7 +112,11 @@ def customer(number: str = "cus_1", *, tenant: str | None = None, **more: Any) -
 
 
 def session(
-    number: str = "cs_1", *, customer: str | None = "cus_1", reference: str | None = None, **more: Any
+    number: str = "cs_1",
+    *,
+    customer: str | None = "cus_1",
+    reference: str | None = None,
+    **more: Any,
 ) -> dict[str, Any]:
     return {
         "id": number,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workers.cli import operate, run
+from workers.cli import demo, operate, run
 from workers.cli.exits import explain
 
 
@@ -21,6 +21,7 @@ def build() -> typer.Typer:
     app.callback()(_options)
     run.register(app)
     operate.register(app)
+    demo.register(app)
     return app
 
 
