@@ -187,7 +187,9 @@ async def derive_tenant(
     await books.load(conn, wanted, [stored.key for stored in owned], ())
     of_tenant = [entry for entry in books.entries.values() if entry.stored.tenant == tenant]
     step = books.derive_again(of_tenant)
-    await books.lock_tenants(conn, [step], named=(tenant,))
+    versions = await books.lock_tenants(conn, [step], named=(tenant,))
+    if versions[tenant] >= books.catalog.version:
+        return [], books.catalog.version  # another worker was here first
     # An object may have come to the tenant between the unlocked read and its lock.
     late = {
         stored.owner
@@ -281,8 +283,12 @@ class _Books:
 
     async def lock_tenants(
         self, conn: Conn, steps: Iterable[_Step], named: Iterable[str] = ()
-    ) -> None:
-        """Lock every tenant that any step concerns; then read the catalog and their grants."""
+    ) -> dict[str, int]:
+        """
+        Lock every tenant that any step concerns; then read the catalog and their grants.
+
+        Returns the catalog versions that the tenants' grants were derived with.
+        """
         tenants = set(named)
         for step in steps:
             for entry, register, links in step.affected:
@@ -290,7 +296,7 @@ class _Books:
                 tenants.update(
                     tenant for tenant in (resolved, entry.stored.tenant) if tenant is not None
                 )
-        await holdings.lock_tenants(conn, tenants)
+        versions = await holdings.lock_tenants(conn, tenants)
         self.catalog = await self.surroundings.catalog(conn)
         self.holdings = {tenant: {} for tenant in tenants}
         read = await holdings.read_grants(conn, tenants) if tenants else {}
@@ -298,6 +304,7 @@ class _Books:
         for reference, grants in self.given.items():
             self.holdings[grants[0].tenant][reference] = grants
         self.had_grants = set(read)
+        return versions
 
     def answer(self, step: _Step) -> Answer:
         """Decide a step that an event caused."""

@@ -24,7 +24,7 @@ from shared import telemetry
 from shared.db import Conn, is_lock_timeout, is_platform_fault
 from shared.domain.outcomes import ATTEMPTS_EXHAUSTED, PROCESS_DIED
 from shared.store import work
-from shared.store.work import LaneLock, Visit
+from shared.store.work import LaneLock, Redelivery, Visit
 from workers import handlers, judging, settling
 from workers.crew import Crew
 from workers.entitle import SetGrew
@@ -126,7 +126,9 @@ async def charge(
         held = await work.lock_lane(conn, lane)
         if held is None:
             return False
-        events, _, _ = await work.read_one(conn, work_id)
+        events, redeliveries, _ = await work.read_one(conn, work_id)
+        for redelivery in redeliveries:
+            await _give_up_or_put_off(conn, crew, redelivery, error)
         for event in events:
             failed = event.attempts + 1
             source = crew.surroundings.name_of(event.source_id)
@@ -150,6 +152,21 @@ async def charge(
                 )
                 log.warning("attempt failed", extra={**fields, "reason": error})
     return True
+
+
+async def _give_up_or_put_off(
+    conn: Conn, crew: Crew, redelivery: Redelivery, error: str
+) -> None:
+    """A redelivery that cannot be judged: its row stays as evidence, its event is untouched."""
+    failed = redelivery.attempts + 1
+    fields = {"tracking_id": str(redelivery.tracking_id), "attempt": failed, "reason": error}
+    if crew.retry.is_exhausted(failed):
+        await work.finish(conn, [redelivery.work_id])
+        log.error("redelivery was never judged", extra=fields)
+    else:
+        delay_s = crew.retry.delay_s(failed, random.random())  # noqa: S311 - jitter
+        await work.put_off(conn, redelivery.work_id, delay_s)
+        log.warning("redelivery could not be judged", extra=fields)
 
 
 async def _apply_batch(crew: Crew, lane: int, mark: "_Mark", work_ids: list[int]) -> int:

@@ -42,6 +42,7 @@ class Redelivery:
     delivery_id: int
     tracking_id: UUID
     received_at: datetime  # of the event's inbox row
+    attempts: int
 
 
 class Settlement(NamedTuple):
@@ -143,7 +144,13 @@ def _sorted_out(rows: Sequence[Row]) -> tuple[list[StoredEvent], list[Redelivery
     for row in rows:
         if row["kind"] == "redelivery":
             redeliveries.append(
-                Redelivery(row["id"], row["delivery_id"], row["tracking_id"], row["received_at"])
+                Redelivery(
+                    row["id"],
+                    row["delivery_id"],
+                    row["tracking_id"],
+                    row["received_at"],
+                    row["attempts"],
+                )
             )
         elif row["body"] is None:
             lost.append(row)
@@ -312,13 +319,18 @@ async def charge(
     conn: Conn, work_id: int, *, code: str, error: str, worker: str, delay_s: float, alone: bool
 ) -> None:
     """Write down a failed attempt and when the next one is due, by the database's clock."""
-    await conn.execute(CHARGE, work_id, code, error, worker)
-    await conn.execute(PUT_OFF, work_id, delay_s, alone)
+    await record_attempt(conn, work_id, code=code, error=error, worker=worker)
+    await put_off(conn, work_id, delay_s, alone=alone)
 
 
 async def record_attempt(conn: Conn, work_id: int, *, code: str, error: str, worker: str) -> None:
     """Write down the attempt that was the last one; the settlement follows in this transaction."""
     await conn.execute(CHARGE, work_id, code, error, worker)
+
+
+async def put_off(conn: Conn, work_id: int, delay_s: float, *, alone: bool = False) -> None:
+    """Count an attempt, and be due again later."""
+    await conn.execute(PUT_OFF, work_id, delay_s, alone)
 
 
 DEFER = """

@@ -112,15 +112,21 @@ async def check(stack: RunningStack, acknowledged: Acknowledged, last_kill: floa
 
 
 @pytest.mark.timeout(240)
-async def test_gateway_worker_and_redis_killed_one_after_another(running: RunningStack) -> None:
+async def test_everything_killed_one_after_another_and_workers_paused(running: RunningStack) -> None:
     stop = asyncio.Event()
     load = Load(running.port, SECRET)
     loading = asyncio.create_task(load.run(stop))
     await asyncio.sleep(2)
-    for what in ("gateway", "workers.fleet", "valkey-server", "workers.solitary", "gateway"):
+    for what in ("gateway", "workers.fleet", "valkey-server", "workers.solitary", "postgres"):
         assert running.kill(what) >= 1, what
         last_kill = time.monotonic()
         await asyncio.sleep(4)
+    # Paused for longer than Postgres lets an idle transaction hold its lane.
+    assert running.kill("workers.fleet", signal.SIGSTOP) >= 1
+    await asyncio.sleep(7)
+    assert running.kill("workers.fleet", signal.SIGCONT) >= 1
+    last_kill = time.monotonic()
+    await asyncio.sleep(2)
     stop.set()
     acknowledged = await loading
     assert len(acknowledged.at) > 500
