@@ -5,11 +5,12 @@ from typing import Any
 
 from shared.db import Conn
 from shared.domain.audit import Draft
-from shared.store import audit, holdings
-from shared.store.holdings import CustomerKey
+from shared.store import audit, objects
+from shared.store.objects import CustomerKey
 from shared.store.source_rows import read_sources
 from workers.actions import encoded, new_action
-from workers.entitle import FeatureChange, link_customer
+from workers.books import FeatureChange
+from workers.entitle import link_customer
 from workers.settling import changes_to_drafts
 from workers.surroundings import Surroundings
 
@@ -68,7 +69,7 @@ async def link(
         raise UnknownSourceName(f"no source {source!r}; see `sluice sources list`")
     # A source has objects of one mode only, and without the notion they are kept as live.
     key = CustomerKey(row.id, account, row.livemode is not False, customer)
-    before = (await holdings.lock_customers(conn, [key]))[key]
+    before = (await objects.lock_customers(conn, [key]))[key]
     now, xid = await audit.moment(conn)
     changes, catalog_version = await link_customer(conn, surroundings, now, key, tenant, actor)
     action_id = str(new_action())
@@ -94,5 +95,5 @@ async def link(
         now=now,
         xid=xid,
     )
-    objects = await holdings.read_objects(conn, [key], {key}, [])
-    return Linked(action_id, source, account, customer, before, tuple(changes), len(objects))
+    owned = await objects.read_objects(conn, [key], {key}, [])
+    return Linked(action_id, source, account, customer, before, tuple(changes), len(owned))

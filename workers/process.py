@@ -26,8 +26,8 @@ from shared.domain.outcomes import ATTEMPTS_EXHAUSTED, PROCESS_DIED
 from shared.store import work
 from shared.store.work import LaneLock, Redelivery, Visit
 from workers import handlers, judging, settling
+from workers.books import SetGrew
 from workers.crew import Crew
-from workers.entitle import SetGrew
 from workers.handlers.scope import Scope
 from workers.surroundings import UnknownSource
 
@@ -154,9 +154,7 @@ async def charge(
     return True
 
 
-async def _give_up_or_put_off(
-    conn: Conn, crew: Crew, redelivery: Redelivery, error: str
-) -> None:
+async def _give_up_or_put_off(conn: Conn, crew: Crew, redelivery: Redelivery, error: str) -> None:
     """A redelivery that cannot be judged: its row stays as evidence, its event is untouched."""
     failed = redelivery.attempts + 1
     fields = {"tracking_id": str(redelivery.tracking_id), "attempt": failed, "reason": error}

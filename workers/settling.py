@@ -26,7 +26,7 @@ from shared.providers.base import PayloadError
 from shared.store import audit, work
 from shared.store.ledger import read_horizon
 from shared.store.work import LaneLock, Settlement
-from workers.entitle import Answer, FeatureChange
+from workers.books import Answer, FeatureChange
 from workers.handlers import Done
 from workers.surroundings import Surroundings
 

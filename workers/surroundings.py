@@ -10,7 +10,7 @@ from shared.db import Conn
 from shared.domain.entitlements import Catalog, Origin
 from shared.providers import PROVIDERS
 from shared.providers.base import Provider
-from shared.store import holdings
+from shared.store import grants
 from shared.store.source_rows import SourceRow, read_mode, read_sources
 
 
@@ -73,8 +73,8 @@ class Surroundings:
 
     async def catalog(self, conn: Conn) -> Catalog:
         """The current catalog; call it under the tenants' locks only."""
-        version = await holdings.current_catalog_version(conn)
+        version = await grants.current_catalog_version(conn)
         if version not in self._catalogs:
-            document = await holdings.read_catalog(conn, version)
+            document = await grants.read_catalog(conn, version)
             self._catalogs = {version: Catalog.read(version, document)}
         return self._catalogs[version]

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from shared import telemetry
 from shared.db import Conn, is_platform_fault
 from shared.domain.audit import Draft
-from shared.store import audit, holdings, partitions, work
+from shared.store import audit, grants, objects, partitions, work
 from workers import entitle, settling
+from workers.books import SetGrew
 from workers.crew import Crew
-from workers.entitle import SetGrew
 from workers.rounds import Rounds
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class Sweep:
     async def derive(self) -> None:
         """Bring tenants to the current catalog."""
         async with self.crew.db.connection() as conn:
-            outdated = await holdings.outdated_tenants(conn, TENANTS_AT_ONCE)
+            outdated = await grants.outdated_tenants(conn, TENANTS_AT_ONCE)
         for tenant in outdated:
             await derive_again(self.crew, tenant)
 
@@ -105,7 +105,7 @@ class _Duty:
 
 async def derive_again(crew: Crew, tenant: str) -> None:
     """Derive a tenant's grants with the current catalog, in a transaction of its own."""
-    more: frozenset[holdings.CustomerKey] = frozenset()
+    more: frozenset[objects.CustomerKey] = frozenset()
     while True:
         try:
             async with crew.db.transaction() as conn:
@@ -116,7 +116,7 @@ async def derive_again(crew: Crew, tenant: str) -> None:
 
 
 async def _derive(
-    conn: Conn, crew: Crew, tenant: str, more: frozenset[holdings.CustomerKey]
+    conn: Conn, crew: Crew, tenant: str, more: frozenset[objects.CustomerKey]
 ) -> None:
     now, xid = await audit.moment(conn)
     changes, version = await entitle.derive_tenant(

@@ -112,7 +112,7 @@ async def check(stack: RunningStack, acknowledged: Acknowledged, last_kill: floa
 
 
 @pytest.mark.timeout(240)
-async def test_everything_killed_one_after_another_and_workers_paused(running: RunningStack) -> None:
+async def test_everything_killed_one_after_another_or_paused(running: RunningStack) -> None:
     stop = asyncio.Event()
     load = Load(running.port, SECRET)
     loading = asyncio.create_task(load.run(stop))

@@ -6,11 +6,12 @@ import random
 from typing import Any
 
 from shared.store import audit
-from shared.store.holdings import CustomerKey
+from shared.store.objects import CustomerKey
 from tests.support.lives import Life, live, shuffled
 from tests.support.stack import PLANS, Stack, drain, new_crew
 from tests.support.stripe_events import NOW_S, customer, event, session, subscription
-from workers.entitle import SetGrew, link_customer
+from workers.books import SetGrew
+from workers.entitle import link_customer
 
 
 def expected(life: Life) -> dict[str, Any]:

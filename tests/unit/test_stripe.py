@@ -122,7 +122,12 @@ def test_other_types_are_ignored(kind: str) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [{}, {"id": "sub_1"}, {"id": "sub_1", "status": 1, "customer": "c"}, {"id": "s\0", "status": "a"}],
+    [
+        {},
+        {"id": "sub_1"},
+        {"id": "sub_1", "status": 1, "customer": "c"},
+        {"id": "s\0", "status": "a"},
+    ],
 )
 def test_an_object_of_another_shape_is_a_payload_error(content: dict[str, Any]) -> None:
     with pytest.raises(PayloadError):
@@ -176,8 +181,9 @@ def test_bytes_that_are_no_text_are_verified_all_the_same() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["", "garbage", "t=,v1=", "t=1", "v1=ab", "t=1e3,v1=ab", "t=١,v1=ab", f"t={'9' * 5000},v1=a",
-     "t=1795219200,v1=é", "t=1795219200,v0=ab", "t=-5,v1=ab"],
+    ["", "garbage", "t=,v1=", "t=1", "v1=ab", "t=1e3,v1=ab", "t=\u0661,v1=ab",
+     f"t={'9' * 5000},v1=a",
+     "t=1795219200,v1=\u00e9", "t=1795219200,v0=ab", "t=-5,v1=ab"],
 )  # fmt: skip
 def test_malformed_signatures_are_refused_and_nothing_else_happens(value: str) -> None:
     for body in (b"{}", b"\xff"):

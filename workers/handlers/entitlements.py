@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from shared.db import Conn
 from shared.domain.commands import Observe
-from shared.store.holdings import ObjectKey
-from workers.entitle import Answer, Sighted
+from shared.store.objects import ObjectKey
+from workers.books import Answer, Sighted
 from workers.entitle import observe as observe_all
 from workers.handlers.scope import Asked, Scope
 

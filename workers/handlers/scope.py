@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 from shared.domain.commands import Command
 from shared.domain.events import StoredEvent
-from shared.store.holdings import CustomerKey
+from shared.store.objects import CustomerKey
 from workers.surroundings import Surroundings
 
 C = TypeVar("C", bound=Command)

@@ -1,5 +1,5 @@
 """
-Customers, objects, observations, tenants and grants: what entitlements stand on.
+Customers, the provider objects they own, and what was observed of these.
 
 Lock order everywhere: customers, tenants, objects, each in key order. A customer's lock covers its
 links and its objects; what is read about them is read in a later statement.
@@ -13,14 +13,12 @@ from uuid import UUID
 import msgspec
 
 from shared.db import Conn, Row
-from shared.domain.entitlements import Grant
 from shared.domain.register import Observation, Register
 from shared.domain.states import LINKING_KINDS, ObjectState, encode_state
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _decode_register = msgspec.json.Decoder(Register).decode
 _decode_state = msgspec.json.Decoder(ObjectState).decode
-_decode_value = msgspec.json.Decoder(bool | int | float | str).decode
 
 
 class CustomerKey(NamedTuple):
@@ -192,44 +190,6 @@ async def forget_observations(conn: Conn, tracking_ids: Sequence[UUID]) -> None:
     await conn.execute(FORGET_OBSERVATIONS, list(tracking_ids))
 
 
-ADD_TENANTS = """
-INSERT INTO tenants (tenant, catalog_version)
-SELECT tenant, (SELECT max(version) FROM catalogs) FROM unnest($1::text[]) AS tenant
-ON CONFLICT DO NOTHING
-"""
-LOCK_TENANTS = """
-SELECT tenant, catalog_version FROM tenants WHERE tenant = ANY($1::text[])
-ORDER BY tenant FOR UPDATE
-"""
-
-
-async def lock_tenants(conn: Conn, tenants: Iterable[str]) -> dict[str, int]:
-    """Make sure that the tenants exist and lock them. Returns their catalog versions."""
-    names = sorted(tenants)
-    if not names:
-        return {}
-    await conn.execute(ADD_TENANTS, names)
-    rows = await conn.fetch(LOCK_TENANTS, names)
-    return {row["tenant"]: row["catalog_version"] for row in rows}
-
-
-GRANTS_OF_TENANTS = """
-SELECT object, tenant, plan, feature, value, rank, valid_from, valid_until
-FROM grants WHERE tenant = ANY($1::text[]) ORDER BY object, plan, feature
-"""
-
-
-async def read_grants(conn: Conn, tenants: Iterable[str]) -> dict[int, tuple[Grant, ...]]:
-    """All grants of the tenants, by object, each object's in key order."""
-    found: dict[int, list[Grant]] = {}
-    for row in await conn.fetch(GRANTS_OF_TENANTS, list(tenants)):
-        number, tenant, plan, feature, value, rank, valid_from, valid_until = row.values()
-        found.setdefault(number, []).append(
-            Grant(tenant, plan, feature, _decode_value(value), rank, valid_from, valid_until)
-        )
-    return {number: tuple(grants) for number, grants in found.items()}
-
-
 ADD_OBJECTS = """
 INSERT INTO objects (source_id, account, livemode, kind, object_id, customer, tenant, register,
                      parked, parked_at, ambiguous)
@@ -311,40 +271,6 @@ async def add_observations(
     await conn.copy_records_to_table("observations", records=rows, columns=OBSERVATION_COLUMNS)
 
 
-REMOVE_GRANTS = "DELETE FROM grants WHERE object = ANY($1::bigint[])"
-ADD_GRANTS = """
-INSERT INTO grants (object, plan, feature, tenant, value, rank, valid_from, valid_until,
-                    catalog_version)
-SELECT object, plan, feature, tenant, value::json, rank, valid_from, valid_until, $9
-FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int[],
-            $7::timestamptz[], $8::timestamptz[])
-    AS new (object, plan, feature, tenant, value, rank, valid_from, valid_until)
-"""
-
-
-async def replace_grants(
-    conn: Conn, grants: Mapping[int, Sequence[Grant]], had_some: Sequence[int], version: int
-) -> None:
-    """Give each object exactly these grants. `had_some` are the objects that have any now."""
-    if had_some:
-        await conn.execute(REMOVE_GRANTS, list(had_some))
-    rows = [(number, grant) for number, given in sorted(grants.items()) for grant in given]
-    if not rows:
-        return
-    await conn.execute(
-        ADD_GRANTS,
-        [number for number, _ in rows],
-        [grant.plan for _, grant in rows],
-        [grant.feature for _, grant in rows],
-        [grant.tenant for _, grant in rows],
-        [_encode(grant.value).decode() for _, grant in rows],
-        [grant.rank for _, grant in rows],
-        [grant.valid_from for _, grant in rows],
-        [grant.valid_until for _, grant in rows],
-        version,
-    )
-
-
 SET_LINK = """
 UPDATE customers SET tenant = $5, linked_by = $6, linked_at = now()
 WHERE source_id = $1 AND account = $2 AND livemode = $3 AND customer = $4
@@ -354,43 +280,6 @@ WHERE source_id = $1 AND account = $2 AND livemode = $3 AND customer = $4
 async def set_link(conn: Conn, customer: CustomerKey, tenant: str | None, actor: str) -> None:
     """Write the operator's link of a customer that the caller has locked."""
     await conn.execute(SET_LINK, *customer, tenant, actor)
-
-
-OUTDATED_TENANTS = """
-SELECT tenant FROM tenants WHERE catalog_version < (SELECT max(version) FROM catalogs)
-ORDER BY tenant LIMIT $1
-"""
-
-
-async def outdated_tenants(conn: Conn, limit: int) -> list[str]:
-    """Tenants whose grants stand on an older catalog than the current one."""
-    return [row["tenant"] for row in await conn.fetch(OUTDATED_TENANTS, limit)]
-
-
-SET_CATALOG_VERSION = "UPDATE tenants SET catalog_version = $2 WHERE tenant = $1"
-
-
-async def set_catalog_version(conn: Conn, tenant: str, version: int) -> None:
-    """Write down that all of the tenant's objects were derived with that catalog."""
-    await conn.execute(SET_CATALOG_VERSION, tenant, version)
-
-
-CURRENT_CATALOG_VERSION = "SELECT max(version) FROM catalogs"
-
-
-async def current_catalog_version(conn: Conn) -> int:
-    """The newest version; only what is read under a tenant's lock may be derived with."""
-    version: int = await conn.fetchval(CURRENT_CATALOG_VERSION)
-    return version
-
-
-READ_CATALOG = "SELECT document FROM catalogs WHERE version = $1"
-
-
-async def read_catalog(conn: Conn, version: int) -> dict[str, Any]:
-    """A version's document."""
-    document: dict[str, Any] = await conn.fetchval(READ_CATALOG, version)
-    return document
 
 
 def _stored_object(row: Row) -> StoredObject:

@@ -1,0 +1,104 @@
+"""Every statement fits the migrated schema, and the role that runs it may run it."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from shared import db
+from tests.contract.sql import copies, statements, store_modules
+from workers.stack.servers import Servers
+
+#: Who runs a module's statements.
+RUN_BY = {
+    "shared.migrate": ("owner",),
+    "shared.store.audit": ("worker", "operator"),
+    "shared.store.configuration": ("operator",),
+    "shared.store.demo": ("operator",),
+    "shared.store.events": ("operator",),
+    "shared.store.grants": ("worker",),
+    "shared.store.intake": ("gateway",),
+    "shared.store.ledger": ("worker",),
+    "shared.store.objects": ("worker",),
+    "shared.store.objects_read": ("operator",),
+    "shared.store.partitions": ("worker", "operator"),
+    "shared.store.redeliveries": ("worker",),
+    "shared.store.replays": ("operator",),
+    "shared.store.source_rows": ("worker", "operator"),
+    "shared.store.sources": ("gateway",),
+    "shared.store.tenants": ("operator",),
+    "shared.store.tokens": ("operator",),
+    "shared.store.trail": ("operator",),
+    "shared.store.work": ("worker",),
+}
+#: Statements that somebody else runs too.
+ALSO = {
+    "reader": {
+        "shared.store.tenants": ("IS_KNOWN", "READ_GRANTS", "READ_CUSTOMERS"),
+        "shared.store.tokens": ("FIND_BY_DIGEST",),
+    },
+    # `sluice tenants link` derives the customer's objects in its own transaction.
+    "operator": {
+        "shared.store.objects": (
+            "ADD_CUSTOMERS", "LOCK_CUSTOMERS", "OBJECTS_OF_CUSTOMERS", "OBJECTS_BY_KEY",
+            "SET_LINK", "SAVE_OBJECTS",
+        ),
+        "shared.store.grants": (
+            "ADD_TENANTS", "LOCK_TENANTS", "GRANTS_OF_TENANTS", "REMOVE_GRANTS", "ADD_GRANTS",
+            "CURRENT_CATALOG_VERSION", "READ_CATALOG",
+        ),
+    },
+}  # fmt: skip
+
+STATEMENTS = dict(statements())
+SHARED_RUNS = [
+    (f"{module}.{name}", role)
+    for role, modules in ALSO.items()
+    for module, names in modules.items()
+    for name in names
+]
+RUNS = [
+    (name, role) for name in STATEMENTS for role in RUN_BY.get(name.rpartition(".")[0], ("owner",))
+] + [run for run in SHARED_RUNS if run[0] in STATEMENTS]
+
+
+@pytest.fixture(scope="module")
+async def connections(servers: Servers) -> AsyncIterator[dict[str, Any]]:
+    """One connection per role, to the session's migrated database."""
+    endpoints = servers.endpoints()
+    opened = {role: await db.open_connection(url, role) for role, url in endpoints.database.items()}
+    yield opened
+    for conn in opened.values():
+        await conn.close()
+
+
+def test_every_module_of_the_store_is_looked_at() -> None:
+    """A new table family says who runs its statements; a statement that is gone is forgotten."""
+    silent = {"shared.store.paging"}  # has no statement
+    assert RUN_BY.keys() == set(store_modules()) - silent
+    assert {name for name, _ in SHARED_RUNS} <= STATEMENTS.keys()
+    assert len(STATEMENTS) > 90
+
+
+@pytest.mark.parametrize(("name", "role"), RUNS, ids=[f"{name}-{role}" for name, role in RUNS])
+async def test_statement(connections: dict[str, Any], name: str, role: str) -> None:
+    """Tables, columns, types and rights are there: planned for execution, without running it."""
+    prepared = await connections[role].prepare(STATEMENTS[name])
+    if STATEMENTS[name].lstrip().startswith(("CREATE", "SET")):
+        return  # utility statements have no plan
+    # EXPLAIN checks the rights that PREPARE leaves to the execution.
+    await prepared.explain(*[None] * len(prepared.get_parameters()))
+
+
+@pytest.mark.parametrize(
+    ("module", "table", "columns"),
+    list(copies()),
+    ids=lambda value: value if str(value) == value else "",
+)
+async def test_copy(
+    connections: dict[str, Any], module: str, table: str, columns: tuple[str, ...]
+) -> None:
+    """A COPY names columns that its table has, and those who run it may."""
+    for role in RUN_BY[module]:
+        status = await connections[role].copy_records_to_table(table, records=[], columns=columns)
+        assert status == "COPY 0"
