@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     api: bool = True
 
     worker_processes: int = Field(default=1, ge=1, le=64)
-    worker_slots: int = Field(default=4, ge=1, le=64, description="lanes a process drains at once")
+    worker_slots: int = Field(default=6, ge=1, le=64, description="lanes a process drains at once")
     batch_size: int = Field(default=100, ge=1, le=1000)
     max_attempts: int = Field(default=12, ge=1)
     retry_base_s: float = Field(default=2.0, gt=0)

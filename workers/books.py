@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
+import msgspec
+
 from shared.db import Conn
 from shared.domain.audit import changed_features
 from shared.domain.commands import Observe
@@ -47,8 +49,7 @@ class SetGrew(Exception):
         self.customers = customers
 
 
-@dataclass(frozen=True, slots=True)
-class FeatureChange:
+class FeatureChange(msgspec.Struct, frozen=True):
     """One tenant's entitlement to one feature, before and after."""
 
     tenant: str
@@ -70,8 +71,7 @@ class Answer:
     catalog_version: int
 
 
-@dataclass(frozen=True, slots=True)
-class Sighted:
+class Sighted(msgspec.Struct, frozen=True):
     """An observation that came with an event. `replayed`: an earlier run's is to be replaced."""
 
     key: ObjectKey
@@ -260,7 +260,7 @@ class Books:
         old = [stored for stored in dirty if stored.id]
         references = {entry.stored.key: entry.reference for entry in self.changed.values()}
         if new:
-            await objects.add_objects(conn, new)
+            await objects.add_objects(conn, new, self.now)
         if old:
             await objects.save_objects(conn, old)
         if self.added:

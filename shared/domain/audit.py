@@ -8,9 +8,10 @@ still verifies.
 """
 
 import hashlib
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, NamedTuple
+
+import msgspec
 
 from shared.domain.entitlements import Entitlement
 
@@ -21,8 +22,7 @@ Label = Literal["before", "after", "reason"]
 GENESIS = bytes(32)
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(msgspec.Struct, frozen=True):
     """A record to be written. Contents are JSON (before, after) or plain text (reason)."""
 
     chain: str

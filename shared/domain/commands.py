@@ -3,8 +3,9 @@ What an event asks for: the vocabulary between providers, which produce commands
 which apply them.
 """
 
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from shared.domain.states import ObjectState
 
@@ -14,8 +15,7 @@ from shared.domain.states import ObjectState
 Shape = Literal["edge", "arrival", "point"]
 
 
-@dataclass(frozen=True, slots=True)
-class Observe:
+class Observe(msgspec.Struct, frozen=True):
     """An event carries a snapshot of a provider object."""
 
     kind: str
@@ -26,8 +26,7 @@ class Observe:
     after: ObjectState
 
 
-@dataclass(frozen=True, slots=True)
-class Ignore:
+class Ignore(msgspec.Struct, frozen=True):
     """The event says nothing that this version applies. It is kept."""
 
     code: str

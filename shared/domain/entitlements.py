@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
+
 from shared.domain.register import Register, Sighting
 from shared.domain.states import ACCESS, GRANTING_KINDS, Item, Standing, standing_of
 
@@ -77,8 +79,7 @@ class Origin:
     grants_here: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(msgspec.Struct, frozen=True):
     """What an object gives of one feature, by one plan. Times aware UTC; None is open."""
 
     tenant: str
@@ -96,24 +97,21 @@ class Grant:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Entitlement:
+class Entitlement(msgspec.Struct, frozen=True):
     """What a tenant may use of a feature; `valid_until` is when that next changes."""
 
     value: FeatureValue
     valid_until: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """What an object gives, and what it waits for (None: nothing)."""
 
     grants: tuple[Grant, ...] = ()
     parked: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Links:
+class Links(msgspec.Struct, frozen=True):
     """
     Who a customer may belong to, by rank: the operator's word, the customer's own, then what
     its earliest completed sessions say, which the buyer can write (more than one where several

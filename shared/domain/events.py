@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
+import msgspec
+
 #: Ids, types and accounts longer than this are no provider's, and no index's.
 LONGEST_ID_BYTES = 255
 
@@ -43,8 +45,7 @@ class Lane:
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
+class StoredEvent(msgspec.Struct, frozen=True):
     """An unfinished event as a worker reads it: its work row beside its inbox row."""
 
     work_id: int

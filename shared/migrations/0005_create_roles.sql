@@ -47,7 +47,7 @@ GRANT INSERT, UPDATE, DELETE ON work, visits, grants TO sluice_worker;
 GRANT INSERT ON attempts, settlements, conflicts, audit, audit_content TO sluice_worker;
 GRANT INSERT, UPDATE ON customers, tenants, objects, audit_heads TO sluice_worker;
 GRANT INSERT, DELETE ON observations TO sluice_worker;
-GRANT USAGE ON SEQUENCE work_order, audit_id_seq TO sluice_worker;
+GRANT USAGE ON SEQUENCE work_order, audit_id_seq, objects_id_seq TO sluice_worker;
 
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO sluice_operator;
 GRANT INSERT, UPDATE ON sources, source_secrets, seals, tokens, customers, tenants, objects,

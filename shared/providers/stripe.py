@@ -10,7 +10,6 @@ Source: docs.stripe.com/webhooks, docs.stripe.com/api/events, and the stripe SDK
 
 import hmac
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -305,7 +304,7 @@ def _state_before(
     """The state that an `updated` event left, or None where it does not say."""
     if not previous:
         return None
-    if not previous.keys() & set(model.__struct_fields__):
+    if previous.keys().isdisjoint(model.__struct_fields__):
         return after
     current = msgspec.json.decode(event.data.object)
     try:
@@ -363,7 +362,8 @@ def _ended(kind: str, model: type[_Snapshot], status: str) -> Callable[[_Event],
 
     def build(event: _Event) -> Command:
         seen = _observe(event, kind, model, "point")
-        return replace(seen, after=msgspec.structs.replace(seen.after, status=status))
+        after = msgspec.structs.replace(seen.after, status=status)
+        return msgspec.structs.replace(seen, after=after)
 
     return build
 

@@ -55,14 +55,10 @@ async def read_grants(conn: Conn, tenants: Iterable[str]) -> dict[int, tuple[Gra
 
 
 REMOVE_GRANTS = "DELETE FROM grants WHERE object = ANY($1::bigint[])"
-ADD_GRANTS = """
-INSERT INTO grants (object, plan, feature, tenant, value, rank, valid_from, valid_until,
-                    catalog_version)
-SELECT object, plan, feature, tenant, value::json, rank, valid_from, valid_until, $9
-FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int[],
-            $7::timestamptz[], $8::timestamptz[])
-    AS new (object, plan, feature, tenant, value, rank, valid_from, valid_until)
-"""
+GRANT_COLUMNS = (
+    "object", "plan", "feature", "tenant", "value", "rank", "valid_from", "valid_until",
+    "catalog_version",
+)  # fmt: skip
 
 
 async def replace_grants(
@@ -71,21 +67,23 @@ async def replace_grants(
     """Give each object exactly these grants. `had_some` are the objects that have any now."""
     if had_some:
         await conn.execute(REMOVE_GRANTS, list(had_some))
-    rows = [(number, grant) for number, given in sorted(grants.items()) for grant in given]
-    if not rows:
-        return
-    await conn.execute(
-        ADD_GRANTS,
-        [number for number, _ in rows],
-        [grant.plan for _, grant in rows],
-        [grant.feature for _, grant in rows],
-        [grant.tenant for _, grant in rows],
-        [_encode(grant.value).decode() for _, grant in rows],
-        [grant.rank for _, grant in rows],
-        [grant.valid_from for _, grant in rows],
-        [grant.valid_until for _, grant in rows],
-        version,
-    )
+    rows = [
+        (
+            number,
+            grant.plan,
+            grant.feature,
+            grant.tenant,
+            _encode(grant.value).decode(),
+            grant.rank,
+            grant.valid_from,
+            grant.valid_until,
+            version,
+        )
+        for number, given in sorted(grants.items())
+        for grant in given
+    ]
+    if rows:
+        await conn.copy_records_to_table("grants", records=rows, columns=GRANT_COLUMNS)
 
 
 OUTDATED_TENANTS = """

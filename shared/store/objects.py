@@ -7,6 +7,7 @@ links and its objects; what is read about them is read in a later statement.
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -190,35 +191,34 @@ async def forget_observations(conn: Conn, tracking_ids: Sequence[UUID]) -> None:
     await conn.execute(FORGET_OBSERVATIONS, list(tracking_ids))
 
 
-ADD_OBJECTS = """
-INSERT INTO objects (source_id, account, livemode, kind, object_id, customer, tenant, register,
-                     parked, parked_at, ambiguous)
-SELECT source_id, account, livemode, kind, object_id, customer, tenant, register::json, parked,
-       CASE WHEN parked IS NOT NULL THEN now() END, ambiguous
-FROM unnest($1::smallint[], $2::text[], $3::boolean[], $4::text[], $5::text[], $6::text[],
-            $7::text[], $8::text[], $9::text[], $10::boolean[])
-    AS new (source_id, account, livemode, kind, object_id, customer, tenant, register, parked,
-            ambiguous)
-RETURNING id, source_id, account, livemode, kind, object_id
+TAKE_OBJECT_IDS = """
+SELECT nextval('objects_id_seq') AS id FROM generate_series(1, $1::int)
 """
+OBJECT_COLUMNS = (
+    "id", "source_id", "account", "livemode", "kind", "object_id", "customer", "tenant",
+    "register", "parked", "parked_at", "ambiguous",
+)  # fmt: skip
 
 
-async def add_objects(conn: Conn, objects: Sequence[StoredObject]) -> None:
+async def add_objects(conn: Conn, objects: Sequence[StoredObject], now: datetime) -> None:
     """Insert objects, in key order, and set their ids."""
-    by_key = {stored.key: stored for stored in sorted(objects, key=lambda stored: stored.key)}
-    new = list(by_key.values())
-    rows = await conn.fetch(
-        ADD_OBJECTS,
-        *_columns([stored.key for stored in new], 5),
-        [stored.customer for stored in new],
-        [stored.tenant for stored in new],
-        [_encode(stored.register).decode() for stored in new],
-        [stored.parked for stored in new],
-        [stored.register.ambiguous for stored in new],
-    )
-    for row in rows:
-        number, *key = row.values()
-        by_key[ObjectKey(*key)].id = number
+    new = sorted(objects, key=lambda stored: stored.key)
+    for row, stored in zip(await conn.fetch(TAKE_OBJECT_IDS, len(new)), new, strict=True):
+        stored.id = row["id"]
+    rows = [
+        (
+            stored.id,
+            *stored.key,
+            stored.customer,
+            stored.tenant,
+            _encode(stored.register).decode(),
+            stored.parked,
+            now if stored.parked is not None else None,
+            stored.register.ambiguous,
+        )
+        for stored in new
+    ]
+    await conn.copy_records_to_table("objects", records=rows, columns=OBJECT_COLUMNS)
 
 
 SAVE_OBJECTS = """

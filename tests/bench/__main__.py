@@ -20,6 +20,7 @@ async def main(quick: bool) -> None:
     print(f"   in batches           {drained['batches']:8.0f} events/s  (expected >= 4,000)")
     print(f"   one per transaction  {drained['alone']:8.0f} events/s")
     print(f"   ratio                {drained['ratio']:8.1f}           (expected >= 4)")
+    print(f"   worker's CPU         {drained['batches_cpu_us']:8.0f} us/event in batches")
 
 
 if __name__ == "__main__":

@@ -6,16 +6,18 @@ second figure is the same code with batches of one, over a share of the same bac
 """
 
 import asyncio
+import json
+import os
 import random
+import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from shared import db, migrate
+from shared.settings import Endpoints
 from tests.support.stack import Stack, with_database
 from tests.support.stripe_events import NOW_S, event, subscription
-from workers.fleet import work_until
 from workers.stack.servers import running_servers
 
 EVENTS, SUBJECTS, TENANTS = 50_000, 20_000, 5_000
@@ -55,26 +57,26 @@ def backlog(events: int, seed: int = 1) -> list[bytes]:
     return bodies
 
 
-async def drained_per_second(endpoints: Any, bodies: list[bytes], batch_size: int) -> float:
-    """Receive everything, then drain it with one worker's slots; events per second."""
+async def drained(endpoints: Endpoints, bodies: list[bytes], batch_size: int) -> dict[str, float]:
+    """Receive everything, then have one worker process drain it."""
     async with Stack.open(endpoints) as stack:
         await stack.configure()
         await stack.receive(*bodies)
-        async with db.connect(endpoints.database["owner"], "owner",
-                              settings={"statement_timeout": "0"}) as conn:  # fmt: skip
-            await conn.execute("VACUUM ANALYZE")
-        stack.crew.batch_size = batch_size
-        stop = asyncio.Event()
-        begun = time.perf_counter()
-        working = asyncio.create_task(work_until(stop, stack.crew, "", slots=4))
-        while await stack.value("SELECT count(*) FROM work"):
-            await asyncio.sleep(0.1)
-        elapsed_s = time.perf_counter() - begun
-        stop.set()
-        await working
-        settled = await stack.value("SELECT count(*) FROM settlements")
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.bench.drain"),
+            env={
+                **os.environ,
+                "SLUICE_DATABASE_URL": endpoints.database["worker"],
+                "SLUICE_BATCH_SIZE": str(batch_size),
+            },
+            stdout=asyncio.subprocess.PIPE,
+        )
+        output, _ = await process.communicate()
+        assert process.returncode == 0
+        settled = await stack.value("SELECT count(*) FROM settlements WHERE status = 'processed'")
         assert settled == len(bodies), (settled, len(bodies))
-        return len(bodies) / elapsed_s
+        figures: dict[str, float] = json.loads(output)
+        return figures
 
 
 async def run(events: int = EVENTS, alone: int = ALONE) -> dict[str, float]:
@@ -83,19 +85,18 @@ async def run(events: int = EVENTS, alone: int = ALONE) -> dict[str, float]:
         async with running_servers(Path(home) / "home") as servers:
             await servers.migrate()
             owner = servers.endpoints().database["owner"]
-            figures = {}
+            figures: dict[str, float] = {}
             for name, batch_size, count in (("batches", 100, events), ("alone", 1, alone)):
                 async with db.connect(owner, "owner") as conn:
                     await conn.execute(f"CREATE DATABASE bench_{name}")
                 endpoints = with_database(servers.endpoints(), f"bench_{name}")
                 async with db.connect(endpoints.database["owner"], "owner") as conn:
                     await migrate.migrate(conn)
-                figures[name] = await drained_per_second(endpoints, backlog(count), batch_size)
+                found = await drained(endpoints, backlog(count), batch_size)
+                figures[name], figures[f"{name}_cpu_us"] = found["per_s"], found["cpu_us"]
     figures["ratio"] = figures["batches"] / figures["alone"]
     return figures
 
 
 if __name__ == "__main__":
-    import sys
-
     print(asyncio.run(run(*map(int, sys.argv[1:]))))

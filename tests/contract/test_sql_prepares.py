@@ -44,7 +44,7 @@ ALSO = {
             "SET_LINK", "SAVE_OBJECTS",
         ),
         "shared.store.grants": (
-            "ADD_TENANTS", "LOCK_TENANTS", "GRANTS_OF_TENANTS", "REMOVE_GRANTS", "ADD_GRANTS",
+            "ADD_TENANTS", "LOCK_TENANTS", "GRANTS_OF_TENANTS", "REMOVE_GRANTS",
             "CURRENT_CATALOG_VERSION", "READ_CATALOG",
         ),
     },

@@ -37,7 +37,7 @@ DURABLE = {
 }
 TUNED = {
     "shared_buffers": "128MB",
-    "max_connections": "100",
+    "max_connections": "200",
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_min_messages": "warning",
