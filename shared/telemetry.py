@@ -186,6 +186,9 @@ _intake_batch = _meter.create_histogram(
 _store_errors = _Counter("sluice_store_errors", "Failed writes of the gateway.", "kind")
 _ring_failures = _Counter("sluice_ring_failures", "Wake-ups that Redis did not take.")
 _settled = _Counter("sluice_events_settled", "Finished runs by their outcome.", "source", "outcome")
+_conflicts = _Counter(
+    "sluice_conflicts_found", "Redeliveries with another body under the same event id.", "source"
+)
 _attempts = _Counter("sluice_attempts_failed", "Failed attempts by their code.", "source", "code")
 _batch = _meter.create_histogram(
     "sluice_worker_batch_events",
@@ -229,6 +232,11 @@ def ring_failed() -> None:
 def settled(source: str, outcome: str, count: int = 1) -> None:
     """Runs were finished with this outcome."""
     _settled.add(count, source, outcome)
+
+
+def conflict_found(source: str) -> None:
+    """Another body came under an event's id. Worth waking somebody."""
+    _conflicts.add(1, source)
 
 
 def attempt_failed(source: str, code: str) -> None:

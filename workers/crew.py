@@ -71,7 +71,10 @@ def run_process(job: Job, default_name: str, arguments: list[str] | None = None)
         settings = Settings.read()
         endpoints = Endpoints.find(settings)
         finish = telemetry.set_up(
-            default_name, log_level=settings.log_level, admin_port=settings.admin_port
+            default_name,
+            log_level=settings.log_level,
+            admin_host=settings.host,
+            admin_port=settings.admin_port,
         )
     except (SettingsError, OSError) as error:
         sys.stderr.write(f"{default_name}: {error}\n")

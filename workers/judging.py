@@ -9,6 +9,7 @@ a new run, a finished one is left as it is.
 import logging
 from collections.abc import Sequence
 
+from shared import telemetry
 from shared.db import Conn
 from shared.store import redeliveries, work
 from shared.store.redeliveries import Judgement
@@ -28,6 +29,7 @@ async def judge(conn: Conn, surroundings: Surroundings, asked: Sequence[Redelive
     if conflicts:
         await redeliveries.record_conflicts(conn, conflicts)
         for one in conflicts:
+            telemetry.conflict_found(surroundings.name_of(one.source_id))
             log.error(
                 "another body came under this event's id; it is not applied",
                 extra={"tracking_id": str(one.tracking_id), "delivery": one.delivery_id},

@@ -49,7 +49,9 @@ GRANT INSERT, UPDATE ON customers, tenants, objects, audit_heads TO sluice_worke
 GRANT INSERT, DELETE ON observations TO sluice_worker;
 GRANT USAGE ON SEQUENCE work_order, audit_id_seq, objects_id_seq TO sluice_worker;
 
-GRANT SELECT ON ALL TABLES IN SCHEMA public TO sluice_operator;
+GRANT SELECT ON configuration, sources, source_secrets, seals, lanes, catalogs, tokens, ledger,
+    ledger_horizon, inbox, deliveries, conflicts, work, attempts, settlements, visits, customers,
+    tenants, objects, observations, grants, audit, audit_content, audit_heads TO sluice_operator;
 GRANT INSERT, UPDATE ON sources, source_secrets, seals, tokens, customers, tenants, objects,
     audit_heads, lanes TO sluice_operator;
 GRANT DELETE ON source_secrets TO sluice_operator;

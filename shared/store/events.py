@@ -23,6 +23,7 @@ class Filter:
     event_type: str | None = None
     status: Status | None = None
     event_id: str | None = None
+    with_conflicts: bool = False  # only where another body came under the event's id
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +78,9 @@ WHERE ($1::timestamptz IS NULL OR (i.received_at, i.tracking_id) < ($1, $2::uuid
        OR i.tracking_id IN (SELECT tracking_id FROM settlements WHERE status = 'dead'))
   AND ($6::text IS NULL OR $6 NOT IN ('received', 'retrying')
        OR i.tracking_id IN (SELECT tracking_id FROM work))
+  AND (NOT $7 OR i.tracking_id IN (SELECT tracking_id FROM conflicts))
 ORDER BY i.received_at DESC, i.tracking_id DESC
-LIMIT $7
+LIMIT $8
 """
 )
 
@@ -102,6 +104,7 @@ async def list_events(
         wanted.event_type,
         wanted.event_id,
         wanted.status,
+        wanted.with_conflicts,
         limit + 1,
     )
     return page_of(
@@ -162,9 +165,13 @@ async def read_redeliveries(conn: Conn, tracking_id: UUID) -> list[dict[str, Any
 
 
 READ_RUNS = """
-SELECT run, status, outcome, code, error, tenant, attempts, settled_at,
-       NULL::timestamptz AS due_at, NULL AS actor, NULL AS reason
-FROM settlements WHERE tracking_id = $1
+SELECT s.run, s.status, s.outcome, s.code, s.error, s.tenant, s.attempts, s.settled_at,
+       NULL::timestamptz AS due_at, a.actor, convert_from(c.reason, 'UTF8') AS reason
+FROM settlements AS s
+LEFT JOIN audit AS a ON a.cause = 'event' AND a.cause_id = s.tracking_id::text AND a.run = s.run
+                    AND a.step = 0 AND a.actor LIKE 'operator:%'
+LEFT JOIN audit_content AS c ON c.audit_id = a.id
+WHERE s.tracking_id = $1
 UNION ALL
 SELECT run, CASE WHEN attempts > 0 OR due_at IS NOT NULL THEN 'retrying' ELSE 'received' END,
        NULL, NULL, NULL, NULL, attempts, NULL, due_at, actor, reason
@@ -174,7 +181,7 @@ ORDER BY run
 
 
 async def read_runs(conn: Conn, tracking_id: UUID) -> list[dict[str, Any]]:
-    """Every run in order; an unfinished one is last, with when it is due and who asked for it."""
+    """Every run in order, with who asked for it; an unfinished one is last, with when it is due."""
     return [
         {
             "run": row["run"],

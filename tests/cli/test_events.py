@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 from shared.domain.events import received_at_of
 from tests.cli.conftest import Sluice
 from tests.support.stack import Stack
-from tests.support.stripe_events import event, subscription
+from tests.support.stripe_events import customer, event, subscription
 
 KEYS = {
     "trackingId", "source", "eventId", "type", "status", "outcome", "occurredAt", "receivedAt",
@@ -214,3 +214,26 @@ async def test_an_event_whose_body_is_gone_cannot_be_replayed(sluice: Sluice, st
     assert set(story) > KEYS
     assert (story["status"], story["tenant"]) == ("processed", "acme")
     assert story["verdict"] == "the body went by retention"
+
+
+async def test_conflicts_can_be_listed_alone(sluice: Sluice, stack: Stack) -> None:
+    first = event("customer.subscription.created", subscription(tenant="a"), event_id="evt_1")
+    (tracking_id,) = await stack.apply(first)
+    await stack.apply(event("customer.created", customer("cus_2", tenant="b")))
+    await stack.apply(first.replace(b"prod_pro", b"prod_basic"))
+    found = (await sluice("events", "list", "--conflicts", "--json")).json["items"]
+    assert [one["trackingId"] for one in found] == [str(tracking_id)]
+    assert len((await sluice("events", "list", "--json")).json["items"]) == 2
+
+
+async def test_who_asked_for_a_replay_is_still_told_when_it_is_settled(
+    sluice: Sluice, stack: Stack
+) -> None:
+    body = event("customer.subscription.created", subscription(tenant="acme"))
+    (tracking_id,) = await stack.apply(body)
+    replayed = await sluice("replay", tracking_id, "--reason", "fixed it", "--actor", "ada")
+    assert replayed.code == 0, replayed.err
+    await stack.drain()
+    first, second = (await sluice("events", "show", tracking_id, "--json")).json["runs"]
+    assert (first["actor"], first["reason"]) == (None, None)
+    assert (second["actor"], second["reason"]) == ("operator:ada", "fixed it")

@@ -23,7 +23,6 @@ ELSEWHERE = {
     "shared/migrate.py": "makes the schema that the store stands on",
     "workers/stack/postgres.py": "makes the server: its database and its logins",
     "workers/stack/doctor.py": "looks at a server that may have no schema",
-    "workers/stack/up.py": "makes partitions as the owner, together with the migrations",
     "workers/cli/run.py": "prints the migrations' history as SQL",
 }
 

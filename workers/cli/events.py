@@ -39,6 +39,9 @@ def list_command(
     event: Annotated[
         str | None, typer.Option("--event", help="With this id at the provider.")
     ] = None,
+    conflicts: Annotated[
+        bool, typer.Option("--conflicts", help="Where another body came under the event's id.")
+    ] = False,
     limit: LimitOption = 50,
     cursor: CursorOption = None,
     as_json: JsonOption = False,
@@ -51,7 +54,7 @@ def list_command(
     # A filter that is not understood must never mean "all".
     if status is not None and status not in get_args(Status):
         raise CommandError(f"--status: one of {', '.join(get_args(Status))}", USAGE)
-    wanted = Filter(source, event_type, status, event)  # type: ignore[arg-type] # checked above
+    wanted = Filter(source, event_type, status, event, conflicts)  # type: ignore[arg-type] # checked above
 
     def key(received_at: str, number: str) -> tuple[datetime, UUID]:
         return datetime.fromisoformat(received_at), UUID(number)

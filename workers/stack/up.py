@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from shared import db, migrate
 from shared.sealing import KeyRing
 from shared.settings import ROLES, Endpoints, Settings
+from shared.store.partitions import make_partitions
 from shared.store.sources import read_seals
 from workers.stack import processes
 from workers.stack.embedded import Server
@@ -31,7 +32,6 @@ from workers.stack.valkey import ValkeyServer
 READY_TIMEOUT_S = 60.0
 #: A process that has ended so often before the stack was ready will not become ready.
 DEATHS_BEFORE_READY = 3
-PARTITIONS_AHEAD = 14
 
 MAKE_KEY = "export SLUICE_SECRET_KEY=$(head -c 32 /dev/urandom | base64 | tr '+/' '-_')"
 
@@ -86,7 +86,7 @@ async def migrate_database(url: str) -> list[migrate.Migration]:
     """Apply what is pending and make the partitions ahead; returns what was applied."""
     async with db.connect(url, "owner", name="sluice migrate") as conn:
         done = await migrate.migrate(conn)
-        await conn.fetchval("SELECT make_inbox_partitions($1)", PARTITIONS_AHEAD)
+        await make_partitions(conn)
         return done
 
 
