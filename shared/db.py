@@ -93,6 +93,7 @@ class Database:
         name: str = "sluice",
         size: int = 4,
         settings: dict[str, str] | None = None,
+        answer_within_s: float = 10.0,
     ) -> Self:
         """
         Open a pool in the role `role` ("owner", "gateway", "reader", "worker", "operator").
@@ -106,6 +107,8 @@ class Database:
             max_size=size,
             init=_set_codecs,
             timeout=5,
+            # The server's own timeouts reach nobody behind a connection that has gone silent.
+            command_timeout=answer_within_s,
             server_settings=_server_settings(url, role, name, settings),
         )
         return cls(pool)
@@ -239,17 +242,24 @@ def is_platform_fault(error: BaseException) -> bool:
     """
     Whether the database or the way to it failed, and not what was asked of it.
 
-    Connection trouble (08, 57P), serialisation and deadlock (40), resources (53), a lock not had
-    in time (55P03), a pool or socket that gave up. Trying again is right, and no event is charged.
+    See `_FAULT_CLASSES` and `_FAULTS`; also a pool, a socket or an answer that did not come in
+    time. Trying again is right, and no event is charged.
     """
     if isinstance(error, asyncpg.PostgresError):
         state = getattr(error, "sqlstate", None) or ""
-        return state[:2] in {"08", "40", "53"} or state[:3] == "57P" or state in {"55P03", "25P03"}
+        return state[:2] in _FAULT_CLASSES or state[:3] == "57P" or state in _FAULTS
     # asyncpg's "internal" error is what a connection answers that was cut while it was busy.
     return isinstance(
         error,
         OSError | TimeoutError | EOFError | asyncpg.InterfaceError | asyncpg.InternalClientError,
     )
+
+
+#: Connections, logins, rollbacks, resources, the system around Postgres.
+_FAULT_CLASSES = frozenset({"08", "28", "40", "53", "58"})
+#: A lock not had in time, an idle transaction ended, a standby or read-only server, a database,
+#: table or right that is not there (yet): a deployment to mend, and no event's doing.
+_FAULTS = frozenset({"55P03", "25P03", "25006", "3D000", "42P01", "42501"})
 
 
 def is_lock_timeout(error: BaseException) -> bool:

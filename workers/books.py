@@ -153,7 +153,7 @@ class Books:
 
     def sight(self, one: Sighted) -> Step:
         """Fold an observation into its object, and find out what that bears on."""
-        others = self._forget(one) if one.replayed else []
+        others = self.forget(one.event_id, one.tracking_id, but=one.key) if one.replayed else []
         entry = self.entries.get(one.key)
         before = entry.stored.register if entry is not None and entry.observations else None
         command = one.command
@@ -182,6 +182,26 @@ class Books:
         if is_link and customer is not None and self._links(customer) != links_before:
             affected += self.by_customer[customer]
         return Step(entry, superseded, self._at_this_point(affected))
+
+    def take_back(self, event_id: str, tracking_id: UUID) -> Step:
+        """Undo what an earlier run of an event observed, without another observation for it."""
+        without = self.forget(event_id, tracking_id)
+        owners = {entry.stored.owner for entry in without if entry.stored.owner is not None}
+        related = [entry for owner in owners for entry in self.by_customer.get(owner, ())]
+        return Step(None, False, self._at_this_point([*without, *related]))
+
+    def forget(self, event_id: str, tracking_id: UUID, but: ObjectKey | None = None) -> list[Entry]:
+        """Remove an earlier run's observation; returns the objects it leaves, except `but`."""
+        without = []
+        for entry in self.entries.values():
+            seen = entry.observations.get(event_id)
+            if seen is None or seen[0] != tracking_id:
+                continue
+            del entry.observations[event_id]
+            if entry.stored.key != but:
+                self._fold(entry)
+                without.append(entry)
+        return without
 
     def derive_again(self, entries: Iterable[Entry]) -> Step:
         """A step that only decides again, with registers as they are."""
@@ -221,7 +241,7 @@ class Books:
         own = step.entry.stored
         moved = any(
             was != (entry.stored.tenant, entry.stored.parked)
-            or had != self.given.get(entry.reference, ())
+            or not _are_same(had, self.given.get(entry.reference, ()))
             for was, had, (entry, _, _) in zip(stood, granted, step.affected, strict=True)
         )
         if changes or (moved and own.parked is None):
@@ -249,7 +269,7 @@ class Books:
             if (tenant, verdict.parked) != (stored.tenant, stored.parked):
                 stored.tenant, stored.parked = tenant, verdict.parked
                 entry.is_dirty = True
-            if verdict.grants != self.given.get(entry.reference, ()):
+            if not _are_same(verdict.grants, self.given.get(entry.reference, ())):
                 changes += self._give(entry, verdict.grants)
         return changes
 
@@ -278,19 +298,6 @@ class Books:
         customer = entry.stored.owner
         if customer is not None:
             self.by_customer.setdefault(customer, []).append(entry)
-
-    def _forget(self, one: Sighted) -> list[Entry]:
-        """Take back what an earlier run of the event observed, on whatever object."""
-        without = []
-        for entry in self.entries.values():
-            seen = entry.observations.get(one.event_id)
-            if seen is None or seen[0] != one.tracking_id:
-                continue
-            del entry.observations[one.event_id]
-            if entry.stored.key != one.key:
-                self._fold(entry)
-                without.append(entry)
-        return without
 
     def _fold(self, entry: Entry) -> None:
         stored = entry.stored
@@ -357,3 +364,7 @@ class Books:
             grant for grants in held.values() for grant in grants if grant.feature in features
         ]
         return aggregate(bearing, self.now)
+
+
+def _are_same(some: Sequence[Grant], others: Sequence[Grant]) -> bool:
+    return [grant.identity for grant in some] == [grant.identity for grant in others]

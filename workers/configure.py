@@ -51,14 +51,12 @@ async def difference(
                 f"sources.{name}.provider: its history is {before.provider}'s and would be misread"
                 f" by {source.provider}; give the new source another name"
             )
-    pruned = [
-        change.name
-        for change in found.changes
-        if change.kind == "plan" and change.action == "removed"
-    ]
+    pruned = [change for change in found.changes if change.action == "removed"]
     if not pruned:
         return stored, found
-    losses = tuple(await configuration.who_holds(conn, pruned))
+    plans = [change.name for change in pruned if change.kind == "plan"]
+    sources = [stored.sources[change.name].id for change in pruned if change.kind == "source"]
+    losses = tuple(await configuration.who_holds(conn, plans, sources))
     return stored, replace(found, losses=losses)
 
 
@@ -104,7 +102,8 @@ async def apply(
             await configuration.remove_source(conn, gone.id)
             await configuration.delete_secrets(conn, gone.id, [s.slot for s in gone.secrets])
     catalog_version = stored.catalog_version
-    if found.plans_changed:
+    # A new version, also of the same plans, is what has every tenant derived again.
+    if found.plans_changed or _changes_who_grants(stored, found, declared):
         catalog_version += 1
         await configuration.insert_catalog(conn, catalog_version, actor, found.plans)
     await record_action(
@@ -130,6 +129,19 @@ async def apply(
         },
     )
     return version, found
+
+
+def _changes_who_grants(stored: Stored, found: Difference, declared: Declaration) -> bool:
+    """Whether objects of some source grant that did not, or no longer do."""
+    if found.mode != stored.mode:
+        return True
+    if any(change.kind == "source" and change.action == "removed" for change in found.changes):
+        return True
+    before = {name: stored.sources.get(name) for name in declared.sources}
+    return any(
+        old is not None and (old.removed or old.livemode != declared.sources[name].livemode)
+        for name, old in before.items()
+    )
 
 
 async def _write_secrets(

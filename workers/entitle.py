@@ -5,6 +5,7 @@ new catalog. How, `workers.books` tells.
 
 from collections.abc import Sequence
 from datetime import datetime
+from uuid import UUID
 
 from shared.db import Conn
 from shared.domain.states import LINKING_KINDS
@@ -45,6 +46,37 @@ async def observe(
     answers = [books.answer(step) for step in steps]
     await books.save(conn, sighted)
     return answers
+
+
+async def take_back(
+    conn: Conn,
+    surroundings: Surroundings,
+    now: datetime,
+    replayed: Sequence[tuple[UUID, str]],
+    more_customers: frozenset[CustomerKey] = frozenset(),
+) -> dict[UUID, list[FeatureChange]]:
+    """
+    Undo what earlier runs of these events observed, where today's code observes nothing.
+
+    `replayed` holds (tracking id, event id). Returns what that changed, by tracking id.
+
+    Raises:
+        SetGrew: begin again with these customers too.
+    """
+    ids = [tracking_id for tracking_id, _ in replayed]
+    # Unlocked: only to know whose locks to take.
+    earlier = await objects.read_objects_seen_by(conn, ids)
+    if not earlier:
+        return {}
+    books = Books(surroundings, now)
+    owners = {stored.owner for stored in earlier if stored.owner is not None} | more_customers
+    await books.load(conn, owners, [stored.key for stored in earlier], owners)
+    await objects.forget_observations(conn, ids)
+    steps = {tracking_id: books.take_back(name, tracking_id) for tracking_id, name in replayed}
+    await books.lock_tenants(conn, steps.values())
+    changes = {tracking_id: books.decide(step) for tracking_id, step in steps.items()}
+    await books.save(conn, ())
+    return changes
 
 
 async def link_customer(

@@ -11,12 +11,11 @@ charged. This module holds the only decision to retry.
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
-from uuid import UUID, uuid4
+from typing import Any, TypeVar
 
 from opentelemetry.trace import SpanKind
 
@@ -24,14 +23,18 @@ from shared import telemetry
 from shared.db import Conn, is_lock_timeout, is_platform_fault
 from shared.domain.outcomes import ATTEMPTS_EXHAUSTED, PROCESS_DIED
 from shared.store import work
-from shared.store.work import LaneLock, Redelivery, Visit
-from workers import handlers, judging, settling
+from shared.store.objects import CustomerKey
+from shared.store.work import LaneLock, Redelivery, Settlement
+from workers import entitle, handlers, judging, settling
 from workers.books import SetGrew
 from workers.crew import Crew
 from workers.handlers.scope import Scope
+from workers.marks import AloneMark, VisitMark, marked
 from workers.surroundings import UnknownSource
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: How long an event whose customer somebody else holds is put off, uncharged.
 LOCKED_DELAY_S = 0.5
@@ -66,13 +69,14 @@ async def visit(crew: Crew, lane: int) -> Progress:
     """Apply what is due in a lane, at most one batch. Raises nothing but cancellation."""
     work_ids: list[int] = []
     try:
-        async with _marked(crew, lane) as mark:
-            size = await _apply_batch(crew, lane, mark, work_ids)
-            return _progress(crew, size)
+        async with marked(crew, lane) as mark:
+            return await _apply_batch(crew, lane, mark, work_ids)
     except _NotOurs as left:
         return left.progress
     except Exception as error:
-        if is_platform_fault(error) and not is_lock_timeout(error):
+        is_fault = is_platform_fault(error) and not is_lock_timeout(error)
+        if is_fault or not work_ids:
+            # Without work, nothing of the lane's own can be to blame.
             _log_fault(lane, error)
             return Progress.FAULT
         if isinstance(error, UnknownSource) and await _refreshed(crew):
@@ -88,70 +92,98 @@ async def isolate(crew: Crew, lane: int, work_ids: Sequence[int]) -> Progress:
             if not await apply_alone(crew, lane, work_id):
                 return Progress.NOTHING
         except Exception as error:
-            if not is_platform_fault(error):
-                raise
-            _log_fault(lane, error)
-            return Progress.FAULT
+            if is_platform_fault(error):
+                _log_fault(lane, error)
+                return Progress.FAULT
+            # It could not even be charged. It stays due, and its neighbours go on.
+            log.exception("event could not be charged", extra={"lane": lane, "work": work_id})
     return Progress.MORE
 
 
-async def apply_alone(crew: Crew, lane: int, work_id: int) -> bool:
+async def apply_alone(crew: Crew, lane: int, work_id: int, alone: AloneMark | None = None) -> bool:
     """
     Apply one event in a transaction of its own, and charge it if that fails.
 
-    Returns whether the lane was ours. Raises platform faults only.
+    Returns whether the lane was ours. Raises platform faults only, or what keeps it from being
+    charged.
     """
-    try:
-        async with crew.db.transaction() as conn:
-            held = await work.lock_lane(conn, lane)
-            if held is None:
-                return False
+
+    async def act(conn: Conn, held: LaneLock, more: frozenset[CustomerKey]) -> _Applied | None:
+        if alone is None:
+            return await _apply(conn, crew, held, Batch(*await work.read_one(conn, work_id)), more)
+        found = await work.read_visit(conn, lane)
+        if found is not None and found.token != alone.token:
+            return None
+        await alone.leave()
+        try:
             batch = Batch(*await work.read_one(conn, work_id))
-            await _apply(conn, crew, held, batch)
+            applied = await _apply(conn, crew, held, batch, more)
+            await work.survive(conn, lane, alone.token)
+        except Exception:
+            # Still under the lane's lock, or nobody else could tell this from a death.
+            await asyncio.shield(alone.withdraw())
+            raise
+        return applied
+
+    try:
+        applied = await _in_lane(crew, lane, act, waits=alone is not None)
     except Exception as error:
         if is_lock_timeout(error):
             return await _put_off(crew, lane, work_id)
         if is_platform_fault(error):
             raise
         return await charge(crew, lane, work_id, _code_of(error), _text_of(error))
-    _report(crew, held, batch)
-    return True
+    if applied is not None:
+        _report(crew, applied)
+    return applied is not None
 
 
 async def charge(
     crew: Crew, lane: int, work_id: int, code: str, error: str, *, alone: bool = False
 ) -> bool:
     """Write down a failed attempt; put the event off, or settle it dead. Whether it was ours."""
-    async with crew.db.transaction() as conn:
-        held = await work.lock_lane(conn, lane)
-        if held is None:
-            return False
-        events, redeliveries, _ = await work.read_one(conn, work_id)
-        for redelivery in redeliveries:
-            await _give_up_or_put_off(conn, crew, redelivery, error)
-        for event in events:
-            failed = event.attempts + 1
-            source = crew.surroundings.name_of(event.source_id)
-            telemetry.attempt_failed(source, code)
-            fields = {"tracking_id": str(event.tracking_id), "code": code, "attempt": failed}
-            if crew.retry.is_exhausted(failed):
-                await work.record_attempt(conn, work_id, code=code, error=error, worker=crew.name)
-                final = PROCESS_DIED if code == PROCESS_DIED else ATTEMPTS_EXHAUSTED
-                await settling.bury(conn, crew.surroundings, held, event, final, error)
-                log.error("event is dead", extra={**fields, "reason": error})
-            else:
-                delay_s = crew.retry.delay_s(failed, random.random())  # noqa: S311 - jitter
-                await work.charge(
-                    conn,
-                    work_id,
-                    code=code,
-                    error=error,
-                    worker=crew.name,
-                    delay_s=delay_s,
-                    alone=alone,
-                )
-                log.warning("attempt failed", extra={**fields, "reason": error})
-    return True
+
+    async def act(conn: Conn, held: LaneLock, _: frozenset[CustomerKey]) -> bool:
+        await charge_in(conn, crew, held, work_id, code, error, alone=alone)
+        return True
+
+    return await _in_lane(crew, lane, act) is not None
+
+
+async def charge_in(
+    conn: Conn,
+    crew: Crew,
+    held: LaneLock,
+    work_id: int,
+    code: str,
+    error: str,
+    *,
+    alone: bool = False,
+) -> None:
+    """The same, in a transaction that holds the lane."""
+    events, redeliveries, _ = await work.read_one(conn, work_id)
+    for redelivery in redeliveries:
+        await _give_up_or_put_off(conn, crew, redelivery, error)
+    for event in events:
+        failed = event.attempts + 1
+        telemetry.attempt_failed(crew.surroundings.name_of(event.source_id), code)
+        fields = {"tracking_id": str(event.tracking_id), "code": code, "attempt": failed}
+        if crew.retry.is_exhausted(failed):
+            await work.record_attempt(conn, work_id, code=code, error=error, worker=crew.name)
+            final = PROCESS_DIED if code == PROCESS_DIED else ATTEMPTS_EXHAUSTED
+            await settling.bury(conn, crew.surroundings, held, event, final, error)
+            log.error("event is dead", extra={**fields, "reason": error})
+        else:
+            await work.charge(
+                conn,
+                work_id,
+                code=code,
+                error=error,
+                worker=crew.name,
+                delay_s=crew.retry.delay_s(failed, random.random()),  # noqa: S311 - jitter
+                alone=alone,
+            )
+            log.warning("attempt failed", extra={**fields, "reason": error})
 
 
 async def _give_up_or_put_off(conn: Conn, crew: Crew, redelivery: Redelivery, error: str) -> None:
@@ -167,40 +199,62 @@ async def _give_up_or_put_off(conn: Conn, crew: Crew, redelivery: Redelivery, er
         log.warning("redelivery could not be judged", extra=fields)
 
 
-async def _apply_batch(crew: Crew, lane: int, mark: "_Mark", work_ids: list[int]) -> int:
-    """One transaction; `work_ids` is filled as soon as they are known."""
-    more_customers: frozenset[Any] = frozenset()
+Act = Callable[[Conn, LaneLock, frozenset[CustomerKey]], Awaitable[T]]
+
+
+async def _in_lane(crew: Crew, lane: int, act: Act[T], *, waits: bool = False) -> T | None:
+    """
+    Act in a transaction that holds the lane; None where somebody else has it.
+
+    Begins again, with more customers locked, where an object turns out to have another owner.
+    """
+    more: frozenset[CustomerKey] = frozenset()
     while True:
         try:
             async with crew.db.transaction() as conn:
-                held = await work.lock_lane(conn, lane)
-                if held is None:
-                    raise _NotOurs(Progress.NOTHING)
-                found = await work.read_visit(conn, lane)
-                if found is not None and found.token != mark.token:
-                    raise _NotOurs(Progress.SUSPECT)
-                batch = Batch(*await work.read_ready(conn, lane, crew.batch_size))
-                work_ids[:] = batch.work_ids
-                if not work_ids:
-                    raise _NotOurs(Progress.NOTHING)
-                await mark.leave(work_ids)
-                await _apply(conn, crew, held, batch, more_customers)
-                await work.clear_visit(conn, lane, mark.token)
-            mark.is_left = False
+                lock = work.await_lane if waits else work.lock_lane
+                held = await lock(conn, lane)
+                return await act(conn, held, more) if held is not None else None
         except SetGrew as grew:
-            more_customers = grew.customers
-            continue
-        _report(crew, held, batch)
-        return len(work_ids)
+            more = grew.customers
+
+
+async def _apply_batch(crew: Crew, lane: int, mark: VisitMark, work_ids: list[int]) -> Progress:
+    """One transaction; `work_ids` is filled as soon as they are known."""
+
+    async def act(conn: Conn, held: LaneLock, more: frozenset[CustomerKey]) -> _Applied:
+        found = await work.read_visit(conn, lane)
+        if found is not None and found.token != mark.token:
+            raise _NotOurs(Progress.SUSPECT)
+        batch = Batch(*await work.read_ready(conn, lane, crew.batch_size))
+        work_ids[:] = batch.work_ids
+        if not work_ids:
+            raise _NotOurs(Progress.NOTHING)
+        await mark.leave(work_ids)
+        applied = await _apply(conn, crew, held, batch, more)
+        await work.clear_visit(conn, lane, mark.token)
+        return applied
+
+    applied = await _in_lane(crew, lane, act)
+    if applied is None:
+        return Progress.NOTHING
+    mark.is_left = False
+    _report(crew, applied)
+    return Progress.MORE if len(work_ids) >= crew.batch_size else Progress.DONE
+
+
+@dataclass(frozen=True, slots=True)
+class _Applied:
+    """What a transaction did, to be reported once it has committed."""
+
+    held: LaneLock
+    batch: Batch
+    settled: list[Settlement]
 
 
 async def _apply(
-    conn: Conn,
-    crew: Crew,
-    held: LaneLock,
-    batch: Batch,
-    more_customers: frozenset[Any] = frozenset(),
-) -> None:
+    conn: Conn, crew: Crew, held: LaneLock, batch: Batch, more_customers: frozenset[CustomerKey]
+) -> _Applied:
     """Everything that a batch changes, in the transaction that holds its lane."""
     if batch.redeliveries:
         await judging.judge(conn, crew.surroundings, batch.redeliveries)
@@ -209,45 +263,26 @@ async def _apply(
     )
     scope = Scope(crew.surroundings, held.now, more_customers)
     done = await handlers.apply(conn, scope, translated)
-    await settling.settle(conn, crew.surroundings, held, done, refused, batch.lost)
+    done, refused = await _undone(conn, scope, done, refused)
+    settled = await settling.settle(conn, crew.surroundings, held, done, refused, batch.lost)
+    return _Applied(held, batch, settled)
 
 
-# The mark ---------------------------------------------------------------------------------------
-
-
-class _Mark:
-    """Says, from outside the batch's transaction, that this process is at this lane."""
-
-    def __init__(self, crew: Crew, lane: int) -> None:
-        self.token: UUID = uuid4()
-        self.is_left = False
-        self._crew = crew
-        self._lane = lane
-
-    async def leave(self, work_ids: Sequence[int]) -> None:
-        visited = Visit(self.token, work_ids[0], work_ids[-1], None)
-        self.is_left = True
-        async with self._crew.marks.connection() as conn:
-            await work.mark_visit(conn, self._lane, visited, self._crew.name)
-
-    async def clear(self) -> None:
-        if not self.is_left:
-            return
-        try:
-            async with self._crew.marks.connection() as conn:
-                await work.clear_visit(conn, self._lane, self.token)
-        except Exception as error:
-            # Left behind, it costs the lane a careful round, and nothing else.
-            log.warning("mark not cleared", extra={"lane": self._lane, "error": repr(error)})
-
-
-@asynccontextmanager
-async def _marked(crew: Crew, lane: int) -> AsyncGenerator[_Mark]:
-    mark = _Mark(crew, lane)
-    try:
-        yield mark
-    finally:
-        await asyncio.shield(mark.clear())
+async def _undone(
+    conn: Conn, scope: Scope, done: list[handlers.Done], refused: list[settling.Refused]
+) -> tuple[list[handlers.Done], list[settling.Refused]]:
+    """A replay that observes nothing any more takes back what its event observed before."""
+    silent = [one.event for one in refused]
+    silent += [one.event for one in done if all(a.outcome == "ignored" for a in one.answers)]
+    replayed = [(event.tracking_id, event.event_id) for event in silent if event.run > 1]
+    if not replayed:
+        return done, refused
+    changes = await entitle.take_back(
+        conn, scope.surroundings, scope.now, replayed, scope.more_customers
+    )
+    for one in done:
+        one.answers[0].changes.extend(changes.get(one.event.tracking_id, ()))
+    return done, [replace(one, changes=changes.get(one.event.tracking_id, ())) for one in refused]
 
 
 class _NotOurs(Exception):
@@ -263,11 +298,13 @@ class _NotOurs(Exception):
 
 async def _put_off(crew: Crew, lane: int, work_id: int) -> bool:
     """Somebody holds a row this event needs: try later, charge nobody, hold up nobody."""
-    async with crew.db.transaction() as conn:
-        if await work.lock_lane(conn, lane) is None:
-            return False
-        await work.defer(conn, work_id, LOCKED_DELAY_S * (0.5 + random.random()))  # noqa: S311
-    return True
+    delay_s = LOCKED_DELAY_S * (0.5 + random.random())  # noqa: S311 - jitter
+
+    async def act(conn: Conn, _: LaneLock, __: frozenset[CustomerKey]) -> bool:
+        await work.defer(conn, work_id, delay_s)
+        return True
+
+    return await _in_lane(crew, lane, act) is not None
 
 
 async def _refreshed(crew: Crew) -> bool:
@@ -293,14 +330,14 @@ def _log_fault(lane: int, error: Exception) -> None:
     log.warning("platform fault, nothing charged", extra={"lane": lane, "error": repr(error)})
 
 
-def _progress(crew: Crew, size: int) -> Progress:
-    return Progress.MORE if size >= crew.batch_size else Progress.DONE
-
-
-def _report(crew: Crew, held: LaneLock, batch: Batch) -> None:
+def _report(crew: Crew, applied: _Applied) -> None:
+    batch = applied.batch
     telemetry.batch(len(batch.events))
     for event in batch.events:
-        telemetry.end_to_end((held.now - event.received_at).total_seconds())
+        telemetry.end_to_end((applied.held.now - event.received_at).total_seconds())
+    counts = Counter((one.source_id, one.outcome) for one in applied.settled)
+    for (source_id, outcome), count in counts.items():
+        telemetry.settled(crew.surroundings.name_of(source_id), outcome, count)
     if not telemetry.records_spans():
         return
     for event in batch.events:

@@ -89,7 +89,9 @@ class Rounds:
             self._visited.discard(lane)
         woken = lane in self._woken_meanwhile
         self._woken_meanwhile.discard(lane)
-        if progress in (Progress.MORE, Progress.FAULT) or (woken and progress is Progress.DONE):
+        if progress in (Progress.MORE, Progress.FAULT) or (
+            woken and progress in (Progress.DONE, Progress.NOTHING)
+        ):
             self.wake((lane,))
         return progress
 

@@ -1,13 +1,11 @@
 """The ends of the spine: what an event asks for, and the records that its run leaves."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
 
-from shared import telemetry
 from shared.db import Conn, Row
 from shared.domain.audit import Draft
 from shared.domain.commands import Command
@@ -41,6 +39,7 @@ class Refused:
     outcome: Outcome
     code: str
     error: str | None = None
+    changes: Sequence[FeatureChange] = ()  # by what an earlier run did, and this one took back
 
 
 def translate(
@@ -77,7 +76,7 @@ def _may_be_forgotten(event: StoredEvent, pruned_before: datetime | None) -> boo
         pruned_before is not None
         and event.occurred_at is not None
         and event.occurred_at < pruned_before
-        and event.run == 1
+        and event.actor is None  # an operator may know better
     )
 
 
@@ -88,7 +87,7 @@ async def settle(
     done: Sequence[Done],
     refused: Sequence[Refused],
     lost: Sequence[Row],
-) -> None:
+) -> list[Settlement]:
     """Write the audit records and the settlements of a batch, and delete its work."""
     drafts: list[Draft] = []
     settled: list[Settlement] = []
@@ -97,7 +96,7 @@ async def settle(
         drafts += _records(surroundings, held, one.event, one.answers, tenant, outcome, code)
         settled.append(_settlement(one.event, outcome, code, None, tenant))
     for refusal in refused:
-        answers = (Answer(refusal.outcome, None, "", refusal.code, [], 0),)
+        answers = (Answer(refusal.outcome, None, "", refusal.code, list(refusal.changes), 0),)
         drafts += _records(
             surroundings, held, refusal.event, answers, None, refusal.outcome, refusal.code
         )
@@ -110,9 +109,7 @@ async def settle(
         settled.append(_settlement_of_lost(row))
     await audit.append(conn, drafts, now=held.now, xid=held.xid)
     await work.settle(conn, settled)
-    counts = Counter((one.source_id, one.outcome) for one in settled)
-    for (source_id, counted), count in counts.items():
-        telemetry.settled(surroundings.name_of(source_id), counted, count)
+    return settled
 
 
 async def bury(

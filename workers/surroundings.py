@@ -68,11 +68,17 @@ class Surroundings:
     def origin(self, source_id: int, livemode: bool) -> Origin:
         """What deriving must know of where an object comes from."""
         row = self.source(source_id)
-        grants_here = row.livemode is None or livemode == (self.mode == "live")
-        return Origin(row.name, row.provider, grants_here)
+        is_of_mode = row.livemode is None or livemode == (self.mode == "live")
+        return Origin(row.name, row.provider, is_of_mode, row.is_removed)
 
     async def catalog(self, conn: Conn) -> Catalog:
-        """The current catalog; call it under the tenants' locks only."""
+        """
+        The current catalog; call it under the tenants' locks only.
+
+        With it come the mode and the sources of now, which decide as well: `sluice apply` writes
+        a new catalog version where either changes what an object may grant.
+        """
+        await self.refresh(conn)
         version = await grants.current_catalog_version(conn)
         if version not in self._catalogs:
             document = await grants.read_catalog(conn, version)

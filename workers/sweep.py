@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 EVERY_S = 1.0
 PARTITIONS_EVERY_S = 3600.0
+RETRY_S = 60.0
 TENANTS_AT_ONCE = 100
 
 
@@ -38,20 +39,15 @@ class Sweep:
     async def run(self) -> None:
         """Sweep until cancelled."""
         telemetry.observe_oldest(lambda: self.ages)
-        duties = [
-            _Duty(EVERY_S, self.learn),
-            _Duty(EVERY_S, self.wake),
-            _Duty(5 * EVERY_S, self.age),
-            _Duty(EVERY_S, self.derive),
-            _Duty(PARTITIONS_EVERY_S, self.make_partitions),
-        ]
-        clock = asyncio.get_running_loop().time
-        while True:
-            for duty in duties:
-                if clock() >= duty.due_at_s:
-                    duty.due_at_s = clock() + duty.every_s * 0.9
-                    await duty.perform()
-            await asyncio.sleep(EVERY_S * (0.75 + random.random() / 2))  # noqa: S311 - jitter
+        async with asyncio.TaskGroup() as group:
+            for every_s, duty in (
+                (EVERY_S, self.learn),
+                (EVERY_S, self.wake),
+                (5 * EVERY_S, self.age),
+                (EVERY_S, self.derive),
+                (PARTITIONS_EVERY_S, self.make_partitions),
+            ):
+                group.create_task(_keep(every_s, duty), name=duty.__name__)
 
     async def learn(self) -> None:
         """Notice a new configuration."""
@@ -75,7 +71,8 @@ class Sweep:
         async with self.crew.db.connection() as conn:
             outdated = await grants.outdated_tenants(conn, TENANTS_AT_ONCE)
         for tenant in outdated:
-            await derive_again(self.crew, tenant)
+            # One that cannot be derived keeps no other on the old catalog.
+            await _guarded(f"derive {tenant}", derive_again(self.crew, tenant))
 
     async def make_partitions(self) -> None:
         """Keep the inbox's days ahead."""
@@ -85,22 +82,24 @@ class Sweep:
             log.error("inbox partitions are missing", extra={"days": ahead})
 
 
-@dataclass
-class _Duty:
-    every_s: float
-    do: Callable[[], Awaitable[None]]
-    due_at_s: float = 0.0
+async def _keep(every_s: float, duty: Callable[[], Awaitable[None]]) -> None:
+    """Do a duty again and again; after a failure, sooner."""
+    while True:
+        done = await _guarded(duty.__name__, duty())
+        pause_s = every_s if done else min(every_s, RETRY_S)
+        await asyncio.sleep(pause_s * (0.75 + random.random() / 2))  # noqa: S311 - jitter
 
-    async def perform(self) -> None:
-        name = self.do.__name__
-        try:
-            await self.do()
-        except Exception as error:
-            self.due_at_s = 0.0
-            if is_platform_fault(error):
-                log.warning("sweep put off", extra={"duty": name, "error": repr(error)})
-            else:
-                log.exception("sweep failed", extra={"duty": name})
+
+async def _guarded(what: str, doing: Awaitable[None]) -> bool:
+    try:
+        await doing
+    except Exception as error:
+        if is_platform_fault(error):
+            log.warning("sweep put off", extra={"duty": what, "error": repr(error)})
+        else:
+            log.exception("sweep failed", extra={"duty": what})
+        return False
+    return True
 
 
 async def derive_again(crew: Crew, tenant: str) -> None:

@@ -98,7 +98,7 @@ def changed_features(
     changes = []
     for feature in sorted(before.keys() | after.keys()):
         old, new = before.get(feature), after.get(feature)
-        if old == new:
+        if old == new and (old is None or new is None or type(old.value) is type(new.value)):
             continue
         if old is None:
             action = "entitlement.granted"

@@ -26,6 +26,7 @@ NEEDS_MAPPING = "needs:mapping"
 LINK_CONFLICT = "link_conflict"
 UNKNOWN_STATUS = "unknown_status"
 OTHER_MODE = "other_mode"
+SOURCE_REMOVED = "source_removed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +73,12 @@ class Catalog:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an object comes from. `grants_here`: its mode is the deployment's."""
+    """Where an object comes from, and whether its mode is the deployment's."""
 
     source: str
     provider: str
-    grants_here: bool = True
+    is_of_mode: bool = True
+    is_removed: bool = False
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -89,6 +91,11 @@ class Grant(msgspec.Struct, frozen=True):
     rank: int = 0
     valid_from: datetime | None = None
     valid_until: datetime | None = None
+
+    @property
+    def identity(self) -> tuple["Grant", type]:
+        """What two grants must share to be the same: in Python, True equals 1."""
+        return (self, type(self.value))
 
     def is_live(self, at: datetime) -> bool:
         """Whether it counts at that moment: from `valid_from` on, and before `valid_until`."""
@@ -162,8 +169,8 @@ def decide(
         return tenant, Verdict(parked=waits_for if kind == "customer" else None)
     if tenant is None:
         return None, Verdict(parked=waits_for)
-    if not origin.grants_here:
-        return tenant, Verdict(parked=OTHER_MODE)
+    if origin.is_removed or not origin.is_of_mode:
+        return tenant, Verdict(parked=SOURCE_REMOVED if origin.is_removed else OTHER_MODE)
     parked = UNKNOWN_STATUS if register.unknown is not None else None
     for sighting in register.sightings:
         grants = _grants_of(tenant, sighting, kind, origin, catalog)

@@ -139,21 +139,27 @@ CREATE TABLE visits (
 
 -- Partitions for today and the days ahead. A day whose rows already lie in the default
 -- partition is left there. Returns how many days from today on have a partition of their own.
+-- Attached, not created in place: that would lock the inbox against everybody, and queue behind
+-- any dump while receipt queues behind it. What is left to wait for is given up after 100 ms.
 CREATE FUNCTION make_inbox_partitions(days_ahead integer) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public SET lock_timeout = '100ms'
+AS $$
 DECLARE
     today date := (now() AT TIME ZONE 'UTC')::date;
     made  integer := 0;
     day   date;
+    name  text;
 BEGIN
     -- One maker at a time; the lock goes with the transaction, also behind a pooler.
     PERFORM pg_advisory_xact_lock(hashtext('sluice.inbox_partitions'));
     FOR day IN SELECT generate_series(today, today + days_ahead, interval '1 day')::date LOOP
-        IF to_regclass(format('public.inbox_%s', to_char(day, 'YYYYMMDD'))) IS NULL THEN
+        name := 'inbox_' || to_char(day, 'YYYYMMDD');
+        IF to_regclass('public.' || name) IS NULL THEN
             BEGIN
+                EXECUTE format('CREATE TABLE public.%I (LIKE public.inbox INCLUDING ALL)', name);
                 EXECUTE format(
-                    'CREATE TABLE public.inbox_%s PARTITION OF public.inbox FOR VALUES FROM (%L) TO (%L)',
-                    to_char(day, 'YYYYMMDD'), day::timestamp AT TIME ZONE 'UTC',
+                    'ALTER TABLE public.inbox ATTACH PARTITION public.%I FOR VALUES FROM (%L) TO (%L)',
+                    name, day::timestamp AT TIME ZONE 'UTC',
                     (day + 1)::timestamp AT TIME ZONE 'UTC');
             EXCEPTION WHEN check_violation THEN
                 CONTINUE;

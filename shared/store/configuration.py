@@ -220,11 +220,12 @@ async def has_history(conn: Conn, source_id: int) -> bool:
 
 
 WHO_HOLDS = """
-SELECT plan, tenant, array_agg(DISTINCT feature ORDER BY feature) AS features
-FROM grants
-WHERE plan = ANY($1::text[]) AND (valid_until IS NULL OR now() < valid_until)
-GROUP BY plan, tenant
-ORDER BY plan, tenant
+SELECT g.plan, g.tenant, array_agg(DISTINCT g.feature ORDER BY g.feature) AS features
+FROM grants AS g JOIN objects AS o ON o.id = g.object
+WHERE (g.plan = ANY($1::text[]) OR o.source_id = ANY($2::smallint[]))
+  AND (g.valid_until IS NULL OR now() < g.valid_until)
+GROUP BY g.plan, g.tenant
+ORDER BY g.plan, g.tenant
 """
 
 
@@ -237,9 +238,9 @@ class Holding:
     features: tuple[str, ...]
 
 
-async def who_holds(conn: Conn, plans: Sequence[str]) -> list[Holding]:
-    """The tenants with grants of these plans, and what each would lose."""
-    rows = await conn.fetch(WHO_HOLDS, list(plans))
+async def who_holds(conn: Conn, plans: Sequence[str], source_ids: Sequence[int]) -> list[Holding]:
+    """The tenants with grants of these plans or from these sources, and what each would lose."""
+    rows = await conn.fetch(WHO_HOLDS, list(plans), list(source_ids))
     return [Holding(row["plan"], row["tenant"], tuple(row["features"])) for row in rows]
 
 

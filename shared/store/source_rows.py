@@ -13,6 +13,7 @@ class SourceRow:
     name: str
     provider: str
     livemode: bool | None
+    is_removed: bool  # pruned: its events still have to be applied, and it grants nothing
     lanes: tuple[int, ...]
 
 
@@ -27,7 +28,7 @@ async def read_mode(conn: Conn) -> tuple[int, str]:
 
 
 READ_SOURCES = """
-SELECT s.id, s.name, s.provider, s.livemode,
+SELECT s.id, s.name, s.provider, s.livemode, s.removed_at IS NOT NULL AS is_removed,
        array(SELECT l.id FROM lanes l WHERE l.source_id = s.id ORDER BY l.number) AS lanes
 FROM sources s ORDER BY s.id
 """
@@ -36,6 +37,13 @@ FROM sources s ORDER BY s.id
 async def read_sources(conn: Conn) -> list[SourceRow]:
     """Every source there ever was."""
     return [
-        SourceRow(row["id"], row["name"], row["provider"], row["livemode"], tuple(row["lanes"]))
+        SourceRow(
+            row["id"],
+            row["name"],
+            row["provider"],
+            row["livemode"],
+            row["is_removed"],
+            tuple(row["lanes"]),
+        )
         for row in await conn.fetch(READ_SOURCES)
     ]

@@ -72,6 +72,18 @@ async def lock_lane(conn: Conn, lane: int) -> LaneLock | None:
     return LaneLock(lane, row["now"], row["xid"]) if row is not None else None
 
 
+AWAIT_LANE = """
+SELECT now() AS now, pg_current_xact_id()::text::bigint AS xid
+FROM lanes WHERE id = $1 FOR NO KEY UPDATE
+"""
+
+
+async def await_lane(conn: Conn, lane: int) -> LaneLock | None:
+    """The same, but wait for it as long as `lock_timeout` says."""
+    row = await conn.fetchrow(AWAIT_LANE, lane)
+    return LaneLock(lane, row["now"], row["xid"]) if row is not None else None
+
+
 # A statement of its own: the snapshot of the one that took the lock may be older than the last
 # holder's commit, and would show work that is done.
 READ_VISIT = "SELECT token, first_work, last_work, alone_work FROM visits WHERE lane = $1"
@@ -226,6 +238,14 @@ async def mark_visit(conn: Conn, lane: int, visit: Visit, worker: str) -> None:
     )
 
 
+SURVIVE = "UPDATE visits SET alone_work = NULL WHERE lane = $1 AND token = $2"
+
+
+async def survive(conn: Conn, lane: int, token: UUID) -> None:
+    """Say, together with its effects, that the event applied alone has killed nobody."""
+    await conn.execute(SURVIVE, lane, token)
+
+
 CLEAR_VISIT = "DELETE FROM visits WHERE lane = $1 AND token = $2"
 
 
@@ -341,11 +361,3 @@ UPDATE work SET due_at = now() + make_interval(secs => $2) WHERE id = $1
 async def defer(conn: Conn, work_id: int, delay_s: float) -> None:
     """Put an event off without charging it."""
     await conn.execute(DEFER, work_id, delay_s)
-
-
-FORGET_VISIT = "DELETE FROM visits WHERE lane = $1"
-
-
-async def forget_visit(conn: Conn, lane: int) -> None:
-    """Clear a lane of suspicion; the caller holds its lock."""
-    await conn.execute(FORGET_VISIT, lane)

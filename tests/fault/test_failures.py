@@ -3,12 +3,17 @@
 import asyncio
 import contextlib
 import time
+from uuid import uuid4
 
 from shared import db
 from shared.domain.outcomes import RetryPolicy
+from shared.store import work
+from shared.store.work import Visit
 from tests.support.stack import Stack, drain, new_crew
 from tests.support.stripe_events import NOW_S, event, subscription
 from workers.fleet import work_until
+from workers.process import Progress, visit
+from workers.solitary import Solitary
 
 POISON = """
 CREATE FUNCTION refuse_poison() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -171,3 +176,63 @@ async def test_a_conflicting_body_is_listed_and_never_applied(stack: Stack) -> N
 async def _visit_once(crew: object) -> None:
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(drain(crew), 0.5)  # type: ignore[arg-type]
+
+
+async def test_a_read_only_database_is_a_fault_and_no_hot_loop(stack: Stack) -> None:
+    """As after a failover to a standby: nobody is charged, and lanes are not visited in a spin."""
+    await stack.receive(*[created(f"sub_{number}") for number in range(20)])
+    async with stack.owner.connection() as conn:
+        name = await conn.fetchval("SELECT current_database()")
+        await conn.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    async with new_crew(stack.endpoints, "late") as late:
+        async with stack.owner.connection() as conn:
+            await late.surroundings.refresh(conn)
+        visits = 0
+        for lane in await stack.lanes():
+            assert await visit(late, lane) in (Progress.FAULT, Progress.NOTHING)
+            visits += 1
+    assert visits == 16
+    async with stack.owner.connection() as conn:
+        await conn.execute("SET default_transaction_read_only = off")
+        await conn.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    await stack.drain()
+    assert await stack.value("SELECT count(*) FROM attempts") == 0
+    assert await stack.value("SELECT count(*) FROM settlements WHERE outcome = 'applied'") == 20
+
+
+async def test_the_solitary_charges_only_what_its_own_death_interrupted(stack: Stack) -> None:
+    """A mark that says what was being applied alone, left by a process that lived on."""
+    await stack.receive(*[created(f"sub_{number}") for number in range(40)])
+    lane, first, last = (await stack.fetch(
+        "SELECT lane, min(id), max(id) FROM work GROUP BY lane ORDER BY count(*) DESC LIMIT 1"
+    ))[0]  # fmt: skip
+    stop = asyncio.Event()
+    solitary = Solitary(stack.crew, stop)
+    left_behind = Visit(uuid4(), first, last, first)
+    solitary.survived.add(left_behind.token)
+    async with stack.crew.marks.connection() as conn:
+        await work.mark_visit(conn, lane, left_behind, "solitary")
+    running = asyncio.create_task(solitary.run())
+    begun = time.monotonic()
+    while await stack.value("SELECT count(*) FROM visits"):
+        assert time.monotonic() - begun < 10
+        await asyncio.sleep(0.05)
+    stop.set()
+    await running
+    assert await stack.value("SELECT count(*) FROM attempts") == 0
+    assert await stack.value("SELECT count(*) FROM work WHERE lane = $1", lane) == 0
+    await stack.drain()
+    assert await stack.value("SELECT count(*) FROM settlements WHERE outcome = 'applied'") == 40
+
+
+async def test_new_partitions_do_not_wait_for_readers_nor_receipt_for_them(stack: Stack) -> None:
+    async with stack.owner.transaction() as reader:
+        await reader.fetch("SELECT count(*) FROM inbox")
+        begun = time.monotonic()
+        async with stack.crew.db.connection() as conn:
+            with contextlib.suppress(Exception):
+                await conn.fetchval("SELECT make_inbox_partitions(30)")
+        await stack.receive(created("sub_1"))
+        assert time.monotonic() - begun < 0.7
+    async with stack.crew.db.connection() as conn:
+        assert await conn.fetchval("SELECT make_inbox_partitions(30)") == 31

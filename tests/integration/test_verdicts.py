@@ -2,6 +2,7 @@
 
 from tests.support.stack import Stack
 from tests.support.stripe_events import NOW_S, customer, event, session, subscription
+from workers.sweep import derive_again
 
 
 async def test_an_event_of_the_other_mode_is_ignored_by_name(stack: Stack) -> None:
@@ -114,3 +115,61 @@ async def test_access_ends_on_time_without_an_event(stack: Stack) -> None:
     assert all(one["validUntil"] is not None for one in found["entitlements"])
     await stack.fetch("SELECT pg_sleep(2.5)")
     assert await stack.features("a") == {}
+
+
+async def test_a_change_of_mode_reaches_what_was_granted_before(stack: Stack) -> None:
+    await stack.configure({"sandbox": False})
+    live = event("customer.subscription.created", subscription(tenant="live"))
+    test = event(
+        "customer.subscription.created",
+        subscription("sub_2", customer="cus_2", tenant="test"),
+        livemode=False,
+    )
+    await stack.apply(live)
+    await stack.apply(test, source="sandbox")
+    await stack.configure(mode="test")
+    for tenant in ("live", "test"):
+        await derive_again(stack.crew, tenant)
+    assert await stack.features("live") == {}
+    assert await stack.features("test") == {"seats": 10, "sso": True}
+
+
+async def test_a_removed_source_grants_nothing(stack: Stack) -> None:
+    await stack.apply(event("customer.subscription.created", subscription(tenant="a")))
+    async with stack.owner.connection() as conn:
+        await conn.execute("UPDATE sources SET removed_at = now()")
+    await stack.configure()
+    await derive_again(stack.crew, "a")
+    assert await stack.features("a") == {}
+    assert await stack.value("SELECT parked FROM objects") == "source_removed"
+
+
+async def test_true_and_one_are_two_values(stack: Stack) -> None:
+    await stack.apply(event("customer.subscription.created", subscription(tenant="a")))
+    plan = {"products": ["stripe:prod_pro"], "features": {"sso": 1}}
+    await stack.configure(plans={"pro": plan})
+    await derive_again(stack.crew, "a")
+    assert (await stack.features("a"))["sso"] is not True
+    assert await stack.value(
+        "SELECT count(*) FROM audit WHERE feature = 'sso' AND action = 'entitlement.changed'"
+    )
+
+
+async def test_a_replay_that_observes_nothing_takes_back_what_was_observed(stack: Stack) -> None:
+    body = event("customer.subscription.created", subscription(tenant="acme"))
+    (tracking_id,) = await stack.apply(body)
+    assert await stack.features("acme") == {"seats": 10, "sso": True}
+    # As if today's code knew that this event should never have been applied.
+    async with stack.owner.connection() as conn:
+        await conn.execute("UPDATE inbox SET event_type = 'not.for.us'")
+        await conn.execute(
+            "INSERT INTO work (tracking_id, received_at, lane, run, actor, reason)"
+            " SELECT tracking_id, received_at, lane, 2, 'operator:me', 'fixed' FROM inbox"
+        )
+    await stack.drain()
+    assert await stack.features("acme") == {}
+    assert await stack.outcomes([tracking_id]) == ["ignored"]
+    revoked = await stack.fetch(
+        "SELECT feature FROM audit WHERE run = 2 AND step > 0 ORDER BY step"
+    )
+    assert [row["feature"] for row in revoked] == ["seats", "sso"]

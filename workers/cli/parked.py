@@ -77,7 +77,7 @@ def _shown(parked: "Parked") -> dict[str, Any]:
     }
 
 
-def explain(parked: "Parked") -> str:
+def explain(parked: "Parked") -> str:  # noqa: PLR0911 - a line for each reason
     """What the object waits for, in one line, with the command that would help."""
     from shared.domain import entitlements
 
@@ -102,6 +102,8 @@ def explain(parked: "Parked") -> str:
                 f"its status {status!r} is unknown to this version: it neither grants nor revokes,"
                 " and what it gave before stays"
             )
+        case entitlements.SOURCE_REMOVED:
+            return f"its source {parked.source} was removed: declare it again, and apply"
         case entitlements.OTHER_MODE:
             return (
                 f"it is a {'live' if parked.livemode else 'test'} object, and this deployment runs"
