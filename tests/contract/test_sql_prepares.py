@@ -20,7 +20,7 @@ RUN_BY = {
     "shared.store.intake": ("gateway",),
     "shared.store.ledger": ("worker",),
     "shared.store.objects": ("worker",),
-    "shared.store.objects_read": ("operator",),
+    "shared.store.parked": ("operator",),
     "shared.store.partitions": ("worker", "operator"),
     "shared.store.redeliveries": ("worker",),
     "shared.store.replays": ("operator",),

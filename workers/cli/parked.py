@@ -18,7 +18,7 @@ from workers.cli.output import (
 if TYPE_CHECKING:
     from shared.db import Conn
     from shared.settings import Endpoints
-    from shared.store.objects_read import Parked
+    from shared.store.parked import Parked
 
 app = typer.Typer(help="Parked objects: what waits, and for what.", no_args_is_help=True)
 
@@ -36,8 +36,8 @@ def list_command(
     as_json: JsonOption = False,
 ) -> None:
     """List parked objects, longest waiting first, with the line that would help."""
-    from shared.store.objects_read import list_parked
     from shared.store.paging import decode_cursor, iso, page_of
+    from shared.store.parked import list_parked
 
     def key(since: str, number: int) -> tuple[datetime, int]:
         return datetime.fromisoformat(since), int(number)

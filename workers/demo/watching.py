@@ -13,7 +13,7 @@ from shared.db import Conn
 from shared.domain.events import received_at_of
 from shared.store import demo
 from shared.store.demo import Progress, Trace
-from shared.store.objects_read import Parked, list_parked
+from shared.store.parked import Parked, list_parked
 from shared.store.tenants import read_tenant
 from workers.demo.bodies import Event
 from workers.demo.sending import Answer
