@@ -77,7 +77,10 @@ async def pending(conn: Conn) -> list[Migration]:
                 " not know: run the version that made it, or a newer one"
             )
         if file.sha256 != row["sha256"]:
-            raise MigrationError(f"{number:04d}_{file.name}.sql was edited after it was applied")
+            raise MigrationError(
+                f"{number:04d}_{file.name}.sql was edited after it was applied to this database:"
+                " run the version that applied it, or use another database or SLUICE_HOME"
+            )
     return [migration for number, migration in sorted(files.items()) if number not in applied]
 
 

@@ -145,6 +145,8 @@ def resolve_secret(declared: str, path: str, environ: Mapping[str, str], beside:
         raise DeclarationError(
             f"{path}{where} is empty: an empty secret is one anybody can sign with"
         )
+    if not (secret.isascii() and secret.isprintable()):
+        raise DeclarationError(f"{path} holds characters that no secret has: is it an example's?")
     return secret
 
 

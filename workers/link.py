@@ -78,7 +78,7 @@ async def link(
         cause="operator",
         cause_id=action_id,
         run=1,
-        tenant="",
+        tenant=tenant or before or "",
         step=0,
         action="customer.linked",
         actor=actor,

@@ -13,6 +13,9 @@ LONGEST_ID_BYTES = 255
 
 LANES_PER_SOURCE = 16
 
+#: What a datetime can hold; 48 bits reach a thousand years further.
+_LAST_MILLISECOND = 253_402_300_799_999
+
 Headers = tuple[tuple[str, str], ...]
 Status = Literal["received", "retrying", "processed", "ignored", "dead"]
 
@@ -83,8 +86,9 @@ def new_tracking_id(now: datetime, random_bytes: bytes) -> UUID:
 
 
 def received_at_of(tracking_id: UUID) -> datetime:
-    """The receipt's time in aware UTC, to the millisecond."""
-    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=tracking_id.int >> 80)
+    """The receipt's time in aware UTC, to the millisecond. Nobody's UUID makes it raise."""
+    milliseconds = min(tracking_id.int >> 80, _LAST_MILLISECOND)
+    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=milliseconds)
 
 
 def lane_number(subject: str) -> int:

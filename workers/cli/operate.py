@@ -1,6 +1,7 @@
 """The operator's side of `sluice`: change what is configured, and have events applied again."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -82,7 +83,7 @@ def apply(
         if asks and not found.is_empty:
             _show(found, to_stderr=as_json)
             shown_version = found.base_version
-            if not typer.confirm("Apply this?", err=True):
+            if not _is_agreed():
                 raise CommandError("nothing was written", FAILURE)
         if found.removes and not (asks or yes or dry_run):
             raise CommandError("--prune removes something: say --yes to have it done", USAGE)
@@ -195,3 +196,13 @@ def _as_json(found: "Difference", version: int, *, written: bool, dry_run: bool)
             for loss in found.losses
         ],
     }
+
+
+def _is_agreed() -> bool:
+    # asyncio's own handler only cancels the task, which waits for the answer: Ctrl-C would be
+    # heard the second time.
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return typer.confirm("Apply this?", err=True)
+    finally:
+        signal.signal(signal.SIGINT, heard)

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import typer
 
-from workers.cli.exits import CONFLICT, USAGE, CommandError, write_json
+from workers.cli.exits import CONFLICT, DEPENDENCY_DOWN, USAGE, CommandError, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,9 +59,11 @@ def operate(work: "Callable[[Conn, Endpoints], Awaitable[Result]]") -> Result:
     from workers.cli.run import find_endpoints
     from workers.configure import ConfigurationConflict
     from workers.declaration import DeclarationError
+    from workers.stack.home import holder
     from workers.trail import AnchorError
 
-    endpoints = find_endpoints(Settings.read())
+    settings = Settings.read()
+    endpoints = find_endpoints(settings)
 
     async def session() -> Result:
         url = endpoints.database["operator"]
@@ -76,6 +78,16 @@ def operate(work: "Callable[[Conn, Endpoints], Awaitable[Result]]") -> Result:
         raise CommandError(f"--cursor: {error}", USAGE) from None
     except ConfigurationConflict as error:
         raise CommandError(str(error), CONFLICT) from None
+    except Exception as error:
+        # What a killed stack left behind names ports that may be anybody's by now.
+        if not db.is_platform_fault(error) or settings.database_url is not None:
+            raise
+        if holder(settings.home) is not None:
+            raise
+        raise CommandError(
+            f"no stack runs in {settings.home}: start it with `sluice up` ({error})",
+            DEPENDENCY_DOWN,
+        ) from None
 
 
 async def in_transaction(conn: "Conn", work: Callable[[], Awaitable[Result]]) -> Result:

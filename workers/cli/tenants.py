@@ -124,7 +124,7 @@ def _print(found: dict[str, Any]) -> None:
             ],
         )
     else:
-        note("nothing may be used now")
+        note("nothing may be used now; what waits for something: sluice parked list")
     if customers:
         print_heading("Customers")
         columns = ("customer", "source", "account", "livemode", "linkedBy", "linkedAt")
