@@ -87,6 +87,7 @@ async def visit(crew: Crew, lane: int) -> Progress:
 
 async def isolate(crew: Crew, lane: int, work_ids: Sequence[int]) -> Progress:
     """Apply these one per transaction; only the guilty are charged."""
+    progress = Progress.MORE
     for work_id in work_ids:
         try:
             if not await apply_alone(crew, lane, work_id):
@@ -95,9 +96,10 @@ async def isolate(crew: Crew, lane: int, work_ids: Sequence[int]) -> Progress:
             if is_platform_fault(error):
                 _log_fault(lane, error)
                 return Progress.FAULT
-            # It could not even be charged. It stays due, and its neighbours go on.
+            # It could not even be charged. It stays due, its neighbours go on, and we pause.
             log.exception("event could not be charged", extra={"lane": lane, "work": work_id})
-    return Progress.MORE
+            progress = Progress.FAULT
+    return progress
 
 
 async def apply_alone(crew: Crew, lane: int, work_id: int, alone: AloneMark | None = None) -> bool:
