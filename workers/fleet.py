@@ -50,13 +50,13 @@ async def work_until(stop: asyncio.Event, crew: Crew, redis_url: str, slots: int
         stopping.cancel()
         for task in others:
             task.cancel()
-        await asyncio.gather(*others, stopping, return_exceptions=True)
+        await asyncio.wait({*others, stopping}, timeout=STOP_WITHIN_S)
         # What cannot finish in time rolls back, and is found again.
         await asyncio.wait({visiting}, timeout=STOP_WITHIN_S)
         visiting.cancel()
         await asyncio.gather(visiting, return_exceptions=True)
     for task in (visiting, *others):
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
             raise error
 
 
@@ -98,9 +98,22 @@ async def _listen(redis_url: str, rounds: Rounds) -> None:
         except (ValueError, KeyError, TypeError) as error:
             log.warning("a wake-up could not be read", extra={"error": repr(error)})
         finally:
-            with contextlib.suppress(RedisError, OSError, TimeoutError, asyncio.CancelledError):
-                await asyncio.wait_for(worker.close(), 1)
+            await _closed(worker)
         await asyncio.sleep(min(REDIS_RETRY_S * 2 ** min(failures, 5), LONGEST_REDIS_RETRY_S))
+
+
+async def _closed(worker: Worker) -> None:
+    """
+    Close for a second at most.
+
+    arq may answer with its own jobs' cancellation, which must not be taken for ours, nor ours
+    for arq's: either would keep this process from stopping.
+    """
+    closing = asyncio.ensure_future(worker.close())
+    await asyncio.wait({closing}, timeout=1)
+    closing.cancel()
+    with contextlib.suppress(asyncio.InvalidStateError, asyncio.CancelledError):
+        closing.exception()
 
 
 async def _work(stop: asyncio.Event, crew: Crew, settings: Settings, endpoints: Endpoints) -> None:
