@@ -11,19 +11,31 @@ from shared.domain.states import ObjectState
 
 #: How a snapshot bears on the state of its second (see `shared.domain.register`): an `edge` leads
 #: from the state before to the state after, an `arrival` only arrives (the object was created),
-#: a `point` says what the state was and no more.
-Shape = Literal["edge", "arrival", "point"]
+#: a `point` says what the state was and no more. A `fetch` is what the provider answered when it
+#: was asked. A `hint` says that the object changed, and nothing of its state.
+Shape = Literal["edge", "arrival", "point", "fetch", "hint"]
+
+#: The type of the event under which a fetch's answer comes through the inbox.
+FETCHED = "sluice.fetched"
 
 
 class Observe(msgspec.Struct, frozen=True):
-    """An event carries a snapshot of a provider object."""
+    """
+    An event carries a snapshot of a provider object, or the answer to a fetch of it.
+
+    `version` is in the provider's own clock and unit, only ever compared within one object. A
+    fetch contains all that happened up to `version`, and nothing from after `ceiling`; `number`
+    was taken before it was asked for. A hint's state is `UNOBSERVED`.
+    """
 
     kind: str
     object_id: str
-    version: int  # in the provider's own clock and unit, only ever compared within one object
+    version: int
     shape: Shape
     before: ObjectState | None  # of an edge
     after: ObjectState
+    ceiling: int | None = None  # of a fetch
+    number: int | None = None  # of a fetch
 
 
 class Ignore(msgspec.Struct, frozen=True):

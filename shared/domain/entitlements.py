@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from shared.domain.register import Register, Sighting
-from shared.domain.states import ACCESS, GRANTING_KINDS, Item, Standing, standing_of
+from shared.domain.states import ACCESS, FAMILIES, Item, Standing, standing_of
 
 UNLIMITED = "unlimited"
 DEFAULT_GRACE_S = 7 * 86_400
@@ -164,7 +164,7 @@ def decide(
     tenant, waits_for = resolve_tenant(register.newest.tenant, links)
     if register.terminal:
         return tenant, Verdict()
-    if kind not in GRANTING_KINDS.get(origin.provider, frozenset()):
+    if kind not in FAMILIES[origin.provider]["subscriptions"]:
         # A session is a link, not somebody who waits for one.
         return tenant, Verdict(parked=waits_for if kind == "customer" else None)
     if tenant is None:
