@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.domain.payments import DEFAULT_POLICY, Policy
-from shared.domain.states import FAMILIES, SESSION_KIND, Item, ObjectState
+from shared.domain.standings import FAMILIES
+from shared.domain.states import SESSION_KIND, Item, ObjectState
 
 UNLIMITED = "unlimited"
 DEFAULT_GRACE_S = 7 * 86_400

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import msgspec
 
 from shared.domain.register import Register
+from shared.domain.standings import ACCESS, Standing, standing_of
 from shared.domain.states import (
-    ACCESS,
     ADVERSE_KINDS,
     CHARGE_KIND,
     CUSTOMER_KIND,
@@ -23,8 +23,6 @@ from shared.domain.states import (
     REFUND_KIND,
     SESSION_KIND,
     SUBSCRIPTION_KIND,
-    Standing,
-    standing_of,
 )
 
 #: Where the way from a payment ends: what it was paid for.

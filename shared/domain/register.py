@@ -20,16 +20,8 @@ from typing import Literal
 import msgspec
 
 from shared.domain.commands import Shape
-from shared.domain.states import (
-    ACCESS,
-    SESSION_KIND,
-    TERMINAL,
-    UNOBSERVED,
-    Item,
-    ObjectState,
-    Standing,
-    standing_of,
-)
+from shared.domain.standings import ACCESS, TERMINAL, Standing, standing_of
+from shared.domain.states import SESSION_KIND, UNOBSERVED, Item, ObjectState
 
 #: Why a fetch would help: the order is undecided; a hint says that the object changed; a list is
 #: known not to be whole; a purchase does not say what was bought.

@@ -15,15 +15,13 @@ from shared.domain.catalog import Catalog, Origin, Plan
 from shared.domain.entitlements import Grant, is_number
 from shared.domain.payments import NO_CIRCUMSTANCES, SPEAKS_AGAINST, Circumstances
 from shared.domain.register import Register, Sighting, Want
+from shared.domain.standings import ACCESS, Standing, standing_of
 from shared.domain.states import (
-    ACCESS,
     ADVERSE_KINDS,
     CUSTOMER_KIND,
     SESSION_KIND,
     SUMMARY_KIND,
     UNOBSERVED,
-    Standing,
-    standing_of,
 )
 
 #: Why an object gives nothing yet; what `parked list` shows.
