@@ -16,7 +16,13 @@ from shared.db import Conn
 from shared.domain.catalog import Catalog, Origin
 from shared.domain.keys import CustomerKey, JointKey, ObjectKey
 from shared.domain.outcomes import Outcome
-from shared.domain.payments import Circumstances, circumstances, is_adverse
+from shared.domain.payments import (
+    BEARING_KINDS,
+    NO_CIRCUMSTANCES,
+    Circumstances,
+    circumstances,
+    is_adverse,
+)
 from shared.domain.register import NOTHING, Observation, Register, fold
 from shared.domain.states import (
     ADVERSE_KINDS,
@@ -358,8 +364,13 @@ class Books:
         return tuple(found.values())
 
     def _circumstances(self, entry: Entry) -> dict[ObjectKey, Circumstances]:
-        group = {near.stored.key: near for near in (entry, *self._group(entry))}
+        near_by = self._group(entry)
         origin = self._origin(entry.stored.key)
+        if origin.policy.grants_from != "summary" and not any(
+            near.stored.key.kind in BEARING_KINDS or near.stored.adverse for near in near_by
+        ):
+            return {entry.stored.key: NO_CIRCUMSTANCES}
+        group = {near.stored.key: near for near in (entry, *near_by)}
         seen = [near.seen for near in group.values()]
         by_name = circumstances(origin.provider, origin.policy, seen)
         return {near: by_name[near.name] for near in group}
