@@ -182,7 +182,7 @@ async def test_a_replay_that_observes_nothing_takes_back_what_was_observed(stack
 async def test_what_only_an_operator_can_mend_is_said_aloud_once(
     stack: Stack, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rounds = Rounds(lambda lane: visit(stack.crew, lane), 1, lambda: {})
+    rounds = Rounds(lambda lane: visit(stack.crew, lane), 1, dict)
     sweep = Sweep(stack.crew, rounds)
     await stack.apply(
         event("customer.subscription.created", subscription(tenant="a", product="prod_unheard_of")),
