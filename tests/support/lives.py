@@ -31,13 +31,17 @@ CHANGES: list[dict[str, list[Any]]] = [
     {"product": ["prod_pro", "prod_basic"]},
     {"metadata": [{}, {"tenant_id": "a"}, {"tenant_id": "b"}, {"note": "x"}]},
     {"latest_invoice": ["in_1", "in_2", None]},
+    {"pause_collection": [None, {"behavior": "void"}, {"behavior": "void", "resumes_at": NOW_S}]},
+    {"default_payment_method": [None, "pm_1"]},
 ]
+_LAPSING = {"end_behavior": {"missing_payment_method": "cancel"}}
 
 
 def live(rng: random.Random, number: str, *, tenant: str | None = None) -> Life:
     """One life: a start, then 2 to 6 changes within one second, toggles included."""
     second = NOW_S + rng.randrange(1000)
-    current = subscription(number, customer=f"cus_{number}", status="incomplete", tenant=tenant)
+    current = subscription(number, customer=f"cus_{number}", status="incomplete", tenant=tenant,
+                           trial_end=NOW_S + 86400 * 10, trial_settings=_LAPSING)  # fmt: skip
     events: list[bytes] = []
     start = rng.random()
     starts_unseen = start < 0.1
@@ -55,7 +59,7 @@ def live(rng: random.Random, number: str, *, tenant: str | None = None) -> Life:
         changed = copy.deepcopy(rng.choice(trail)) if rng.random() < 0.35 else None
         if changed is None or changed == current:
             changed = _changed(rng, current)
-        previous = _difference(changed, current)
+        previous = difference(changed, current)
         events.append(
             _event(rng, "customer.subscription.updated", changed, second, previous=previous)
         )
@@ -93,14 +97,14 @@ def _changed(rng: random.Random, current: dict[str, Any]) -> dict[str, Any]:
             return changed
 
 
-def _difference(after: Any, before: Any) -> dict[str, Any]:
+def difference(after: Any, before: Any) -> dict[str, Any]:
     """`previous_attributes`: hashes by key, arrays whole, null where a key was absent."""
     previous: dict[str, Any] = {}
     for key in after.keys() | before.keys():
         if key in after and key in before and after[key] == before[key]:
             continue
         if isinstance(after.get(key), dict) and isinstance(before.get(key), dict):
-            previous[key] = _difference(after[key], before[key])
+            previous[key] = difference(after[key], before[key])
         else:
             previous[key] = copy.deepcopy(before.get(key))
     return previous
