@@ -430,8 +430,8 @@ async def test_a_paused_trial_s_summary_grants_nothing(stack: Stack) -> None:
 
 async def test_concurrent_refetch_inversion(stack: Stack) -> None:
     """Two workers asked for one object; the older answer comes last."""
-    older = fetched("subscription", "sub_0", sub("0", product="prod_basic"), number=1, floor=NOW_S + 1,
-                    ceiling=NOW_S + 30)  # fmt: skip
+    basic = sub("0", product="prod_basic")
+    older = fetched("subscription", "sub_0", basic, number=1, floor=NOW_S + 1, ceiling=NOW_S + 30)
     newer = fetched("subscription", "sub_0", sub("0"), number=2, floor=NOW_S + 3, ceiling=NOW_S + 4)
     created = event("customer.subscription.created", sub("0", "incomplete"), created=NOW_S)
     await stack.apply(created)
