@@ -55,7 +55,7 @@ def live(rng: random.Random, number: str, *, tenant: str | None = None) -> Life:
         changed = copy.deepcopy(rng.choice(trail)) if rng.random() < 0.35 else None
         if changed is None or changed == current:
             changed = _changed(rng, current)
-        previous = _difference(changed, current)
+        previous = difference(changed, current)
         events.append(
             _event(rng, "customer.subscription.updated", changed, second, previous=previous)
         )
@@ -93,14 +93,27 @@ def _changed(rng: random.Random, current: dict[str, Any]) -> dict[str, Any]:
             return changed
 
 
-def _difference(after: Any, before: Any) -> dict[str, Any]:
+def difference(after: Any, before: Any) -> dict[str, Any]:
     """`previous_attributes`: hashes by key, arrays whole, null where a key was absent."""
     previous: dict[str, Any] = {}
     for key in after.keys() | before.keys():
         if key in after and key in before and after[key] == before[key]:
             continue
         if isinstance(after.get(key), dict) and isinstance(before.get(key), dict):
-            previous[key] = _difference(after[key], before[key])
+            previous[key] = difference(after[key], before[key])
         else:
             previous[key] = copy.deepcopy(before.get(key))
     return previous
+
+
+def overlaid(after: Any, previous: dict[str, Any]) -> dict[str, Any]:
+    """The object before, from the one after and its `previous_attributes`."""
+    before = copy.deepcopy(after)
+    for key, value in previous.items():
+        if isinstance(value, dict) and isinstance(before.get(key), dict):
+            before[key] = overlaid(before[key], value)
+        elif value is None:
+            before.pop(key, None)
+        else:
+            before[key] = value
+    return before

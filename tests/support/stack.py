@@ -73,8 +73,12 @@ class Stack:
         sources: Mapping[str, bool] | None = None,
         plans: Mapping[str, Any] | None = None,
         mode: str = "live",
+        features: Mapping[str, Any] | None = None,
     ) -> None:
-        """Add sources (name → livemode) and a catalog version, as `sluice apply` would."""
+        """
+        Add sources (name → livemode) and a catalog version, as `sluice apply` would. `features`
+        says how the values of some are combined: {"seats": {"combine": "sum"}}.
+        """
         async with self.owner.transaction() as conn:
             for name, livemode in (sources or {"stripe": True}).items():
                 if name not in self.sources:
@@ -88,7 +92,7 @@ class Stack:
             await conn.execute(
                 "INSERT INTO catalogs (version, actor, document)"
                 " SELECT max(version) + 1, 'test', $1 FROM catalogs",
-                {"plans": plans if plans is not None else PLANS},
+                {"plans": plans if plans is not None else PLANS, "features": dict(features or {})},
             )
             await self.crew.surroundings.refresh(conn)
 
