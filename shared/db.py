@@ -309,3 +309,9 @@ async def _close(conn: Any) -> None:
         await conn.close(timeout=2)
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
         conn.terminate()
+
+
+def columns_of(rows: Iterable[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    """Rows turned into the arrays that `unnest` takes; of no rows, `width` empty ones."""
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    return columns or [[] for _ in range(width)]

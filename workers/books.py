@@ -1,113 +1,49 @@
 """
 Customers, objects, tenants and grants of one transaction, in memory.
 
-Three steps under the lock order of `shared.store.objects`: lock the customers and read what they
-stand on; fold and link in memory, which tells whose tenants are concerned; lock those, read their
-grants and the catalog, and decide. What is decided is written at the end, set-based.
+Three steps under the lock order of `shared.store.customers`: lock the customers and joints and read
+what stands on them; fold, link and join in memory, which tells whose tenants are concerned; lock
+those, read their grants and the catalog, and decide. What is decided is written at the end,
+set-based.
 """
 
-from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Container, Iterable, Sequence
 from datetime import datetime
 from uuid import UUID
 
-import msgspec
-
 from shared.db import Conn
-from shared.domain.audit import changed_features
-from shared.domain.commands import Observe
-from shared.domain.entitlements import (
-    Catalog,
-    Entitlement,
-    Grant,
-    Links,
-    aggregate,
-    decide,
-    earliest_references,
-    resolve_tenant,
-)
+from shared.domain.catalog import Catalog, Origin
+from shared.domain.keys import CustomerKey, JointKey, ObjectKey
 from shared.domain.outcomes import Outcome
+from shared.domain.payments import Circumstances, circumstances, is_adverse
 from shared.domain.register import NOTHING, Observation, Register, fold
 from shared.domain.states import (
+    ADVERSE_KINDS,
     CUSTOMER_KIND,
     LINKING_KINDS,
     SESSION_KIND,
     digest_of,
     encode_state,
 )
-from shared.store import grants as grants_store
-from shared.store import objects
-from shared.store.objects import CustomerKey, NewObservation, ObjectKey, StoredObject
+from shared.domain.verdicts import Links, decide, earliest_references, resolve_tenant
+from shared.store import customers as customers_store
+from shared.store import objects, observations
+from shared.store.objects import StoredObject
+from shared.store.observations import NewObservation
+from workers.entries import (
+    Answer,
+    Case,
+    Entry,
+    FeatureChange,
+    Locks,
+    SetGrew,
+    Sighted,
+    Step,
+    locks_of,
+)
+from workers.holdings import Holdings, are_same
 from workers.surroundings import Surroundings
-
-
-class SetGrew(Exception):
-    """An object turned out to belong to a customer that was not locked: roll back, start larger."""
-
-    def __init__(self, customers: frozenset[CustomerKey]) -> None:
-        super().__init__("the set of customers grew")
-        self.customers = customers
-
-
-class FeatureChange(msgspec.Struct, frozen=True):
-    """One tenant's entitlement to one feature, before and after."""
-
-    tenant: str
-    feature: str
-    action: str
-    before: Entitlement | None
-    after: Entitlement | None
-
-
-@dataclass(slots=True)
-class Answer:
-    """What became of one observation. `outcome` is a step-0 word of the audit trail."""
-
-    outcome: Outcome
-    tenant: str | None
-    subject: str
-    code: str | None
-    changes: list[FeatureChange]
-    catalog_version: int
-
-
-class Sighted(msgspec.Struct, frozen=True):
-    """An observation that came with an event. `replayed`: an earlier run's is to be replaced."""
-
-    key: ObjectKey
-    tracking_id: UUID
-    event_id: str
-    command: Observe
-    replayed: bool
-
-    @property
-    def customer(self) -> CustomerKey | None:
-        """Whose lock the observed object needs."""
-        named = self.command.after.customer
-        return CustomerKey(*self.key[:3], named) if named is not None else None
-
-
-@dataclass(slots=True)
-class Entry:
-    """An object in memory, beside what its row said."""
-
-    stored: StoredObject
-    observations: dict[str, tuple[UUID, Observation]] = field(default_factory=dict)
-    is_dirty: bool = False
-
-    @property
-    def reference(self) -> int | ObjectKey:
-        """What its grants are kept under: its id, or its key until it has one."""
-        return self.stored.id or self.stored.key
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What one event leaves to be decided: objects with their registers and links at that point."""
-
-    entry: Entry | None
-    superseded: bool
-    affected: tuple[tuple[Entry, Register, Links], ...]
 
 
 class Books:
@@ -119,34 +55,39 @@ class Books:
         self.catalog = Catalog(0, {})
         self.operator_links: dict[CustomerKey, str | None] = {}
         self.entries: dict[ObjectKey, Entry] = {}
-        self.by_customer: dict[CustomerKey, list[Entry]] = {}
+        self.by_customer: dict[CustomerKey, list[Entry]] = defaultdict(list)
+        self.by_joint: dict[JointKey, list[Entry]] = defaultdict(list)
         self.added: list[NewObservation] = []
-        #: tenant → object → its grants, objects of other customers and sources included
-        self.held: dict[str, dict[int | ObjectKey, tuple[Grant, ...]]] = {}
-        self.given: dict[int | ObjectKey, tuple[Grant, ...]] = {}
-        self.changed: dict[int | ObjectKey, Entry] = {}
-        self.had_grants: set[int] = set()
+        self.holdings = Holdings(now)
 
     async def load(
         self,
         conn: Conn,
-        customers: Iterable[CustomerKey],
+        locks: Locks,
         keys: Iterable[ObjectKey],
         whole: Container[CustomerKey],
     ) -> None:
-        """Lock the customers, then read their links, the objects at `keys`, and what these saw."""
-        self.operator_links = await objects.lock_customers(conn, customers)
+        """
+        Lock, then read the customers' links, the objects at `keys`, and what these saw.
+
+        Raises:
+            SetGrew: something that was found lies under a lock that we do not have.
+        """
+        self.operator_links = await customers_store.lock_customers(conn, locks.customers)
+        await customers_store.lock_joints(conn, locks.joints)
         keys = set(keys)
-        for stored in await objects.read_objects(conn, self.operator_links, whole, keys):
-            self._enter(Entry(stored))
-        grown = {
-            entry.stored.owner for entry in self.entries.values() if entry.stored.owner is not None
-        } - self.operator_links.keys()
-        if grown:
-            raise SetGrew(frozenset(self.operator_links.keys() | grown))
+        self._enter(await objects.read_objects(conn, locks.customers, whole, keys))
+        self._enter(await objects.read_objects_of_joints(conn, locks.joints))
+        needed = locks_of(self.entries.values())
+        if not needed <= locks:
+            raise SetGrew(locks | needed)
+        in_part = [customer for customer in locks.customers if customer not in whole]
+        if in_part and any(entry.stored.adverse for entry in self.entries.values()):
+            # Rare: somebody's payment is spoken against, and whose, only the whole tells.
+            self._enter(await objects.read_objects(conn, in_part, in_part, ()))
         ids = [self.entries[key].stored.id for key in keys if key in self.entries]
         if ids:
-            seen = await objects.read_observations(conn, ids)
+            seen = await observations.read_observations(conn, ids)
             for key in keys & self.entries.keys():
                 entry = self.entries[key]
                 entry.observations = seen.get(entry.stored.id, {})
@@ -156,39 +97,37 @@ class Books:
         others = self.forget(one.event_id, one.tracking_id, but=one.key) if one.replayed else []
         entry = self.entries.get(one.key)
         before = entry.stored.register if entry is not None and entry.observations else None
+        observation = _observation(one)
         command = one.command
-        observation = Observation(
-            one.event_id,
-            command.version,
-            command.shape,
-            digest_of(encode_state(command.before)) if command.before is not None else None,
-            digest_of(encode_state(command.after)),
-            command.after,
-        )
         if entry is None:
             empty = Register(command.version)
             entry = Entry(StoredObject(0, one.key, None, None, empty, None))
             self.entries[one.key] = entry
         entry.observations[one.event_id] = (one.tracking_id, observation)
         self.added.append(NewObservation(one.key, observation, one.tracking_id))
-        links_before = self._links(entry.stored.owner)
+        former, was_adverse = entry.stored.owner, entry.stored.adverse
+        stood = self._bearing(entry)
         self._fold(entry)
-        superseded = entry.stored.register == before and (
-            command.version < entry.stored.register.version or entry.stored.register.terminal
+        register = entry.stored.register
+        superseded = register == before and (
+            command.version < register.version or register.terminal
         )
         affected = [entry, *others]
-        customer = entry.stored.owner
-        is_link = one.key.kind in LINKING_KINDS or others
-        if is_link and customer is not None and self._links(customer) != links_before:
-            affected += self.by_customer[customer]
-        return Step(entry, superseded, self._at_this_point(affected))
+        if (
+            others
+            or was_adverse
+            or one.key.kind in ADVERSE_KINDS
+            or self._bearing(entry) != stood
+            or any(near.stored.adverse for near in self._group(entry))
+        ):
+            affected += [*self._group(entry), *self._of_customer(former)]
+        return Step(entry, superseded, self._cases(affected))
 
     def take_back(self, event_id: str, tracking_id: UUID) -> Step:
         """Undo what an earlier run of an event observed, without another observation for it."""
         without = self.forget(event_id, tracking_id)
-        owners = {entry.stored.owner for entry in without if entry.stored.owner is not None}
-        related = [entry for owner in owners for entry in self.by_customer.get(owner, ())]
-        return Step(None, False, self._at_this_point([*without, *related]))
+        related = [near for entry in without for near in self._group(entry)]
+        return Step(None, False, self._cases([*without, *related]))
 
     def forget(self, event_id: str, tracking_id: UUID, but: ObjectKey | None = None) -> list[Entry]:
         """Remove an earlier run's observation; returns the objects it leaves, except `but`."""
@@ -205,7 +144,7 @@ class Books:
 
     def derive_again(self, entries: Iterable[Entry]) -> Step:
         """A step that only decides again, with registers as they are."""
-        return Step(None, False, self._at_this_point(entries))
+        return Step(None, False, self._cases(entries))
 
     async def lock_tenants(
         self, conn: Conn, steps: Iterable[Step], named: Iterable[str] = ()
@@ -217,32 +156,24 @@ class Books:
         """
         tenants = set(named)
         for step in steps:
-            for entry, register, links in step.affected:
-                resolved, _ = resolve_tenant(register.newest.tenant, links)
-                tenants.update(
-                    tenant for tenant in (resolved, entry.stored.tenant) if tenant is not None
-                )
-        versions = await grants_store.lock_tenants(conn, tenants)
+            for case in step.cases:
+                tenants.update(filter(None, (_tenant_of(case), case.entry.stored.tenant)))
+        versions = await self.holdings.lock(conn, tenants)
         self.catalog = await self.surroundings.catalog(conn)
-        self.held = {tenant: {} for tenant in tenants}
-        read = await grants_store.read_grants(conn, tenants) if tenants else {}
-        self.given = dict(read.items())
-        for reference, grants in self.given.items():
-            self.held[grants[0].tenant][reference] = grants
-        self.had_grants = set(read)
         return versions
 
     def answer(self, step: Step) -> Answer:
         """Decide a step that an event caused."""
         assert step.entry is not None
-        stood = [(entry.stored.tenant, entry.stored.parked) for entry, _, _ in step.affected]
-        granted = [self.given.get(entry.reference, ()) for entry, _, _ in step.affected]
+        entries = [case.entry for case in step.cases]
+        stood = [(entry.stored.tenant, entry.stored.parked) for entry in entries]
+        granted = [self.holdings.of(entry) for entry in entries]
         changes = self.decide(step)
         own = step.entry.stored
         moved = any(
             was != (entry.stored.tenant, entry.stored.parked)
-            or not _are_same(had, self.given.get(entry.reference, ()))
-            for was, had, (entry, _, _) in zip(stood, granted, step.affected, strict=True)
+            or not are_same(had, self.holdings.of(entry))
+            for was, had, entry in zip(stood, granted, entries, strict=True)
         )
         if changes or (moved and own.parked is None):
             outcome: Outcome = "applied"
@@ -250,27 +181,28 @@ class Books:
             outcome = "parked"
         else:
             outcome = "superseded" if step.superseded else "unchanged"
-        return Answer(
-            outcome,
-            own.tenant,
-            f"{own.key.kind}/{own.key.object_id}",
-            own.parked,
-            changes,
-            self.catalog.version,
-        )
+        return Answer(outcome, own.tenant, own.key.name, own.parked, changes, self.catalog.version)
 
     def decide(self, step: Step) -> list[FeatureChange]:
         """Decide every object of a step, and say what that changed for which tenant."""
         changes = []
-        for entry, register, links in step.affected:
-            stored = entry.stored
-            origin = self.surroundings.origin(stored.key.source_id, stored.key.livemode)
-            tenant, verdict = decide(stored.key.kind, register, links, origin, self.catalog)
-            if (tenant, verdict.parked) != (stored.tenant, stored.parked):
-                stored.tenant, stored.parked = tenant, verdict.parked
-                entry.is_dirty = True
-            if not _are_same(verdict.grants, self.given.get(entry.reference, ())):
-                changes += self._give(entry, verdict.grants)
+        for case in step.cases:
+            stored = case.entry.stored
+            tenant, verdict = decide(
+                stored.key.kind,
+                case.register,
+                case.links,
+                self._origin(stored.key),
+                self.catalog,
+                case.around,
+            )
+            if case.bought is not None:
+                tenant = _tenant_of(case)
+            now = (tenant, verdict.parked, verdict.wants)
+            if now != (stored.tenant, stored.parked, stored.wants):
+                stored.tenant, stored.parked, stored.wants = now
+                case.entry.is_dirty = True
+            changes += self.holdings.give(case.entry, verdict.grants)
         return changes
 
     async def save(self, conn: Conn, sighted: Sequence[Sighted]) -> None:
@@ -278,93 +210,181 @@ class Books:
         dirty = [entry.stored for entry in self.entries.values() if entry.is_dirty]
         new = [stored for stored in dirty if not stored.id]
         old = [stored for stored in dirty if stored.id]
-        references = {entry.stored.key: entry.reference for entry in self.changed.values()}
+        changed = [(reference, entry) for reference, entry in self.holdings.changed.items()]
         if new:
             await objects.add_objects(conn, new, self.now)
         if old:
             await objects.save_objects(conn, old)
         if self.added:
             ids = {one.key: self.entries[one.key].stored.id for one in sighted}
-            await objects.add_observations(conn, self.added, ids)
-        grants = {
-            self.entries[key].stored.id: self.given[reference]
-            for key, reference in references.items()
-        }
-        had_some = sorted(grants.keys() & self.had_grants)
-        await grants_store.replace_grants(conn, grants, had_some, self.catalog.version)
+            await observations.add_observations(conn, self.added, ids)
+        references = {reference: entry.stored.id for reference, entry in changed}
+        await self.holdings.save(conn, references, self.catalog.version)
 
-    def _enter(self, entry: Entry) -> None:
-        self.entries[entry.stored.key] = entry
-        customer = entry.stored.owner
-        if customer is not None:
-            self.by_customer.setdefault(customer, []).append(entry)
+    def _enter(self, found: Iterable[StoredObject]) -> None:
+        for stored in found:
+            if stored.key in self.entries:
+                continue
+            entry = self.entries[stored.key] = Entry(stored)
+            if stored.owner is not None:
+                self.by_customer[stored.owner].append(entry)
+            for joint in stored.joints:
+                self.by_joint[joint].append(entry)
 
     def _fold(self, entry: Entry) -> None:
+        """Fold again, and put the object to whom it then belongs and to what it joins."""
         stored = entry.stored
         provider = self.surroundings.source(stored.key.source_id).provider
         seen = (observation for _, observation in entry.observations.values())
+        joined = () if stored.register.is_empty else stored.joints
         register = fold(provider, stored.key.kind, seen) if entry.observations else NOTHING
         if register != stored.register or not stored.id:
             stored.register = register
+            stored.adverse = is_adverse(provider, entry.seen)
             entry.is_dirty = True
+        for joint in set(joined) ^ set(stored.joints):
+            if joint in joined:
+                self.by_joint[joint].remove(entry)
+            else:
+                self.by_joint[joint].append(entry)
         named = register.newest.customer
-        if named is None or named == stored.customer:
+        if named is not None:
+            self._belong(entry, CustomerKey(*stored.key[:3], named))
+        if stored.joints:
+            self._join(entry)
+
+    def _join(self, entry: Entry) -> None:
+        """What names no customer belongs to the one that its payment's other objects name."""
+        component = self._component(entry)
+        named = {
+            CustomerKey(*near.stored.key[:3], customer)
+            for near in component
+            if (customer := near.stored.register.newest.customer) is not None
+        }
+        if named:
+            for near in component:
+                if near.stored.register.newest.customer is None:
+                    self._belong(near, min(named))
+
+    def _belong(self, entry: Entry, customer: CustomerKey) -> None:
+        stored = entry.stored
+        if stored.owner == customer:
             return
         if stored.owner is not None:
             self.by_customer[stored.owner].remove(entry)
-        stored.owner = CustomerKey(*stored.key[:3], named)
-        self.by_customer.setdefault(stored.owner, []).append(entry)
+        stored.owner = customer
+        self.by_customer[customer].append(entry)
         entry.is_dirty = True
 
-    def _links(self, customer: CustomerKey | None) -> Links:
+    def _component(self, entry: Entry) -> list[Entry]:
+        """Everything in memory that joins the object, itself included."""
+        found = {entry.stored.key: entry}
+        ahead = list(entry.stored.joints)
+        passed = set(ahead)
+        while ahead:
+            for near in self.by_joint[ahead.pop()]:
+                if near.stored.key not in found:
+                    found[near.stored.key] = near
+                    further = set(near.stored.joints) - passed
+                    passed |= further
+                    ahead += further
+        return list(found.values())
+
+    def _group(self, entry: Entry) -> list[Entry]:
+        """All that can bear on the object: its customer's objects, or what its payment joins."""
+        if entry.stored.owner is not None:
+            return self._of_customer(entry.stored.owner)
+        return self._component(entry)
+
+    def _of_customer(self, customer: CustomerKey | None) -> list[Entry]:
+        return list(self.by_customer.get(customer, ())) if customer is not None else []
+
+    def _bearing(self, entry: Entry) -> object:
+        """What others of the same customer stand on. Where it changes, so may they."""
+        key, register = entry.stored.key, entry.stored.register
+        if register.is_empty:
+            return None
+        if key.kind in LINKING_KINDS:
+            pays = key.kind == CUSTOMER_KIND and register.newest.has_payment_method
+            return entry.stored.owner, self._links_of(entry), pays
+        if self._origin(key).policy.grants_from == "summary":
+            return entry.stored.owner, register
+        return None
+
+    def _origin(self, key: ObjectKey) -> Origin:
+        return self.surroundings.origin(key.source_id, key.livemode)
+
+    def _links_of(self, entry: Entry) -> Links:
+        customer = entry.stored.owner
         if customer is None:
-            return Links()
+            # A guest's purchase is its own link.
+            register = entry.stored.register
+            own_word = None if register.is_empty else register.newest.reference
+            return Links(sessions=frozenset(() if own_word is None else (own_word,)))
         own = None
         sessions = []
-        for entry in self.by_customer.get(customer, ()):
-            if entry.stored.key.kind == CUSTOMER_KIND:
-                own = entry.stored.register.newest.tenant
-            elif entry.stored.key.kind == SESSION_KIND:
-                sessions.append(entry.stored.register)
+        for near in self.by_customer.get(customer, ()):
+            if near.stored.key.kind == CUSTOMER_KIND:
+                own = near.stored.register.newest.tenant
+            elif near.stored.key.kind == SESSION_KIND:
+                sessions.append(near.stored.register)
         references = earliest_references(sessions) if sessions else frozenset()
         return Links(self.operator_links.get(customer), own, references)
 
-    def _at_this_point(self, entries: Iterable[Entry]) -> tuple[tuple[Entry, Register, Links], ...]:
+    def _cases(self, entries: Iterable[Entry]) -> tuple[Case, ...]:
+        """Objects as they stand now: later events of the batch must not change what is decided."""
         links: dict[CustomerKey | None, Links] = {}
-        found: dict[ObjectKey, tuple[Entry, Register, Links]] = {}
+        around: dict[ObjectKey, Circumstances] = {}
+        found: dict[ObjectKey, Case] = {}
+
+        def case_of(entry: Entry) -> Case:
+            key, customer = entry.stored.key, entry.stored.owner
+            if customer is None or customer not in links:
+                links[customer] = self._links_of(entry)
+            if key not in around:
+                around.update(self._circumstances(entry))
+            return Case(entry, entry.stored.register, links[customer], around[key])
+
         for entry in entries:
-            customer = entry.stored.owner
-            if customer not in links:
-                links[customer] = self._links(customer)
-            found[entry.stored.key] = (entry, entry.stored.register, links[customer])
+            case = case_of(entry)
+            bought = [
+                self.entries[key]
+                for name in case.around.bought
+                if (key := _key_beside(entry.stored.key, name)) in self.entries
+            ]
+            if bought:
+                case = Case(entry, case.register, case.links, case.around, case_of(bought[0]))
+            found[entry.stored.key] = case
         return tuple(found.values())
 
-    def _give(self, entry: Entry, grants: tuple[Grant, ...]) -> list[FeatureChange]:
-        """Replace an object's grants, and compare what the tenants concerned may use."""
-        reference = entry.reference
-        had = self.given.get(reference, ())
-        concerned = dict.fromkeys(grant.tenant for grant in (*had[:1], *grants[:1]))
-        features = {grant.feature for grant in (*had, *grants)}
-        before = {tenant: self._entitled(tenant, features) for tenant in concerned}
-        if had:
-            self.held[had[0].tenant].pop(reference, None)
-        if grants:
-            self.held[grants[0].tenant][reference] = grants
-        self.given[reference] = grants
-        self.changed[reference] = entry
-        changes = []
-        for tenant in concerned:
-            found = changed_features(before[tenant], self._entitled(tenant, features))
-            changes += [FeatureChange(tenant, *change) for change in found]
-        return changes
-
-    def _entitled(self, tenant: str, features: Container[str]) -> dict[str, Entitlement]:
-        held: Mapping[int | ObjectKey, tuple[Grant, ...]] = self.held[tenant]
-        bearing = [
-            grant for grants in held.values() for grant in grants if grant.feature in features
-        ]
-        return aggregate(bearing, self.now)
+    def _circumstances(self, entry: Entry) -> dict[ObjectKey, Circumstances]:
+        group = {near.stored.key: near for near in (entry, *self._group(entry))}
+        origin = self._origin(entry.stored.key)
+        seen = [near.seen for near in group.values()]
+        by_name = circumstances(origin.provider, origin.policy, seen)
+        return {near: by_name[near.name] for near in group}
 
 
-def _are_same(some: Sequence[Grant], others: Sequence[Grant]) -> bool:
-    return [grant.identity for grant in some] == [grant.identity for grant in others]
+def _observation(one: Sighted) -> Observation:
+    command = one.command
+    return Observation(
+        one.event_id,
+        command.version,
+        command.shape,
+        digest_of(encode_state(command.before)) if command.before is not None else None,
+        digest_of(encode_state(command.after)),
+        command.after,
+        command.ceiling,
+        command.number,
+    )
+
+
+def _tenant_of(case: Case) -> str | None:
+    standing = case.bought or case
+    return resolve_tenant(standing.register.newest.tenant, standing.links)[0]
+
+
+def _key_beside(key: ObjectKey, name: str) -> ObjectKey:
+    """The key of the object that one of the same account refers to by its name."""
+    kind, _, object_id = name.partition("/")
+    return ObjectKey(*key[:3], kind, object_id)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shared.domain.entitlements import DEFAULT_GRACE_S, UNLIMITED, FeatureValue
+from shared.domain.catalog import DEFAULT_GRACE_S, UNLIMITED, FeatureValue
 from shared.domain.events import is_storable
 from shared.providers.base import Provider
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from shared.domain.entitlements import UNLIMITED
+from shared.domain.catalog import UNLIMITED
 from shared.providers.base import Provider
 from shared.sealing import KeyRing, SealingError
 from shared.store.configuration import Holding, Stored, StoredSource

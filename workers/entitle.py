@@ -8,10 +8,20 @@ from datetime import datetime
 from uuid import UUID
 
 from shared.db import Conn
-from shared.domain.states import LINKING_KINDS
-from shared.store import grants, objects
-from shared.store.objects import CustomerKey
-from workers.books import Answer, Books, FeatureChange, SetGrew, Sighted
+from shared.domain.keys import CustomerKey
+from shared.domain.states import ADVERSE_KINDS, LINKING_KINDS
+from shared.store import customers, grants, objects, observations
+from workers.books import Books
+from workers.entries import (
+    NO_LOCKS,
+    Answer,
+    Entry,
+    FeatureChange,
+    Locks,
+    SetGrew,
+    Sighted,
+    locks_of,
+)
 from workers.surroundings import Surroundings
 
 
@@ -20,27 +30,28 @@ async def observe(
     surroundings: Surroundings,
     now: datetime,
     sighted: Sequence[Sighted],
-    more_customers: frozenset[CustomerKey] = frozenset(),
+    more: Locks = NO_LOCKS,
 ) -> list[Answer]:
     """
     Apply observations in their order; one answer each.
 
     Raises:
-        SetGrew: begin again with these customers too.
+        SetGrew: begin again with these locks too.
     """
     books = Books(surroundings, now)
     replayed = [one.tracking_id for one in sighted if one.replayed]
-    # Unlocked: only to know whose locks to take. Read again below, under them.
+    # Unlocked: only to know what to lock. Read again below, under the locks.
     earlier = await objects.read_objects_seen_by(conn, replayed) if replayed else []
-    customers = {one.customer for one in sighted} | {stored.owner for stored in earlier}
-    wanted = {customer for customer in customers if customer is not None} | more_customers
+    wanted = more | locks_of(map(Entry, earlier))
+    for one in sighted:
+        wanted |= one.locks
+    if wanted.joints:
+        joints, owners = await objects.reach_by_joints(conn, wanted.joints)
+        wanted |= Locks(frozenset(owners), frozenset(joints))
     keys = {one.key for one in sighted} | {stored.key for stored in earlier}
-    # Whoever may link needs everything that its customer has; the others only their own object.
-    linking = {one.customer for one in sighted if one.key.kind in LINKING_KINDS}
-    linking |= {stored.owner for stored in earlier}
-    await books.load(conn, wanted, keys, wanted & linking)
+    await books.load(conn, wanted, keys, _whole(surroundings, sighted, earlier, wanted))
     if replayed:
-        await objects.forget_observations(conn, replayed)
+        await observations.forget_observations(conn, replayed)
     steps = [books.sight(one) for one in sighted]
     await books.lock_tenants(conn, steps)
     answers = [books.answer(step) for step in steps]
@@ -48,12 +59,29 @@ async def observe(
     return answers
 
 
+def _whole(
+    surroundings: Surroundings,
+    sighted: Sequence[Sighted],
+    earlier: Sequence[objects.StoredObject],
+    wanted: Locks,
+) -> frozenset[CustomerKey]:
+    """Whose objects are needed all: whoever may bear on them. The others need only their own."""
+    whole = {stored.owner for stored in earlier}
+    for one in sighted:
+        if one.key.kind in ADVERSE_KINDS or one.command.after.refunded:
+            return wanted.customers
+        origin = surroundings.origin(one.key.source_id, one.key.livemode)
+        if one.key.kind in LINKING_KINDS or origin.policy.grants_from == "summary":
+            whole |= one.locks.customers
+    return wanted.customers & whole
+
+
 async def take_back(
     conn: Conn,
     surroundings: Surroundings,
     now: datetime,
     replayed: Sequence[tuple[UUID, str]],
-    more_customers: frozenset[CustomerKey] = frozenset(),
+    more: Locks = NO_LOCKS,
 ) -> dict[UUID, list[FeatureChange]]:
     """
     Undo what earlier runs of these events observed, where today's code observes nothing.
@@ -61,17 +89,17 @@ async def take_back(
     `replayed` holds (tracking id, event id). Returns what that changed, by tracking id.
 
     Raises:
-        SetGrew: begin again with these customers too.
+        SetGrew: begin again with these locks too.
     """
     ids = [tracking_id for tracking_id, _ in replayed]
-    # Unlocked: only to know whose locks to take.
+    # Unlocked: only to know what to lock.
     earlier = await objects.read_objects_seen_by(conn, ids)
     if not earlier:
         return {}
     books = Books(surroundings, now)
-    owners = {stored.owner for stored in earlier if stored.owner is not None} | more_customers
-    await books.load(conn, owners, [stored.key for stored in earlier], owners)
-    await objects.forget_observations(conn, ids)
+    wanted = more | locks_of(map(Entry, earlier))
+    await books.load(conn, wanted, [stored.key for stored in earlier], wanted.customers)
+    await observations.forget_observations(conn, ids)
     steps = {tracking_id: books.take_back(name, tracking_id) for tracking_id, name in replayed}
     await books.lock_tenants(conn, steps.values())
     changes = {tracking_id: books.decide(step) for tracking_id, step in steps.items()}
@@ -93,8 +121,8 @@ async def link_customer(
     Returns the changes and the catalog's version; the caller writes the audit records.
     """
     books = Books(surroundings, now)
-    await books.load(conn, {customer}, (), {customer})
-    await objects.set_link(conn, customer, tenant, actor)
+    await books.load(conn, Locks(frozenset({customer})), (), {customer})
+    await customers.set_link(conn, customer, tenant, actor)
     books.operator_links[customer] = tenant
     step = books.derive_again(books.by_customer.get(customer, ()))
     await books.lock_tenants(conn, [step], named=() if tenant is None else (tenant,))
@@ -108,19 +136,18 @@ async def derive_tenant(
     surroundings: Surroundings,
     now: datetime,
     tenant: str,
-    more_customers: frozenset[CustomerKey] = frozenset(),
+    more: Locks = NO_LOCKS,
 ) -> tuple[list[FeatureChange], int]:
     """
     Derive all objects of a tenant with the current catalog.
 
     Raises:
-        SetGrew: begin again with these customers too.
+        SetGrew: begin again with these locks too.
     """
     books = Books(surroundings, now)
-    # Unlocked: only to know whose locks to take.
+    # Unlocked: only to know what to lock.
     owned = await objects.read_objects_of_tenant(conn, tenant)
-    customers = {stored.owner for stored in owned} - {None}
-    wanted = {customer for customer in customers if customer is not None} | more_customers
+    wanted = more | locks_of(map(Entry, owned))
     await books.load(conn, wanted, [stored.key for stored in owned], ())
     of_tenant = [entry for entry in books.entries.values() if entry.stored.tenant == tenant]
     step = books.derive_again(of_tenant)
@@ -128,13 +155,13 @@ async def derive_tenant(
     if versions[tenant] >= books.catalog.version:
         return [], books.catalog.version  # another worker was here first
     # An object may have come to the tenant between the unlocked read and its lock.
-    late = {
-        stored.owner
+    late = [
+        Entry(stored)
         for stored in await objects.read_objects_of_tenant(conn, tenant)
-        if stored.key not in books.entries and stored.owner is not None
-    }
+        if stored.key not in books.entries
+    ]
     if late:
-        raise SetGrew(frozenset(wanted | late))
+        raise SetGrew(wanted | locks_of(late))
     changes = books.decide(step)
     await books.save(conn, ())
     await grants.set_catalog_version(conn, tenant, books.catalog.version)

@@ -5,12 +5,12 @@ from typing import Any
 
 from shared.db import Conn
 from shared.domain.audit import Draft
-from shared.store import audit, objects
-from shared.store.objects import CustomerKey
+from shared.domain.keys import CustomerKey
+from shared.store import audit, customers, objects
 from shared.store.source_rows import read_sources
 from workers.actions import encoded, new_action
-from workers.books import FeatureChange
 from workers.entitle import link_customer
+from workers.entries import FeatureChange
 from workers.settling import changes_to_drafts
 from workers.surroundings import Surroundings
 
@@ -69,7 +69,7 @@ async def link(
         raise UnknownSourceName(f"no source {source!r}; see `sluice sources list`")
     # A source has objects of one mode only, and without the notion they are kept as live.
     key = CustomerKey(row.id, account, row.livemode is not False, customer)
-    before = (await objects.lock_customers(conn, [key]))[key]
+    before = (await customers.lock_customers(conn, [key]))[key]
     now, xid = await audit.moment(conn)
     changes, catalog_version = await link_customer(conn, surroundings, now, key, tenant, actor)
     action_id = str(new_action())

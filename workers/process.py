@@ -23,11 +23,10 @@ from shared import telemetry
 from shared.db import Conn, is_lock_timeout, is_platform_fault
 from shared.domain.outcomes import ATTEMPTS_EXHAUSTED, PROCESS_DIED
 from shared.store import work
-from shared.store.objects import CustomerKey
 from shared.store.work import LaneLock, Redelivery, Settlement
 from workers import entitle, handlers, judging, settling
-from workers.books import SetGrew
 from workers.crew import Crew
+from workers.entries import NO_LOCKS, Locks, SetGrew
 from workers.handlers.scope import Scope
 from workers.marks import AloneMark, VisitMark, marked
 from workers.surroundings import UnknownSource
@@ -110,7 +109,7 @@ async def apply_alone(crew: Crew, lane: int, work_id: int, alone: AloneMark | No
     charged.
     """
 
-    async def act(conn: Conn, held: LaneLock, more: frozenset[CustomerKey]) -> _Applied | None:
+    async def act(conn: Conn, held: LaneLock, more: Locks) -> _Applied | None:
         if alone is None:
             return await _apply(conn, crew, held, Batch(*await work.read_one(conn, work_id)), more)
         found = await work.read_visit(conn, lane)
@@ -145,7 +144,7 @@ async def charge(
 ) -> bool:
     """Write down a failed attempt; put the event off, or settle it dead. Whether it was ours."""
 
-    async def act(conn: Conn, held: LaneLock, _: frozenset[CustomerKey]) -> bool:
+    async def act(conn: Conn, held: LaneLock, _: Locks) -> bool:
         await charge_in(conn, crew, held, work_id, code, error, alone=alone)
         return True
 
@@ -201,16 +200,16 @@ async def _give_up_or_put_off(conn: Conn, crew: Crew, redelivery: Redelivery, er
         log.warning("redelivery could not be judged", extra=fields)
 
 
-Act = Callable[[Conn, LaneLock, frozenset[CustomerKey]], Awaitable[T]]
+Act = Callable[[Conn, LaneLock, Locks], Awaitable[T]]
 
 
 async def _in_lane(crew: Crew, lane: int, act: Act[T], *, waits: bool = False) -> T | None:
     """
     Act in a transaction that holds the lane; None where somebody else has it.
 
-    Begins again, with more customers locked, where an object turns out to have another owner.
+    Begins again, with more locks, where an object turns out to have another owner.
     """
-    more: frozenset[CustomerKey] = frozenset()
+    more = NO_LOCKS
     while True:
         try:
             async with crew.db.transaction() as conn:
@@ -218,13 +217,13 @@ async def _in_lane(crew: Crew, lane: int, act: Act[T], *, waits: bool = False) -
                 held = await lock(conn, lane)
                 return await act(conn, held, more) if held is not None else None
         except SetGrew as grew:
-            more = grew.customers
+            more = grew.locks
 
 
 async def _apply_batch(crew: Crew, lane: int, mark: VisitMark, work_ids: list[int]) -> Progress:
     """One transaction; `work_ids` is filled as soon as they are known."""
 
-    async def act(conn: Conn, held: LaneLock, more: frozenset[CustomerKey]) -> _Applied:
+    async def act(conn: Conn, held: LaneLock, more: Locks) -> _Applied:
         found = await work.read_visit(conn, lane)
         if found is not None and found.token != mark.token:
             raise _NotOurs(Progress.SUSPECT)
@@ -254,16 +253,14 @@ class _Applied:
     settled: list[Settlement]
 
 
-async def _apply(
-    conn: Conn, crew: Crew, held: LaneLock, batch: Batch, more_customers: frozenset[CustomerKey]
-) -> _Applied:
+async def _apply(conn: Conn, crew: Crew, held: LaneLock, batch: Batch, more: Locks) -> _Applied:
     """Everything that a batch changes, in the transaction that holds its lane."""
     if batch.redeliveries:
         await judging.judge(conn, crew.surroundings, batch.redeliveries)
     translated, refused = settling.translate(
         crew.surroundings, batch.events, await settling.horizon(conn)
     )
-    scope = Scope(crew.surroundings, held.now, more_customers)
+    scope = Scope(crew.surroundings, held.now, more)
     done = await handlers.apply(conn, scope, translated)
     done, refused = await _undone(conn, scope, done, refused)
     settled = await settling.settle(conn, crew.surroundings, held, done, refused, batch.lost)
@@ -279,9 +276,7 @@ async def _undone(
     replayed = [(event.tracking_id, event.event_id) for event in silent if event.run > 1]
     if not replayed:
         return done, refused
-    changes = await entitle.take_back(
-        conn, scope.surroundings, scope.now, replayed, scope.more_customers
-    )
+    changes = await entitle.take_back(conn, scope.surroundings, scope.now, replayed, scope.more)
     for one in done:
         one.answers[0].changes.extend(changes.get(one.event.tracking_id, ()))
     return done, [replace(one, changes=changes.get(one.event.tracking_id, ())) for one in refused]
@@ -302,7 +297,7 @@ async def _put_off(crew: Crew, lane: int, work_id: int) -> bool:
     """Somebody holds a row this event needs: try later, charge nobody, hold up nobody."""
     delay_s = LOCKED_DELAY_S * (0.5 + random.random())  # noqa: S311 - jitter
 
-    async def act(conn: Conn, _: LaneLock, __: frozenset[CustomerKey]) -> bool:
+    async def act(conn: Conn, _: LaneLock, __: Locks) -> bool:
         await work.defer(conn, work_id, delay_s)
         return True
 

@@ -24,7 +24,7 @@ from shared.providers.base import PayloadError
 from shared.store import audit, work
 from shared.store.ledger import read_horizon
 from shared.store.work import LaneLock, Settlement
-from workers.books import Answer, FeatureChange
+from workers.entries import Answer, FeatureChange
 from workers.handlers import Done
 from workers.surroundings import Surroundings
 

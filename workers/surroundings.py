@@ -7,7 +7,8 @@ Read from Postgres when the configuration's version changes, and kept through a 
 from dataclasses import dataclass, field
 
 from shared.db import Conn
-from shared.domain.entitlements import Catalog, Origin
+from shared.domain.catalog import Catalog, Origin
+from shared.domain.payments import Policy
 from shared.providers import PROVIDERS
 from shared.providers.base import Provider
 from shared.store import grants
@@ -25,6 +26,7 @@ class Surroundings:
     version: int = -1
     mode: str = "live"
     _sources: dict[int, SourceRow] = field(default_factory=dict)
+    _policies: dict[int, Policy] = field(default_factory=dict)
     _catalogs: dict[int, Catalog] = field(default_factory=dict)
 
     async def refresh(self, conn: Conn) -> bool:
@@ -33,6 +35,7 @@ class Surroundings:
         if version == self.version:
             return False
         self._sources = {row.id: row for row in await read_sources(conn)}
+        self._policies = {row.id: Policy.read(row.settings) for row in self._sources.values()}
         self.version, self.mode = version, mode
         return True
 
@@ -69,7 +72,8 @@ class Surroundings:
         """What deriving must know of where an object comes from."""
         row = self.source(source_id)
         is_of_mode = row.livemode is None or livemode == (self.mode == "live")
-        return Origin(row.name, row.provider, is_of_mode, row.is_removed)
+        policy = self._policies[source_id]
+        return Origin(row.name, row.provider, is_of_mode, row.is_removed, policy)
 
     async def catalog(self, conn: Conn) -> Catalog:
         """

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from shared import telemetry
 from shared.db import Conn, is_platform_fault
 from shared.domain.audit import Draft
-from shared.store import audit, grants, objects, partitions, work
+from shared.store import audit, grants, partitions, work
 from workers import entitle, settling
-from workers.books import SetGrew
 from workers.crew import Crew
+from workers.entries import NO_LOCKS, Locks, SetGrew
 from workers.rounds import Rounds
 
 log = logging.getLogger(__name__)
@@ -104,23 +104,19 @@ async def _guarded(what: str, doing: Awaitable[None]) -> bool:
 
 async def derive_again(crew: Crew, tenant: str) -> None:
     """Derive a tenant's grants with the current catalog, in a transaction of its own."""
-    more: frozenset[objects.CustomerKey] = frozenset()
+    more = NO_LOCKS
     while True:
         try:
             async with crew.db.transaction() as conn:
                 await _derive(conn, crew, tenant, more)
             return
         except SetGrew as grew:
-            more = grew.customers
+            more = grew.locks
 
 
-async def _derive(
-    conn: Conn, crew: Crew, tenant: str, more: frozenset[objects.CustomerKey]
-) -> None:
+async def _derive(conn: Conn, crew: Crew, tenant: str, more: Locks) -> None:
     now, xid = await audit.moment(conn)
-    changes, version = await entitle.derive_tenant(
-        conn, crew.surroundings, now, tenant, more_customers=more
-    )
+    changes, version = await entitle.derive_tenant(conn, crew.surroundings, now, tenant, more=more)
     like = Draft(
         chain="",
         cause="catalog",

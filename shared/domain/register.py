@@ -7,19 +7,32 @@ snapshot is an edge from the state before it to the state after it, and the seco
 a walk; the walk ends in the one state that has one more arrival than departures. In a closed loop
 no state has, and the walk ends where it began: in the state that the second before ended in.
 What stays undecided is *ambiguous*: the largest event id decides for now.
+
+A fetch contains everything up to its version, so that no snapshot up to then replaces it; one
+after its ceiling does; one between is taken for the newer for now, and asks for another fetch.
+Of two fetches the one with the larger number is the newer.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
+from typing import Literal
 
 import msgspec
 
 from shared.domain.commands import Shape
-from shared.domain.states import ACCESS, TERMINAL, ObjectState, Standing, standing_of
+from shared.domain.standings import ACCESS, TERMINAL, Standing, standing_of
+from shared.domain.states import SESSION_KIND, UNOBSERVED, Item, ObjectState
+
+#: Why a fetch would help: the order is undecided; a hint says that the object changed; a list is
+#: known not to be whole; a purchase does not say what was bought.
+Want = Literal["order", "hint", "list", "line_items"]
+
+#: The standings whose grants count from the beginning of their unbroken run.
+_COUNTED = frozenset({Standing.PAST_DUE, Standing.PAID})
 
 
 class Observation(msgspec.Struct, frozen=True):
-    """One snapshot. `id` is the event's at the provider, `version` its clock's reading."""
+    """One snapshot or fetch. `id` is the event's, `version` its clock's reading; see `Observe`."""
 
     id: str
     version: int
@@ -27,14 +40,19 @@ class Observation(msgspec.Struct, frozen=True):
     before: int | None  # digest of the state an edge leads from
     after: int
     state: ObjectState
+    ceiling: int | None = None
+    number: int | None = None
 
 
 class Sighting(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A state that a second ended in. `past_due_since` is in the provider's seconds."""
+    """
+    A state that a second ended in. `since` is where the unbroken run of its standing began, in
+    the provider's seconds; kept where it decides something.
+    """
 
     version: int
     state: ObjectState
-    past_due_since: int | None = None
+    since: int | None = None
 
 
 class Register(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -43,7 +61,8 @@ class Register(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `sightings` are what the catalog may choose from, newest first: the states of known status,
     each with other products than the ones before it, down to the first that gives no access and
-    so needs no mapping. `unknown` is the newest state where its status is unknown.
+    so needs no mapping. `unknown` is the newest state where its status is unknown, or where
+    nothing but hints came. With `wants`, everything here is provisional.
     """
 
     version: int
@@ -51,6 +70,13 @@ class Register(msgspec.Struct, frozen=True, omit_defaults=True):
     unknown: ObjectState | None = None
     ambiguous: bool = False
     terminal: bool = False
+    wants: Want | None = None
+    referenced_since: int | None = None  # the first second in which it carried a reference
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has been folded into it yet."""
+        return not self.sightings and self.unknown is None
 
     @property
     def newest(self) -> ObjectState:
@@ -68,51 +94,83 @@ def fold(provider: str, kind: str, observations: Iterable[Observation]) -> Regis
 
     A terminal state wins over everything, whatever its second.
     """
-    by_age = sorted(observations, key=_age)
+    everything = sorted(observations, key=_age)
+    hints = [seen for seen in everything if seen.shape == "hint"]
+    fetch, timeline = _timeline(everything)
+    if not timeline:
+        return Register(hints[-1].version, unknown=ObjectState(UNOBSERVED), wants="hint")
+    newest = max(seen.version for seen in timeline)
     terminal = [
-        seen for seen in by_age if standing_of(provider, kind, seen.state.status) in TERMINAL
+        seen for seen in timeline if standing_of(provider, kind, seen.state.status) in TERMINAL
     ]
     if terminal:
         last = terminal[-1]
-        return Register(
-            version=by_age[-1].version,
-            sightings=(Sighting(last.version, last.state),),
-            terminal=True,
-        )
+        return Register(newest, (Sighting(last.version, last.state),), terminal=True)
     ends: list[Sighting] = []
     unknown: ObjectState | None = None
     ambiguous = False
     previous: int | None = None
-    for version, group in groupby(by_age, key=_version):
-        second = list(group)
-        if len(second) == 1:
-            last, ambiguous = second[0], False
-        else:
-            last, ambiguous = _end_of_second(second, previous)
+    items: tuple[Item, ...] = ()
+    for version, second in _seconds(timeline):
+        last, ambiguous = _end_of_second(second, previous)
+        if fetch is not None and fetch.version < version <= (fetch.ceiling or fetch.version):
+            ambiguous = ambiguous or last.after != fetch.after
         previous = last.after
-        standing = standing_of(provider, kind, last.state.status)
+        state = _completed(last.state, items, kind)
+        items = state.items
+        standing = standing_of(provider, kind, state.status)
         if standing is None:
-            unknown = last.state
+            unknown = state
             continue
         unknown = None
         since = None
-        if standing is Standing.PAST_DUE:
-            before = ends[-1].past_due_since if ends else None
-            since = version if before is None else before
-        ends.append(Sighting(version, last.state, since))
+        if standing in _COUNTED:
+            before = ends[-1] if ends else None
+            is_run = before is not None and before.since is not None
+            is_run = is_run and standing_of(provider, kind, ends[-1].state.status) is standing
+            since = before.since if before is not None and is_run else version
+        ends.append(Sighting(version, state, since))
     return Register(
-        version=by_age[-1].version,
+        version=newest,
         sightings=_choices(provider, kind, ends),
         unknown=unknown,
         ambiguous=ambiguous,
+        wants=_want(provider, kind, timeline[-1], unknown or ends[-1].state, ambiguous, hints),
+        referenced_since=min(
+            (seen.version for seen in timeline if seen.state.reference is not None), default=None
+        ),
     )
+
+
+def _timeline(
+    everything: Sequence[Observation],
+) -> tuple[Observation | None, list[Observation]]:
+    """The newest fetch, and what has a state, by age, without fetches that it outdates."""
+    fetches = [seen for seen in everything if seen.shape == "fetch"]
+    fetch = max(fetches, key=_number) if fetches else None
+    timeline = [
+        seen
+        for seen in everything
+        if seen.shape != "hint"
+        and (seen.shape != "fetch" or seen is fetch or (fetch and seen.version < fetch.version))
+    ]
+    return fetch, timeline
+
+
+def _seconds(timeline: Sequence[Observation]) -> Iterator[tuple[int, list[Observation]]]:
+    """What happened together: a second's snapshots; a fetch stands alone, after its second."""
+    for (version, is_fetch), group in groupby(timeline, key=_second):
+        together = list(group)
+        yield version, together[-1:] if is_fetch else together
 
 
 def _end_of_second(second: Sequence[Observation], previous: int | None) -> tuple[Observation, bool]:
     """
     The observation whose `after` is the state that the second ended in, and whether that is
-    undecided. `second` holds at least two, by id; `previous` is where the second before ended.
+    undecided. `second` is in the order of ids; `previous` is where the second before ended.
     """
+    if len(second) == 1:
+        return second[0], False
     balance: dict[int, int] = {}
     for seen in second:
         if seen.shape == "point":
@@ -139,24 +197,62 @@ def _at(second: Sequence[Observation], state: int | None) -> Observation:
     return next(seen for seen in reversed(second) if seen.after == state)
 
 
+def _completed(state: ObjectState, known: Sequence[Item], kind: str) -> ObjectState:
+    """
+    A state whose list is not whole, with what was known before: that something is not listed
+    does not say that it is gone.
+    """
+    if not state.is_partial or kind == SESSION_KIND:
+        return state
+    listed = {item.refs for item in state.items}
+    kept = tuple(item for item in known if item.refs not in listed)
+    return msgspec.structs.replace(state, items=state.items + kept) if kept else state
+
+
+def _want(
+    provider: str,
+    kind: str,
+    last: Observation,
+    state: ObjectState,
+    ambiguous: bool,
+    hints: Sequence[Observation],
+) -> Want | None:
+    if ambiguous:
+        return "order"
+    # What is newer than the hint's second contains it, and so does a fetch of that second.
+    covered_until = last.version if last.shape == "fetch" else last.version - 1
+    if any(hint.version > covered_until for hint in hints):
+        return "hint"
+    standing = standing_of(provider, kind, state.status)
+    if state.is_partial and kind != SESSION_KIND and (standing and ACCESS[standing] != "none"):
+        return "list"
+    return None
+
+
 def _choices(provider: str, kind: str, ends: Sequence[Sighting]) -> tuple[Sighting, ...]:
     choices: list[Sighting] = []
-    products_seen: set[frozenset[tuple[str, ...]]] = set()
+    bought_before: set[tuple[object, ...]] = set()
     for sighting in reversed(ends):
         standing = standing_of(provider, kind, sighting.state.status)
         if standing is not None and ACCESS[standing] == "none":
             choices.append(sighting)
             break
-        products = frozenset(item.refs for item in sighting.state.items)
-        if products not in products_seen:
-            products_seen.add(products)
+        state = sighting.state
+        bought = (frozenset(item.refs for item in state.items), state.plan, state.offer)
+        if bought not in bought_before:
+            bought_before.add(bought)
             choices.append(sighting)
     return tuple(choices)
 
 
-def _version(observation: Observation) -> int:
-    return observation.version
+def _second(observation: Observation) -> tuple[int, bool]:
+    return observation.version, observation.shape == "fetch"
 
 
-def _age(observation: Observation) -> tuple[int, str]:
-    return (observation.version, observation.id)
+def _number(fetch: Observation) -> int:
+    return fetch.number or 0
+
+
+def _age(observation: Observation) -> tuple[int, bool, int, str]:
+    is_fetch = observation.shape == "fetch"
+    return observation.version, is_fetch, observation.number or 0, observation.id

@@ -38,7 +38,7 @@ async def lock_tenants(conn: Conn, tenants: Iterable[str]) -> dict[str, int]:
 
 
 GRANTS_OF_TENANTS = """
-SELECT object, tenant, plan, feature, value, rank, valid_from, valid_until
+SELECT object, tenant, plan, feature, value, rank, valid_from, valid_until, adds
 FROM grants WHERE tenant = ANY($1::text[]) ORDER BY object, plan, feature
 """
 
@@ -47,17 +47,16 @@ async def read_grants(conn: Conn, tenants: Iterable[str]) -> dict[int, tuple[Gra
     """All grants of the tenants, by object, each object's in key order."""
     found: dict[int, list[Grant]] = {}
     for row in await conn.fetch(GRANTS_OF_TENANTS, list(tenants)):
-        number, tenant, plan, feature, value, rank, valid_from, valid_until = row.values()
-        found.setdefault(number, []).append(
-            Grant(tenant, plan, feature, _decode_value(value), rank, valid_from, valid_until)
-        )
+        number, tenant, plan, feature, value, *rest = row.values()
+        grant = Grant(tenant, plan, feature, _decode_value(value), *rest)
+        found.setdefault(number, []).append(grant)
     return {number: tuple(grants) for number, grants in found.items()}
 
 
 REMOVE_GRANTS = "DELETE FROM grants WHERE object = ANY($1::bigint[])"
 GRANT_COLUMNS = (
     "object", "plan", "feature", "tenant", "value", "rank", "valid_from", "valid_until",
-    "catalog_version",
+    "adds", "catalog_version",
 )  # fmt: skip
 
 
@@ -77,6 +76,7 @@ async def replace_grants(
             grant.rank,
             grant.valid_from,
             grant.valid_until,
+            grant.adds,
             version,
         )
         for number, given in sorted(grants.items())

@@ -1,44 +1,24 @@
 """
-Customers, the provider objects they own, and what was observed of these.
+Provider objects: the caches of their registers, whose they are, and what they wait for.
 
-Lock order everywhere: customers, tenants, objects, each in key order. A customer's lock covers its
-links and its objects; what is read about them is read in a later statement.
+Read and written under the locks of `shared.store.customers`.
 """
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
 
-from shared.db import Conn, Row
-from shared.domain.register import Observation, Register
-from shared.domain.states import LINKING_KINDS, ObjectState, encode_state
+from shared.db import Conn, Row, columns_of
+from shared.domain.keys import CustomerKey, JointKey, ObjectKey
+from shared.domain.payments import joints_of
+from shared.domain.register import Register, Want
+from shared.domain.states import LINKING_KINDS
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _decode_register = msgspec.json.Decoder(Register).decode
-_decode_state = msgspec.json.Decoder(ObjectState).decode
-
-
-class CustomerKey(NamedTuple):
-    """A customer at a provider."""
-
-    source_id: int
-    account: str
-    livemode: bool
-    customer: str
-
-
-class ObjectKey(NamedTuple):
-    """A provider object."""
-
-    source_id: int
-    account: str
-    livemode: bool
-    kind: str
-    object_id: str
 
 
 @dataclass(slots=True)
@@ -46,7 +26,9 @@ class StoredObject:
     """
     An object's row. `id` is 0 until it has one.
 
-    `owner` is the customer whose lock covers it; an object without one is covered by its lane.
+    `owner` is the customer whose lock covers it: its own, or that of the payment it joins. An
+    object without one is covered by its joints and its lane. `adverse` ones may speak against
+    others of the same payment; `wants` is why a fetch would help.
     """
 
     id: int
@@ -55,64 +37,34 @@ class StoredObject:
     tenant: str | None
     register: Register
     parked: str | None
+    adverse: bool = False
+    wants: Want | None = None
 
     @property
     def customer(self) -> str | None:
         """The owner's id at the provider."""
         return self.owner.customer if self.owner is not None else None
 
-
-@dataclass(frozen=True, slots=True)
-class NewObservation:
-    """An observation to be written, of the object at `key`."""
-
-    key: ObjectKey
-    observation: Observation
-    tracking_id: UUID
-
-
-ADD_CUSTOMERS = """
-INSERT INTO customers (source_id, account, livemode, customer)
-SELECT * FROM unnest($1::smallint[], $2::text[], $3::boolean[], $4::text[])
-ON CONFLICT DO NOTHING
-"""
-LOCK_CUSTOMERS = """
-SELECT c.source_id, c.account, c.livemode, c.customer, c.tenant
-FROM customers c
-JOIN unnest($1::smallint[], $2::text[], $3::boolean[], $4::text[])
-    AS asked (source_id, account, livemode, customer)
-  ON c.source_id = asked.source_id AND c.account = asked.account
- AND c.livemode = asked.livemode AND c.customer = asked.customer
-ORDER BY c.source_id, c.account, c.livemode, c.customer
-FOR UPDATE OF c
-"""
-
-
-async def lock_customers(
-    conn: Conn, customers: Iterable[CustomerKey]
-) -> dict[CustomerKey, str | None]:
-    """Make sure that the customers exist and lock them. Returns the operators' links."""
-    columns = _columns(sorted(customers), 4)
-    if not columns[0]:
-        return {}
-    await conn.execute(ADD_CUSTOMERS, *columns)
-    rows = await conn.fetch(LOCK_CUSTOMERS, *columns)
-    return {CustomerKey(*list(row.values())[:4]): row["tenant"] for row in rows}
+    @property
+    def joints(self) -> tuple[JointKey, ...]:
+        """By what it joins others."""
+        names = joints_of(self.key.kind, self.key.object_id, self.register.newest.refs)
+        return tuple(JointKey(*self.key[:3], name) for name in names)
 
 
 OBJECTS_OF_CUSTOMERS = """
 SELECT o.id, o.source_id, o.account, o.livemode, o.kind, o.object_id, o.customer, o.tenant,
-       o.register, o.parked
+       o.register, o.parked, o.adverse, o.wants
 FROM unnest($1::smallint[], $2::text[], $3::boolean[], $4::text[], $5::boolean[])
     AS asked (source_id, account, livemode, customer, is_whole)
 JOIN objects o
   ON o.source_id = asked.source_id AND o.account = asked.account
  AND o.livemode = asked.livemode AND o.customer = asked.customer
- AND (asked.is_whole OR o.kind = ANY($6::text[]))
+ AND (asked.is_whole OR o.adverse OR o.kind = ANY($6::text[]))
 """
 OBJECTS_BY_KEY = """
 SELECT o.id, o.source_id, o.account, o.livemode, o.kind, o.object_id, o.customer, o.tenant,
-       o.register, o.parked
+       o.register, o.parked, o.adverse, o.wants
 FROM unnest($1::smallint[], $2::text[], $3::boolean[], $4::text[], $5::text[])
     AS asked (source_id, account, livemode, kind, object_id)
 JOIN objects o
@@ -128,22 +80,23 @@ async def read_objects(
     others: Iterable[ObjectKey],
 ) -> list[StoredObject]:
     """
-    What the customers' objects say of their links; all objects of those that are in `whole`; and
-    those at `others`, wherever they belong.
+    What the customers' objects say of their links and against each other; all objects of those
+    that are in `whole`; and those at `others`, wherever they belong.
     """
     asked = [(*customer, customer in whole) for customer in customers]
-    rows = await conn.fetch(OBJECTS_OF_CUSTOMERS, *_columns(asked, 5), LINKING_KINDS)
+    rows = await conn.fetch(OBJECTS_OF_CUSTOMERS, *columns_of(asked, 5), LINKING_KINDS)
     found = {row["id"]: _stored_object(row) for row in rows}
     known = {stored.key for stored in found.values()}
     missing = [key for key in others if key not in known]
     if missing:
-        for row in await conn.fetch(OBJECTS_BY_KEY, *_columns(missing, 5)):
+        for row in await conn.fetch(OBJECTS_BY_KEY, *columns_of(missing, 5)):
             found[row["id"]] = _stored_object(row)
     return list(found.values())
 
 
 OBJECTS_OF_TENANT = """
-SELECT id, source_id, account, livemode, kind, object_id, customer, tenant, register, parked
+SELECT id, source_id, account, livemode, kind, object_id, customer, tenant, register, parked,
+       adverse, wants
 FROM objects WHERE tenant = $1 ORDER BY id
 """
 
@@ -153,27 +106,9 @@ async def read_objects_of_tenant(conn: Conn, tenant: str) -> list[StoredObject]:
     return [_stored_object(row) for row in await conn.fetch(OBJECTS_OF_TENANT, tenant)]
 
 
-READ_OBSERVATIONS = """
-SELECT object, observation, version, shape, before, after, state, tracking_id
-FROM observations WHERE object = ANY($1::bigint[])
-"""
-
-
-async def read_observations(
-    conn: Conn, objects: Sequence[int]
-) -> dict[int, dict[str, tuple[UUID, Observation]]]:
-    """By object, by observation id: which event it came with, and what it saw."""
-    found: dict[int, dict[str, tuple[UUID, Observation]]] = {}
-    for row in await conn.fetch(READ_OBSERVATIONS, list(objects)):
-        number, name, version, shape, before, after, state, tracking_id = row.values()
-        seen = Observation(name, version, shape, before, after, _decode_state(state))
-        found.setdefault(number, {})[name] = (tracking_id, seen)
-    return found
-
-
 OBJECTS_SEEN_BY = """
 SELECT o.id, o.source_id, o.account, o.livemode, o.kind, o.object_id, o.customer, o.tenant,
-       o.register, o.parked
+       o.register, o.parked, o.adverse, o.wants
 FROM objects o WHERE o.id IN (SELECT object FROM observations WHERE tracking_id = ANY($1::uuid[]))
 """
 
@@ -183,12 +118,55 @@ async def read_objects_seen_by(conn: Conn, tracking_ids: Sequence[UUID]) -> list
     return [_stored_object(row) for row in await conn.fetch(OBJECTS_SEEN_BY, list(tracking_ids))]
 
 
-FORGET_OBSERVATIONS = "DELETE FROM observations WHERE tracking_id = ANY($1::uuid[])"
+REACHED_BY_JOINTS = """
+WITH RECURSIVE reached (source_id, account, livemode, joint) AS (
+    SELECT source_id, account COLLATE "C", livemode, joint COLLATE "C"
+    FROM unnest($1::smallint[], $2::text[], $3::boolean[], $4::text[])
+        AS asked (source_id, account, livemode, joint)
+    UNION
+    SELECT r.source_id, r.account, r.livemode, further.joint
+    FROM reached r
+    JOIN objects o ON o.joints @> ARRAY[r.joint] AND o.source_id = r.source_id
+     AND o.account = r.account AND o.livemode = r.livemode
+    CROSS JOIN unnest(o.joints) AS further (joint)
+)
+SELECT r.source_id, r.account, r.livemode, r.joint, o.customer
+FROM reached r
+LEFT JOIN objects o ON o.joints @> ARRAY[r.joint] AND o.source_id = r.source_id
+ AND o.account = r.account AND o.livemode = r.livemode
+"""
 
 
-async def forget_observations(conn: Conn, tracking_ids: Sequence[UUID]) -> None:
-    """Remove what earlier runs of these events observed: a replay replaces its own."""
-    await conn.execute(FORGET_OBSERVATIONS, list(tracking_ids))
+async def reach_by_joints(
+    conn: Conn, joints: Iterable[JointKey]
+) -> tuple[set[JointKey], set[CustomerKey]]:
+    """Everything that joins these, however far: all joints of it, and all its customers."""
+    columns = columns_of(sorted(joints), 4)
+    reached: set[JointKey] = set()
+    customers: set[CustomerKey] = set()
+    for row in await conn.fetch(REACHED_BY_JOINTS, *columns) if columns[0] else ():
+        source_id, account, livemode, joint, customer = row.values()
+        reached.add(JointKey(source_id, account, livemode, joint))
+        if customer is not None:
+            customers.add(CustomerKey(source_id, account, livemode, customer))
+    return reached, customers
+
+
+OBJECTS_OF_JOINTS = """
+SELECT DISTINCT ON (o.id) o.id, o.source_id, o.account, o.livemode, o.kind, o.object_id, o.customer,
+       o.tenant, o.register, o.parked, o.adverse, o.wants
+FROM unnest($1::smallint[], $2::text[], $3::boolean[], $4::text[])
+    AS asked (source_id, account, livemode, joint)
+JOIN objects o ON o.joints @> ARRAY[asked.joint] AND o.source_id = asked.source_id
+ AND o.account = asked.account AND o.livemode = asked.livemode
+"""
+
+
+async def read_objects_of_joints(conn: Conn, joints: Iterable[JointKey]) -> list[StoredObject]:
+    """Every object that names one of these."""
+    columns = columns_of(sorted(joints), 4)
+    rows = await conn.fetch(OBJECTS_OF_JOINTS, *columns) if columns[0] else ()
+    return [_stored_object(row) for row in rows]
 
 
 TAKE_OBJECT_IDS = """
@@ -196,7 +174,7 @@ SELECT nextval('objects_id_seq') AS id FROM generate_series(1, $1::int)
 """
 OBJECT_COLUMNS = (
     "id", "source_id", "account", "livemode", "kind", "object_id", "customer", "tenant",
-    "register", "parked", "parked_at", "ambiguous",
+    "register", "parked", "parked_at", "ambiguous", "joints", "adverse", "wants",
 )  # fmt: skip
 
 
@@ -215,6 +193,9 @@ async def add_objects(conn: Conn, objects: Sequence[StoredObject], now: datetime
             stored.parked,
             now if stored.parked is not None else None,
             stored.register.ambiguous,
+            [key.joint for key in stored.joints] or None,
+            stored.adverse,
+            stored.wants,
         )
         for stored in new
     ]
@@ -223,11 +204,15 @@ async def add_objects(conn: Conn, objects: Sequence[StoredObject], now: datetime
 
 SAVE_OBJECTS = """
 UPDATE objects o SET customer = new.customer, tenant = new.tenant, register = new.register::json,
-    parked = new.parked, ambiguous = new.ambiguous, updated_at = now(),
+    parked = new.parked, ambiguous = new.ambiguous, adverse = new.adverse, wants = new.wants,
+    joints = CASE WHEN new.joints IS NOT NULL
+                  THEN ARRAY(SELECT json_array_elements_text(new.joints::json)) END,
+    updated_at = now(),
     parked_at = CASE WHEN new.parked IS NULL THEN NULL
                      WHEN new.parked = o.parked THEN o.parked_at ELSE now() END
-FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[])
-    AS new (id, customer, tenant, register, parked, ambiguous)
+FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[],
+            $7::boolean[], $8::text[], $9::text[])
+    AS new (id, customer, tenant, register, parked, ambiguous, adverse, wants, joints)
 WHERE o.id = new.id
 """
 
@@ -235,6 +220,7 @@ WHERE o.id = new.id
 async def save_objects(conn: Conn, objects: Sequence[StoredObject]) -> None:
     """Write back changed objects."""
     changed = sorted(objects, key=lambda stored: stored.id)
+    joints = [[key.joint for key in stored.joints] for stored in changed]
     await conn.execute(
         SAVE_OBJECTS,
         [stored.id for stored in changed],
@@ -243,49 +229,17 @@ async def save_objects(conn: Conn, objects: Sequence[StoredObject]) -> None:
         [_encode(stored.register).decode() for stored in changed],
         [stored.parked for stored in changed],
         [stored.register.ambiguous for stored in changed],
+        [stored.adverse for stored in changed],
+        [stored.wants for stored in changed],
+        [_encode(names).decode() if names else None for names in joints],
     )
-
-
-OBSERVATION_COLUMNS = (
-    "object", "observation", "version", "shape", "before", "after", "state", "tracking_id",
-)  # fmt: skip
-
-
-async def add_observations(
-    conn: Conn, new: Sequence[NewObservation], ids: Mapping[ObjectKey, int]
-) -> None:
-    """Insert observations of objects that have their ids."""
-    rows = [
-        (
-            ids[one.key],
-            one.observation.id,
-            one.observation.version,
-            one.observation.shape,
-            one.observation.before,
-            one.observation.after,
-            encode_state(one.observation.state).decode(),
-            one.tracking_id,
-        )
-        for one in new
-    ]
-    await conn.copy_records_to_table("observations", records=rows, columns=OBSERVATION_COLUMNS)
-
-
-SET_LINK = """
-UPDATE customers SET tenant = $5, linked_by = $6, linked_at = now()
-WHERE source_id = $1 AND account = $2 AND livemode = $3 AND customer = $4
-"""
-
-
-async def set_link(conn: Conn, customer: CustomerKey, tenant: str | None, actor: str) -> None:
-    """Write the operator's link of a customer that the caller has locked."""
-    await conn.execute(SET_LINK, *customer, tenant, actor)
 
 
 def _stored_object(row: Row) -> StoredObject:
-    number, source_id, account, livemode, kind, object_id, customer, tenant, register, parked = (
-        row.values()
-    )
+    (
+        number, source_id, account, livemode, kind, object_id, customer, tenant, register, parked,
+        adverse, wants,
+    ) = row.values()  # fmt: skip
     return StoredObject(
         number,
         ObjectKey(source_id, account, livemode, kind, object_id),
@@ -293,9 +247,6 @@ def _stored_object(row: Row) -> StoredObject:
         tenant,
         _decode_register(register),
         parked,
+        adverse,
+        wants,
     )
-
-
-def _columns(rows: Iterable[tuple[Any, ...]], width: int) -> list[list[Any]]:
-    columns = [list(column) for column in zip(*rows, strict=True)]
-    return columns or [[] for _ in range(width)]

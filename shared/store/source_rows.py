@@ -1,6 +1,7 @@
 """What workers read of the configuration: no secret among it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from shared.db import Conn
 
@@ -15,6 +16,7 @@ class SourceRow:
     livemode: bool | None
     is_removed: bool  # pruned: its events still have to be applied, and it grants nothing
     lanes: tuple[int, ...]
+    settings: Mapping[str, object] = field(default_factory=dict)
 
 
 READ_MODE = "SELECT version, mode FROM configuration ORDER BY version DESC LIMIT 1"
@@ -28,7 +30,7 @@ async def read_mode(conn: Conn) -> tuple[int, str]:
 
 
 READ_SOURCES = """
-SELECT s.id, s.name, s.provider, s.livemode, s.removed_at IS NOT NULL AS is_removed,
+SELECT s.id, s.name, s.provider, s.livemode, s.settings, s.removed_at IS NOT NULL AS is_removed,
        array(SELECT l.id FROM lanes l WHERE l.source_id = s.id ORDER BY l.number) AS lanes
 FROM sources s ORDER BY s.id
 """
@@ -44,6 +46,7 @@ async def read_sources(conn: Conn) -> list[SourceRow]:
             row["livemode"],
             row["is_removed"],
             tuple(row["lanes"]),
+            row["settings"],
         )
         for row in await conn.fetch(READ_SOURCES)
     ]

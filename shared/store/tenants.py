@@ -16,7 +16,7 @@ SELECT now() AS now,
 """
 READ_GRANTS = """
 SELECT g.plan, g.feature, g.tenant, g.value, g.rank, g.valid_from, g.valid_until,
-       g.catalog_version, s.name AS source, o.kind, o.object_id
+       g.adds, g.catalog_version, s.name AS source, o.kind, o.object_id
 FROM grants AS g
 JOIN objects AS o ON o.id = g.object
 JOIN sources AS s ON s.id = o.source_id
@@ -117,6 +117,7 @@ def _grant(row: Row) -> Grant:
         rank=row["rank"],
         valid_from=row["valid_from"],
         valid_until=row["valid_until"],
+        adds=row["adds"],
     )
 
 

@@ -19,7 +19,7 @@ ACTIONS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
 
 READS_ALL_BUT_SECRETS = {
     "attempts", "audit", "audit_content", "audit_heads", "catalogs", "configuration", "conflicts",
-    "customers", "deliveries", "grants", "inbox", "lanes", "ledger", "ledger_horizon",
+    "customers", "deliveries", "grants", "inbox", "joints", "lanes", "ledger", "ledger_horizon",
     "migrations", "observations", "objects", "settlements", "sources", "tenants", "visits", "work",
 }  # fmt: skip
 
@@ -34,18 +34,18 @@ MAY: dict[str, dict[str, set[str]]] = {
     "worker": {
         "SELECT": READS_ALL_BUT_SECRETS | {"seals"},
         "INSERT": {"attempts", "audit", "audit_content", "audit_heads", "conflicts", "customers",
-                   "grants", "observations", "objects", "settlements", "tenants", "visits",
-                   "work"},
-        "UPDATE": {"audit_heads", "customers", "grants", "lanes", "objects", "tenants", "visits",
-                   "work"},
+                   "grants", "joints", "observations", "objects", "settlements", "tenants",
+                   "visits", "work"},
+        "UPDATE": {"audit_heads", "customers", "grants", "joints", "lanes", "objects", "tenants",
+                   "visits", "work"},
         "DELETE": {"grants", "observations", "visits", "work"},
     },
     "operator": {
         "SELECT": READS_ALL_BUT_SECRETS | {"seals", "source_secrets", "tokens"},
         "INSERT": {"audit", "audit_content", "audit_heads", "catalogs", "configuration",
-                   "customers", "grants", "lanes", "objects", "seals", "source_secrets",
+                   "customers", "grants", "joints", "lanes", "objects", "seals", "source_secrets",
                    "sources", "tenants", "tokens", "work"},
-        "UPDATE": {"audit_heads", "customers", "grants", "lanes", "objects", "seals",
+        "UPDATE": {"audit_heads", "customers", "grants", "joints", "lanes", "objects", "seals",
                    "source_secrets", "sources", "tenants", "tokens", "work"},
         "DELETE": {"grants", "source_secrets", "work"},
     },

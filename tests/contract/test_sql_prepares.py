@@ -14,12 +14,14 @@ RUN_BY = {
     "shared.migrate": ("owner",),
     "shared.store.audit": ("worker", "operator"),
     "shared.store.configuration": ("operator",),
+    "shared.store.customers": ("worker", "operator"),
     "shared.store.demo": ("operator",),
     "shared.store.events": ("operator",),
-    "shared.store.grants": ("worker",),
+    "shared.store.grants": ("worker", "operator"),
     "shared.store.intake": ("gateway",),
     "shared.store.ledger": ("worker",),
-    "shared.store.objects": ("worker",),
+    "shared.store.objects": ("worker", "operator"),
+    "shared.store.observations": ("worker",),
     "shared.store.parked": ("operator",),
     "shared.store.partitions": ("worker", "operator"),
     "shared.store.redeliveries": ("worker",),
@@ -37,17 +39,8 @@ ALSO = {
         "shared.store.tenants": ("IS_KNOWN", "READ_GRANTS", "READ_CUSTOMERS"),
         "shared.store.tokens": ("FIND_BY_DIGEST",),
     },
-    # `sluice tenants link` derives the customer's objects in its own transaction.
-    "operator": {
-        "shared.store.objects": (
-            "ADD_CUSTOMERS", "LOCK_CUSTOMERS", "OBJECTS_OF_CUSTOMERS", "OBJECTS_BY_KEY",
-            "SET_LINK", "SAVE_OBJECTS",
-        ),
-        "shared.store.grants": (
-            "ADD_TENANTS", "LOCK_TENANTS", "GRANTS_OF_TENANTS", "REMOVE_GRANTS",
-            "CURRENT_CATALOG_VERSION", "READ_CATALOG",
-        ),
-    },
+    # What operators link, grant or merge is derived in their own transaction.
+    "operator": {"shared.store.observations": ("READ_OBSERVATIONS",)},
 }  # fmt: skip
 
 STATEMENTS = dict(statements())

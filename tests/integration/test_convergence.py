@@ -5,13 +5,13 @@ import os
 import random
 from typing import Any
 
+from shared.domain.keys import CustomerKey
 from shared.store import audit
-from shared.store.objects import CustomerKey
 from tests.support.lives import Life, live, shuffled
 from tests.support.stack import PLANS, Stack, drain, new_crew
 from tests.support.stripe_events import NOW_S, customer, event, session, subscription
-from workers.books import SetGrew
 from workers.entitle import link_customer
+from workers.entries import SetGrew
 
 
 def expected(life: Life) -> dict[str, Any]:

@@ -79,15 +79,15 @@ def _shown(parked: "Parked") -> dict[str, Any]:
 
 def explain(parked: "Parked") -> str:  # noqa: PLR0911 - a line for each reason
     """What the object waits for, in one line, with the command that would help."""
-    from shared.domain import entitlements
+    from shared.domain import verdicts
 
     status = parked.newest.get("status")
     match parked.needs:
-        case entitlements.NEEDS_LINK:
+        case verdicts.NEEDS_LINK:
             return f"nothing says whose {_whose(parked)} is: {_link(parked)}"
-        case entitlements.LINK_CONFLICT:
+        case verdicts.LINK_CONFLICT:
             return f"{_whose(parked)} is claimed for several tenants; decide: {_link(parked)}"
-        case entitlements.NEEDS_MAPPING:
+        case verdicts.NEEDS_MAPPING:
             refs = [
                 f"{parked.provider}:{ref}"
                 for entry in parked.newest.get("items", ())
@@ -97,14 +97,14 @@ def explain(parked: "Parked") -> str:  # noqa: PLR0911 - a line for each reason
                 f"no plan has one of its products ({', '.join(refs) or 'it has none'}):"
                 " add it to a plan and run sluice apply"
             )
-        case entitlements.UNKNOWN_STATUS:
+        case verdicts.UNKNOWN_STATUS:
             return (
                 f"its status {status!r} is unknown to this version: it neither grants nor revokes,"
                 " and what it gave before stays"
             )
-        case entitlements.SOURCE_REMOVED:
+        case verdicts.SOURCE_REMOVED:
             return f"its source {parked.source} was removed: declare it again, and apply"
-        case entitlements.OTHER_MODE:
+        case verdicts.OTHER_MODE:
             return (
                 f"it is a {'live' if parked.livemode else 'test'} object, and this deployment runs"
                 " in the other mode"

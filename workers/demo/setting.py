@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from shared.db import Conn
-from shared.domain.entitlements import FeatureValue
+from shared.domain.catalog import FeatureValue
 from shared.providers import PROVIDERS
 from shared.sealing import KeyRing, SealingError
 from shared.store import configuration

@@ -13,7 +13,7 @@ from typing import Any
 from shared.db import Conn
 from shared.domain.commands import Command, Ignore, Observe
 from shared.domain.events import StoredEvent
-from workers.books import Answer
+from workers.entries import Answer
 from workers.handlers import entitlements, ignoring
 from workers.handlers.scope import Asked, Scope
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from shared.db import Conn
 from shared.domain.commands import Observe
-from shared.store.objects import ObjectKey
-from workers.books import Answer, Sighted
+from shared.domain.keys import ObjectKey
 from workers.entitle import observe as observe_all
+from workers.entries import Answer, Sighted
 from workers.handlers.scope import Asked, Scope
 
 
@@ -19,6 +19,4 @@ async def observe(conn: Conn, scope: Scope, asked: Sequence[Asked[Observe]]) -> 
             event.source_id, event.account, event.livemode, command.kind, command.object_id
         )
         sighted.append(Sighted(key, event.tracking_id, event.event_id, command, event.run > 1))
-    return await observe_all(
-        conn, scope.surroundings, scope.now, sighted, more_customers=scope.more_customers
-    )
+    return await observe_all(conn, scope.surroundings, scope.now, sighted, more=scope.more)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from shared.db import Conn
 from shared.domain.commands import Ignore
-from workers.books import Answer
+from workers.entries import Answer
 from workers.handlers.scope import Asked, Scope
 
 

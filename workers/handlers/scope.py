@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 from shared.domain.commands import Command
 from shared.domain.events import StoredEvent
-from shared.store.objects import CustomerKey
+from workers.entries import NO_LOCKS, Locks
 from workers.surroundings import Surroundings
 
 C = TypeVar("C", bound=Command)
@@ -14,11 +14,11 @@ C = TypeVar("C", bound=Command)
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """`now` is the database's, of this transaction. `more_customers` have to be locked as well."""
+    """`now` is the database's, of this transaction. `more` has to be locked as well."""
 
     surroundings: Surroundings
     now: datetime
-    more_customers: frozenset[CustomerKey] = frozenset()
+    more: Locks = NO_LOCKS
 
 
 @dataclass(frozen=True, slots=True)

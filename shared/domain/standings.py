@@ -1,0 +1,194 @@
+"""
+What a provider's status means for access: the one status table.
+
+A status is kept as the provider's own word and read through `STANDINGS` each time it matters, so
+that a word this version learns tomorrow counts for what was observed yesterday.
+"""
+
+from enum import StrEnum
+from typing import Literal
+
+from shared.domain.states import (
+    ACCOUNT_KIND,
+    CHARGE_KIND,
+    CUSTOMER_KIND,
+    DISPUTE_KIND,
+    INVOICE_KIND,
+    INVOICE_PAYMENT_KIND,
+    ORDER_KIND,
+    REFUND_KIND,
+    SESSION_KIND,
+    SUBSCRIPTION_KIND,
+    SUMMARY_KIND,
+    WARNING_KIND,
+)
+
+
+class Standing(StrEnum):
+    """The provider-neutral meaning of a status."""
+
+    TRIAL = "trial"
+    ACTIVE = "active"
+    ENDING = "ending"  # cancelled, and paid for until its end
+    PAST_DUE = "past_due"
+    UNPAID = "unpaid"
+    PENDING = "pending"
+    NEVER_STARTED = "never_started"
+    PAUSED = "paused"
+    ENDED = "ended"
+    PAID = "paid"  # once, for good
+    REFUNDED = "refunded"
+    CONTESTED = "contested"  # an open dispute or fraud warning: holds what it joins
+    LOST = "lost"  # a dispute that took the money back
+    RELEASED = "released"  # a dispute, warning or refund that came to nothing
+    PRESENT = "present"  # an object that carries links or joins payments, and grants nothing
+
+
+Access = Literal["grant", "grace", "until_end", "none"]
+
+#: Whether a standing gives access. `grace` gives it until the grace period after the first
+#: failure of the unbroken run is over, `until_end` until the end that the object names.
+ACCESS: dict[Standing, Access] = {
+    Standing.TRIAL: "grant",
+    Standing.ACTIVE: "grant",
+    Standing.ENDING: "until_end",
+    Standing.PAST_DUE: "grace",
+    Standing.UNPAID: "none",
+    Standing.PENDING: "none",
+    Standing.NEVER_STARTED: "none",
+    Standing.PAUSED: "none",
+    Standing.ENDED: "none",
+    Standing.PAID: "grant",
+    Standing.REFUNDED: "none",
+    Standing.CONTESTED: "none",
+    Standing.LOST: "none",
+    Standing.RELEASED: "none",
+    Standing.PRESENT: "none",
+}
+
+#: No later snapshot brings an object back from these.
+TERMINAL = frozenset({Standing.NEVER_STARTED, Standing.ENDED})
+
+#: The status table: (provider, kind) → status → standing. What is not here is unknown, and an
+#: unknown status neither grants nor revokes.
+STANDINGS: dict[tuple[str, str], dict[str, Standing]] = {
+    ("stripe", SUBSCRIPTION_KIND): {
+        "trialing": Standing.TRIAL,
+        "active": Standing.ACTIVE,
+        "past_due": Standing.PAST_DUE,
+        "unpaid": Standing.UNPAID,
+        "incomplete": Standing.PENDING,
+        "incomplete_expired": Standing.NEVER_STARTED,
+        "paused": Standing.PAUSED,
+        "canceled": Standing.ENDED,
+    },
+    # A purchase has its payment status, any other session `complete`.
+    ("stripe", SESSION_KIND): {
+        "paid": Standing.PAID,
+        "no_payment_required": Standing.PAID,
+        "unpaid": Standing.PENDING,
+        "open": Standing.PENDING,
+        "async_payment_failed": Standing.NEVER_STARTED,
+        "expired": Standing.NEVER_STARTED,
+        "complete": Standing.PRESENT,
+    },
+    ("stripe", SUMMARY_KIND): {"current": Standing.ACTIVE},
+    ("stripe", CUSTOMER_KIND): {"present": Standing.PRESENT, "deleted": Standing.ENDED},
+    ("stripe", ACCOUNT_KIND): {"present": Standing.PRESENT, "deauthorized": Standing.PRESENT},
+    ("stripe", INVOICE_KIND): {
+        "draft": Standing.PRESENT,
+        "open": Standing.PRESENT,
+        "paid": Standing.PAID,
+        "uncollectible": Standing.PRESENT,
+        "void": Standing.PRESENT,
+    },
+    ("stripe", INVOICE_PAYMENT_KIND): {
+        "open": Standing.PRESENT,
+        "paid": Standing.PAID,
+        "canceled": Standing.PRESENT,
+    },
+    ("stripe", CHARGE_KIND): {
+        "pending": Standing.PRESENT,
+        "succeeded": Standing.PAID,
+        "failed": Standing.PRESENT,
+    },
+    ("stripe", REFUND_KIND): {
+        "pending": Standing.REFUNDED,
+        "requires_action": Standing.REFUNDED,
+        "succeeded": Standing.REFUNDED,
+        "failed": Standing.RELEASED,
+        "canceled": Standing.RELEASED,
+    },
+    ("stripe", DISPUTE_KIND): {
+        "warning_needs_response": Standing.CONTESTED,
+        "warning_under_review": Standing.CONTESTED,
+        "needs_response": Standing.CONTESTED,
+        "under_review": Standing.CONTESTED,
+        "warning_closed": Standing.RELEASED,
+        "prevented": Standing.RELEASED,
+        "charge_refunded": Standing.RELEASED,
+        "won": Standing.RELEASED,
+        "lost": Standing.LOST,
+    },
+    ("stripe", WARNING_KIND): {
+        "actionable": Standing.CONTESTED,
+        "not_actionable": Standing.RELEASED,
+    },
+    # Read ahead of their adapters: the words are documented, the table is one.
+    ("polar", SUBSCRIPTION_KIND): {
+        "trialing": Standing.TRIAL,
+        "active": Standing.ACTIVE,
+        "past_due": Standing.PAST_DUE,
+        "unpaid": Standing.UNPAID,
+        "incomplete": Standing.PENDING,
+        "incomplete_expired": Standing.NEVER_STARTED,
+        "paused": Standing.PAUSED,
+        "canceled": Standing.ENDED,
+    },
+    ("polar", ORDER_KIND): {
+        "draft": Standing.PENDING,
+        "pending": Standing.PENDING,
+        "paid": Standing.PAID,
+        "partially_refunded": Standing.PAID,
+        "refunded": Standing.REFUNDED,
+        "void": Standing.NEVER_STARTED,
+    },
+    ("paddle", SUBSCRIPTION_KIND): {
+        "trialing": Standing.TRIAL,
+        "active": Standing.ACTIVE,
+        "past_due": Standing.PAST_DUE,
+        "paused": Standing.PAUSED,
+        "canceled": Standing.ENDED,
+    },
+    ("lemon-squeezy", SUBSCRIPTION_KIND): {
+        "on_trial": Standing.TRIAL,
+        "active": Standing.ACTIVE,
+        "past_due": Standing.PAST_DUE,
+        "unpaid": Standing.UNPAID,
+        "paused": Standing.ENDING,
+        "cancelled": Standing.ENDING,
+        "expired": Standing.ENDED,
+    },
+    ("chargebee", SUBSCRIPTION_KIND): {
+        "future": Standing.PENDING,
+        "in_trial": Standing.TRIAL,
+        "active": Standing.ACTIVE,
+        "non_renewing": Standing.ENDING,
+        "paused": Standing.PAUSED,
+        "cancelled": Standing.ENDED,
+    },
+}
+
+#: Which families of objects can grant, per provider, by what `grants_from` calls them. The others
+#: carry links and join payments.
+FAMILIES: dict[str, dict[str, frozenset[str]]] = {
+    "stripe": {
+        "subscriptions": frozenset({SUBSCRIPTION_KIND, SESSION_KIND}),
+        "summary": frozenset({SUMMARY_KIND}),
+    },
+}
+
+
+def standing_of(provider: str, kind: str, status: str) -> Standing | None:
+    """The standing of a status, or None where this version does not know it."""
+    return STANDINGS.get((provider, kind), {}).get(status)

@@ -1,0 +1,230 @@
+"""
+From registers to grants: whose an object is, and what it gives.
+
+Each object owns its grants, a full replacement every time, so that what one object ends cannot
+take what another gives.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from shared.domain.catalog import Catalog, Origin, Plan
+from shared.domain.entitlements import Grant, is_number
+from shared.domain.payments import NO_CIRCUMSTANCES, SPEAKS_AGAINST, Circumstances
+from shared.domain.register import Register, Sighting, Want
+from shared.domain.standings import ACCESS, Standing, standing_of
+from shared.domain.states import (
+    ADVERSE_KINDS,
+    CUSTOMER_KIND,
+    SESSION_KIND,
+    SUMMARY_KIND,
+    UNOBSERVED,
+)
+
+#: Why an object gives nothing yet; what `parked list` shows.
+NEEDS_LINK = "needs:link"
+NEEDS_MAPPING = "needs:mapping"
+LINK_CONFLICT = "link_conflict"
+NEEDS_LINE_ITEMS = "needs:line_items"
+NEEDS_PAYMENT = "needs:payment"
+NEEDS_FETCH = "needs:fetch"
+UNKNOWN_STATUS = "unknown_status"
+OTHER_MODE = "other_mode"
+SOURCE_REMOVED = "source_removed"
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """
+    What an object gives, what it waits for, and why a fetch of it would help (None: nothing).
+
+    `stands_on` is the sighting that the grants were read from, and `withheld` are the objects
+    ("kind/id") that keep it from giving what it says.
+    """
+
+    grants: tuple[Grant, ...] = ()
+    parked: str | None = None
+    wants: Want | None = None
+    stands_on: Sighting | None = None
+    withheld: tuple[str, ...] = ()
+
+
+class Links(msgspec.Struct, frozen=True):
+    """
+    Who a customer may belong to, by rank: the operator's word, the customer's own, then what
+    its earliest completed sessions say, which the buyer can write (more than one where several
+    completed in the same second).
+    """
+
+    operator: str | None = None
+    customer: str | None = None
+    sessions: frozenset[str] = frozenset()
+
+
+def resolve_tenant(own: str | None, links: Links) -> tuple[str | None, str | None]:
+    """The tenant of an object that names `own`, or None and what it waits for."""
+    for tenant in (links.operator, own, links.customer):
+        if tenant is not None:
+            return tenant, None
+    if len(links.sessions) > 1:
+        return None, LINK_CONFLICT
+    if links.sessions:
+        return next(iter(links.sessions)), None
+    return None, NEEDS_LINK
+
+
+def earliest_references(sessions: Iterable[Register]) -> frozenset[str]:
+    """The references of the earliest completed sessions that have one."""
+    earliest: int | None = None
+    references: set[str] = set()
+    for session in sessions:
+        reference = session.newest.reference
+        if reference is None:
+            continue
+        since = session.version if session.referenced_since is None else session.referenced_since
+        if earliest is None or since < earliest:
+            earliest, references = since, {reference}
+        elif since == earliest:
+            references.add(reference)
+    return frozenset(references)
+
+
+def decide(
+    kind: str,
+    register: Register,
+    links: Links,
+    origin: Origin,
+    catalog: Catalog,
+    around: Circumstances = NO_CIRCUMSTANCES,
+) -> tuple[str | None, Verdict]:
+    """The tenant of an object and what it gives: the one place where access is decided."""
+    tenant, waits_for = resolve_tenant(register.newest.tenant, links)
+    if register.terminal:
+        return tenant, Verdict()
+    if kind in ADVERSE_KINDS:
+        return tenant, _adverse(kind, register, origin, around)
+    if kind not in origin.granting_kinds or _only_links(kind, register, origin):
+        # A session is a link, not somebody who waits for one.
+        parked = waits_for if kind == CUSTOMER_KIND else None
+        return tenant, Verdict(parked=parked, wants=register.wants)
+    if tenant is None:
+        wants = register.wants or _line_items(kind, register, origin, catalog)
+        return None, Verdict(parked=waits_for, wants=wants)
+    if origin.is_removed or not origin.is_of_mode:
+        return tenant, Verdict(parked=SOURCE_REMOVED if origin.is_removed else OTHER_MODE)
+    return tenant, _granting(tenant, kind, register, origin, catalog, around)
+
+
+def _adverse(kind: str, register: Register, origin: Origin, around: Circumstances) -> Verdict:
+    """A refund, dispute or warning gives nothing; it may wait for what its payment was for."""
+    parked = _without_state(register)
+    standing = standing_of(origin.provider, kind, register.newest.status)
+    if standing in SPEAKS_AGAINST and not around.bought:
+        parked = NEEDS_PAYMENT
+    elif standing is None:
+        parked = parked or UNKNOWN_STATUS
+    return Verdict(parked=parked, wants=register.wants)
+
+
+def _granting(
+    tenant: str,
+    kind: str,
+    register: Register,
+    origin: Origin,
+    catalog: Catalog,
+    around: Circumstances,
+) -> Verdict:
+    wants = register.wants or _line_items(kind, register, origin, catalog)
+    withheld = around.reversals or around.holds
+    if kind == SUMMARY_KIND and around.is_lapsed:
+        # Stripe leaves entitlements in place where a trial ends in `paused`.
+        withheld = withheld or (SUMMARY_KIND,)
+    parked = _without_state(register) or (UNKNOWN_STATUS if register.unknown is not None else None)
+    for sighting in register.sightings:
+        grants = _grants_of(tenant, sighting, kind, origin, catalog, around)
+        if grants is not None:
+            return Verdict(() if withheld else grants, parked, wants, sighting, withheld)
+        is_untold = kind == SESSION_KIND and wants == "line_items"
+        parked = parked or (NEEDS_LINE_ITEMS if is_untold else NEEDS_MAPPING)
+    return Verdict(parked=parked, wants=wants)
+
+
+def _without_state(register: Register) -> str | None:
+    is_unseen = register.unknown is not None and register.unknown.status == UNOBSERVED
+    return NEEDS_FETCH if is_unseen or register.wants == "list" else None
+
+
+def _only_links(kind: str, register: Register, origin: Origin) -> bool:
+    if kind != SESSION_KIND or register.unknown is not None:
+        return False
+    standing = standing_of(origin.provider, kind, register.newest.status)
+    return standing in (Standing.PRESENT, Standing.PENDING)
+
+
+def _line_items(kind: str, register: Register, origin: Origin, catalog: Catalog) -> Want | None:
+    """A purchase that tells neither plan nor mapped link must be asked what was bought."""
+    if kind != SESSION_KIND or not register.newest.is_partial:
+        return None
+    is_known = catalog.plans_of(origin, kind, register.newest) is not None
+    return None if is_known else "line_items"
+
+
+def _grants_of(
+    tenant: str,
+    sighting: Sighting,
+    kind: str,
+    origin: Origin,
+    catalog: Catalog,
+    around: Circumstances,
+) -> tuple[Grant, ...] | None:
+    """What a state gives, or None where the catalog does not map all of its products."""
+    state = sighting.state
+    standing = standing_of(origin.provider, kind, state.status)
+    if standing is None or ACCESS[standing] == "none":
+        return ()
+    if ACCESS[standing] == "until_end" and state.ends_at is None:
+        return ()
+    worth = catalog.plans_of(origin, kind, state)
+    if worth is None:
+        return None
+    begins_at = None
+    if state.collection == "void" and origin.policy.voided_collection == "revoke":
+        if state.resumes_at is None:
+            return ()
+        begins_at = _moment(state.resumes_at)
+    quantities: Counter[str] = Counter()
+    for plan, quantity in worth:
+        quantities[plan.name] += quantity
+    grants = []
+    for _, plan in sorted({plan.name: plan for plan, _ in worth}.items()):
+        ends_at = _end_of(sighting, standing, plan, around)
+        for feature, value in sorted(plan.features.items()):
+            adds = feature in catalog.added and is_number(value)
+            given = quantities[plan.name] * value if adds and not isinstance(value, str) else value
+            grants.append(
+                Grant(tenant, plan.name, feature, given, plan.rank, begins_at, ends_at, adds)
+            )
+    return tuple(grants)
+
+
+def _end_of(
+    sighting: Sighting, standing: Standing, plan: Plan, around: Circumstances
+) -> datetime | None:
+    ends = []
+    state, since = sighting.state, sighting.since
+    if state.ends_at is not None:
+        ends.append(state.ends_at)
+    if state.lapses_at is not None and standing is Standing.TRIAL and not around.customer_pays:
+        ends.append(state.lapses_at)
+    if ACCESS[standing] == "grace" and since is not None:
+        ends.append(since + plan.grace_s)
+    if standing is Standing.PAID and since is not None and plan.lasts_s is not None:
+        ends.append(since + plan.lasts_s)
+    return _moment(min(ends)) if ends else None
+
+
+def _moment(seconds: int) -> datetime:
+    # Bounded: a provider's nonsense date must not become an overflow error.
+    return datetime.fromtimestamp(0, UTC) + timedelta(seconds=max(0, min(seconds, 250_000_000_000)))

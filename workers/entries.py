@@ -1,0 +1,134 @@
+"""What a transaction that decides holds in memory, and what it says of it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import msgspec
+
+from shared.domain.commands import Observe
+from shared.domain.entitlements import Entitlement
+from shared.domain.keys import CustomerKey, JointKey, ObjectKey
+from shared.domain.outcomes import Outcome
+from shared.domain.payments import Circumstances, Seen, joints_of
+from shared.domain.register import Observation, Register
+from shared.domain.verdicts import Links
+from shared.store.objects import StoredObject
+
+
+@dataclass(frozen=True, slots=True)
+class Locks:
+    """Under what a transaction meets others: customers and joints."""
+
+    customers: frozenset[CustomerKey] = frozenset()
+    joints: frozenset[JointKey] = frozenset()
+
+    def __or__(self, other: "Locks") -> "Locks":
+        return Locks(self.customers | other.customers, self.joints | other.joints)
+
+    def __le__(self, other: "Locks") -> bool:
+        return self.customers <= other.customers and self.joints <= other.joints
+
+
+NO_LOCKS = Locks()
+
+
+class SetGrew(Exception):
+    """An object turned out to need more than what was locked: roll back, start with `locks`."""
+
+    def __init__(self, locks: Locks) -> None:
+        super().__init__("what has to be locked grew")
+        self.locks = locks
+
+
+class FeatureChange(msgspec.Struct, frozen=True):
+    """One tenant's entitlement to one feature, before and after."""
+
+    tenant: str
+    feature: str
+    action: str
+    before: Entitlement | None
+    after: Entitlement | None
+
+
+@dataclass(slots=True)
+class Answer:
+    """What became of one observation. `outcome` is a step-0 word of the audit trail."""
+
+    outcome: Outcome
+    tenant: str | None
+    subject: str
+    code: str | None
+    changes: list[FeatureChange]
+    catalog_version: int
+
+
+class Sighted(msgspec.Struct, frozen=True):
+    """An observation that came with an event. `replayed`: an earlier run's is to be replaced."""
+
+    key: ObjectKey
+    tracking_id: UUID
+    event_id: str
+    command: Observe
+    replayed: bool
+
+    @property
+    def locks(self) -> Locks:
+        """What the observed object needs."""
+        state = self.command.after
+        owner = () if state.customer is None else (CustomerKey(*self.key[:3], state.customer),)
+        names = joints_of(self.key.kind, self.key.object_id, state.refs)
+        joints = (JointKey(*self.key[:3], name) for name in names)
+        return Locks(frozenset(owner), frozenset(joints))
+
+
+@dataclass(slots=True)
+class Entry:
+    """An object in memory, beside what its row said."""
+
+    stored: StoredObject
+    observations: dict[str, tuple[UUID, Observation]] = field(default_factory=dict)
+    is_dirty: bool = False
+
+    @property
+    def reference(self) -> int | ObjectKey:
+        """What its grants are kept under: its id, or its key until it has one."""
+        return self.stored.id or self.stored.key
+
+    @property
+    def seen(self) -> Seen:
+        """As its payments see it."""
+        return Seen(self.stored.key.kind, self.stored.key.object_id, self.stored.register)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An object to be decided, as it stood at that point: its register, links and circumstances."""
+
+    entry: Entry
+    register: Register
+    links: Links
+    around: Circumstances
+    #: What a refund, dispute or warning was paid for: it is that object's tenant whom it concerns.
+    bought: "Case | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one event leaves to be decided."""
+
+    entry: Entry | None
+    superseded: bool
+    cases: tuple[Case, ...]
+
+
+def locks_of(entries: Iterable[Entry]) -> Locks:
+    """What these objects are covered by: their customers; without one, their joints."""
+    customers = set()
+    joints: set[JointKey] = set()
+    for entry in entries:
+        if entry.stored.owner is not None:
+            customers.add(entry.stored.owner)
+        else:
+            joints.update(entry.stored.joints)
+    return Locks(frozenset(customers), frozenset(joints))
