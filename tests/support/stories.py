@@ -312,16 +312,19 @@ def _refund(life: Life, payment: Payment) -> Story:
     for part in parts:
         yield SOON
         status = rng.choice(["succeeded", "succeeded", "pending"])
-        refund = merchant.refund(payment, int(payment.amount * part), status)
-        if life.chance(0.35):
+        refund = merchant.refund(payment, round(payment.amount * part), status)
+        if life.chance(0.65):
+            continue
+        yield LATER
+        if status == "pending" and life.chance(0.5):
+            merchant.move_refund(refund, "succeeded")
             yield LATER
-            if status == "pending" and life.chance(0.5):
-                merchant.move_refund(refund, "succeeded")
-                yield LATER
-            if life.chance(0.7):
-                # Where the charge is all that is heard, it is what tells of the failure.
-                tells = "refund.updated" in merchant.deaf or life.chance(0.5)
-                merchant.move_refund(refund, "failed", tells_charge=tells)
+        if life.chance(0.7):
+            # A charge that does not tell of the failure stays stale: it is the last thing of it.
+            is_stale = "refund.updated" not in merchant.deaf and life.chance(0.4)
+            merchant.move_refund(refund, "failed", tells_charge=not is_stale)
+            if is_stale:
+                return
 
 
 def _dispute(life: Life, payment: Payment, whole: bool) -> Story:
