@@ -108,3 +108,16 @@ def difference(after: Any, before: Any) -> dict[str, Any]:
         else:
             previous[key] = copy.deepcopy(before.get(key))
     return previous
+
+
+def overlaid(after: Any, previous: dict[str, Any]) -> dict[str, Any]:
+    """The object before, from the one after and its `previous_attributes`."""
+    before = copy.deepcopy(after)
+    for key, value in previous.items():
+        if isinstance(value, dict) and isinstance(before.get(key), dict):
+            before[key] = overlaid(before[key], value)
+        elif value is None:
+            before.pop(key, None)
+        else:
+            before[key] = value
+    return before
