@@ -137,9 +137,9 @@ def _with(seen: Seen, statuses: dict[str, str], kind: str, **fields: Any) -> See
 
 BROKEN: list[tuple[str, Callable[..., Any]]] = [
     ("workers.books.fold", last_event_wins),
-    ("workers.books.circumstances", releases_are_ignored),
-    ("workers.books.circumstances", every_refund_is_full),
-    ("workers.books.circumstances", an_old_end_ends_the_new),
+    ("workers.neighbours.circumstances", releases_are_ignored),
+    ("workers.neighbours.circumstances", every_refund_is_full),
+    ("workers.neighbours.circumstances", an_old_end_ends_the_new),
 ]
 
 
