@@ -255,6 +255,7 @@ def end_to_end(seconds: float) -> None:
 
 
 _oldest: list[Callable[[], Mapping[str, float]]] = []
+_parked: list[Callable[[], Mapping[tuple[str, str], int]]] = []
 _build: list[str] = []
 
 
@@ -265,6 +266,19 @@ def observe_oldest(callback: Callable[[], Mapping[str, float]]) -> None:
     Called in the exporter's thread: it must return what is known and ask nobody.
     """
     _oldest[:] = [callback]
+
+
+def observe_parked(callback: Callable[[], Mapping[tuple[str, str], int]]) -> None:
+    """Where the number of parked objects is read from, by (source, what they need); likewise."""
+    _parked[:] = [callback]
+
+
+def _read_parked(_: CallbackOptions) -> Iterable[Observation]:
+    counts = _parked[0]() if _parked else {}
+    return [
+        Observation(count, {"source": source, "needs": needs})
+        for (source, needs), count in counts.items()
+    ]
 
 
 def _read_oldest(_: CallbackOptions) -> Iterable[Observation]:
@@ -281,6 +295,11 @@ _meter.create_observable_gauge(
     [_read_oldest],
     unit="s",
     description="Age of the oldest event that is due and not settled.",
+)
+_meter.create_observable_gauge(
+    "sluice_objects_parked",
+    [_read_parked],
+    description="Objects that give nothing until somebody links, maps or fetches something.",
 )
 _meter.create_observable_gauge(
     "sluice_build_info", [_read_build], description="Always 1; the labels say what runs."

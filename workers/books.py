@@ -7,26 +7,27 @@ those, read their grants and the catalog, and decide. What is decided is written
 set-based.
 """
 
-from collections import defaultdict
 from collections.abc import Container, Iterable, Sequence
 from datetime import datetime
 from uuid import UUID
 
 from shared.db import Conn
 from shared.domain.catalog import Catalog, Origin
-from shared.domain.keys import CustomerKey, JointKey, ObjectKey
+from shared.domain.keys import CustomerKey, ObjectKey
 from shared.domain.outcomes import Outcome
-from shared.domain.payments import Circumstances, circumstances, is_adverse
+from shared.domain.payments import (
+    Circumstances,
+    is_adverse,
+)
 from shared.domain.register import NOTHING, Observation, Register, fold
 from shared.domain.states import (
     ADVERSE_KINDS,
     CUSTOMER_KIND,
     LINKING_KINDS,
-    SESSION_KIND,
     digest_of,
     encode_state,
 )
-from shared.domain.verdicts import Links, decide, earliest_references, resolve_tenant
+from shared.domain.verdicts import Links, decide, resolve_tenant
 from shared.store import customers as customers_store
 from shared.store import objects, observations
 from shared.store.objects import StoredObject
@@ -43,6 +44,7 @@ from workers.entries import (
     locks_of,
 )
 from workers.holdings import Holdings, are_same
+from workers.neighbours import Neighbours
 from workers.surroundings import Surroundings
 
 
@@ -53,10 +55,8 @@ class Books:
         self.surroundings = surroundings
         self.now = now
         self.catalog = Catalog(0, {})
-        self.operator_links: dict[CustomerKey, str | None] = {}
         self.entries: dict[ObjectKey, Entry] = {}
-        self.by_customer: dict[CustomerKey, list[Entry]] = defaultdict(list)
-        self.by_joint: dict[JointKey, list[Entry]] = defaultdict(list)
+        self.near = Neighbours(surroundings.origin)
         self.added: list[NewObservation] = []
         self.holdings = Holdings(now)
 
@@ -73,7 +73,7 @@ class Books:
         Raises:
             SetGrew: something that was found lies under a lock that we do not have.
         """
-        self.operator_links = await customers_store.lock_customers(conn, locks.customers)
+        self.near.operator_links = await customers_store.lock_customers(conn, locks.customers)
         await customers_store.lock_joints(conn, locks.joints)
         keys = set(keys)
         self._enter(await objects.read_objects(conn, locks.customers, whole, keys))
@@ -118,15 +118,15 @@ class Books:
             or was_adverse
             or one.key.kind in ADVERSE_KINDS
             or self._bearing(entry) != stood
-            or any(near.stored.adverse for near in self._group(entry))
+            or any(near.stored.adverse for near in self.near.group(entry))
         ):
-            affected += [*self._group(entry), *self._of_customer(former)]
+            affected += [*self.near.group(entry), *self.near.of(former)]
         return Step(entry, superseded, self._cases(affected))
 
     def take_back(self, event_id: str, tracking_id: UUID) -> Step:
         """Undo what an earlier run of an event observed, without another observation for it."""
         without = self.forget(event_id, tracking_id)
-        related = [near for entry in without for near in self._group(entry)]
+        related = [near for entry in without for near in self.near.group(entry)]
         return Step(None, False, self._cases([*without, *related]))
 
     def forget(self, event_id: str, tracking_id: UUID, but: ObjectKey | None = None) -> list[Entry]:
@@ -225,11 +225,8 @@ class Books:
         for stored in found:
             if stored.key in self.entries:
                 continue
-            entry = self.entries[stored.key] = Entry(stored)
-            if stored.owner is not None:
-                self.by_customer[stored.owner].append(entry)
-            for joint in stored.joints:
-                self.by_joint[joint].append(entry)
+            self.entries[stored.key] = Entry(stored)
+            self.near.enter(self.entries[stored.key])
 
     def _fold(self, entry: Entry) -> None:
         """Fold again, and put the object to whom it then belongs and to what it joins."""
@@ -242,62 +239,7 @@ class Books:
             stored.register = register
             stored.adverse = is_adverse(provider, entry.seen)
             entry.is_dirty = True
-        for joint in set(joined) ^ set(stored.joints):
-            if joint in joined:
-                self.by_joint[joint].remove(entry)
-            else:
-                self.by_joint[joint].append(entry)
-        named = register.newest.customer
-        if named is not None:
-            self._belong(entry, CustomerKey(*stored.key[:3], named))
-        if stored.joints:
-            self._join(entry)
-
-    def _join(self, entry: Entry) -> None:
-        """What names no customer belongs to the one that its payment's other objects name."""
-        component = self._component(entry)
-        named = {
-            CustomerKey(*near.stored.key[:3], customer)
-            for near in component
-            if (customer := near.stored.register.newest.customer) is not None
-        }
-        if named:
-            for near in component:
-                if near.stored.register.newest.customer is None:
-                    self._belong(near, min(named))
-
-    def _belong(self, entry: Entry, customer: CustomerKey) -> None:
-        stored = entry.stored
-        if stored.owner == customer:
-            return
-        if stored.owner is not None:
-            self.by_customer[stored.owner].remove(entry)
-        stored.owner = customer
-        self.by_customer[customer].append(entry)
-        entry.is_dirty = True
-
-    def _component(self, entry: Entry) -> list[Entry]:
-        """Everything in memory that joins the object, itself included."""
-        found = {entry.stored.key: entry}
-        ahead = list(entry.stored.joints)
-        passed = set(ahead)
-        while ahead:
-            for near in self.by_joint[ahead.pop()]:
-                if near.stored.key not in found:
-                    found[near.stored.key] = near
-                    further = set(near.stored.joints) - passed
-                    passed |= further
-                    ahead += further
-        return list(found.values())
-
-    def _group(self, entry: Entry) -> list[Entry]:
-        """All that can bear on the object: its customer's objects, or what its payment joins."""
-        if entry.stored.owner is not None:
-            return self._of_customer(entry.stored.owner)
-        return self._component(entry)
-
-    def _of_customer(self, customer: CustomerKey | None) -> list[Entry]:
-        return list(self.by_customer.get(customer, ())) if customer is not None else []
+        self.near.move(entry, joined)
 
     def _bearing(self, entry: Entry) -> object:
         """What others of the same customer stand on. Where it changes, so may they."""
@@ -306,30 +248,13 @@ class Books:
             return None
         if key.kind in LINKING_KINDS:
             pays = key.kind == CUSTOMER_KIND and register.newest.has_payment_method
-            return entry.stored.owner, self._links_of(entry), pays
+            return entry.stored.owner, self.near.links_of(entry), pays
         if self._origin(key).policy.grants_from == "summary":
             return entry.stored.owner, register
         return None
 
     def _origin(self, key: ObjectKey) -> Origin:
         return self.surroundings.origin(key.source_id, key.livemode)
-
-    def _links_of(self, entry: Entry) -> Links:
-        customer = entry.stored.owner
-        if customer is None:
-            # A guest's purchase is its own link.
-            register = entry.stored.register
-            own_word = None if register.is_empty else register.newest.reference
-            return Links(sessions=frozenset(() if own_word is None else (own_word,)))
-        own = None
-        sessions = []
-        for near in self.by_customer.get(customer, ()):
-            if near.stored.key.kind == CUSTOMER_KIND:
-                own = near.stored.register.newest.tenant
-            elif near.stored.key.kind == SESSION_KIND:
-                sessions.append(near.stored.register)
-        references = earliest_references(sessions) if sessions else frozenset()
-        return Links(self.operator_links.get(customer), own, references)
 
     def _cases(self, entries: Iterable[Entry]) -> tuple[Case, ...]:
         """Objects as they stand now: later events of the batch must not change what is decided."""
@@ -340,9 +265,9 @@ class Books:
         def case_of(entry: Entry) -> Case:
             key, customer = entry.stored.key, entry.stored.owner
             if customer is None or customer not in links:
-                links[customer] = self._links_of(entry)
+                links[customer] = self.near.links_of(entry)
             if key not in around:
-                around.update(self._circumstances(entry))
+                around.update(self.near.circumstances_of(entry))
             return Case(entry, entry.stored.register, links[customer], around[key])
 
         for entry in entries:
@@ -356,13 +281,6 @@ class Books:
                 case = Case(entry, case.register, case.links, case.around, case_of(bought[0]))
             found[entry.stored.key] = case
         return tuple(found.values())
-
-    def _circumstances(self, entry: Entry) -> dict[ObjectKey, Circumstances]:
-        group = {near.stored.key: near for near in (entry, *self._group(entry))}
-        origin = self._origin(entry.stored.key)
-        seen = [near.seen for near in group.values()]
-        by_name = circumstances(origin.provider, origin.policy, seen)
-        return {near: by_name[near.name] for near in group}
 
 
 def _observation(one: Sighted) -> Observation:

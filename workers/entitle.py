@@ -123,8 +123,8 @@ async def link_customer(
     books = Books(surroundings, now)
     await books.load(conn, Locks(frozenset({customer})), (), {customer})
     await customers.set_link(conn, customer, tenant, actor)
-    books.operator_links[customer] = tenant
-    step = books.derive_again(books.by_customer.get(customer, ()))
+    books.near.operator_links[customer] = tenant
+    step = books.derive_again(books.near.of(customer))
     await books.lock_tenants(conn, [step], named=() if tenant is None else (tenant,))
     changes = books.decide(step)
     await books.save(conn, ())

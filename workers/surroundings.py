@@ -26,7 +26,7 @@ class Surroundings:
     version: int = -1
     mode: str = "live"
     _sources: dict[int, SourceRow] = field(default_factory=dict)
-    _policies: dict[int, Policy] = field(default_factory=dict)
+    _origins: dict[tuple[int, bool], Origin] = field(default_factory=dict)
     _catalogs: dict[int, Catalog] = field(default_factory=dict)
 
     async def refresh(self, conn: Conn) -> bool:
@@ -35,7 +35,7 @@ class Surroundings:
         if version == self.version:
             return False
         self._sources = {row.id: row for row in await read_sources(conn)}
-        self._policies = {row.id: Policy.read(row.settings) for row in self._sources.values()}
+        self._origins = {}
         self.version, self.mode = version, mode
         return True
 
@@ -70,10 +70,14 @@ class Surroundings:
 
     def origin(self, source_id: int, livemode: bool) -> Origin:
         """What deriving must know of where an object comes from."""
-        row = self.source(source_id)
-        is_of_mode = row.livemode is None or livemode == (self.mode == "live")
-        policy = self._policies[source_id]
-        return Origin(row.name, row.provider, is_of_mode, row.is_removed, policy)
+        known = self._origins.get((source_id, livemode))
+        if known is None:
+            row = self.source(source_id)
+            is_of_mode = row.livemode is None or livemode == (self.mode == "live")
+            policy = Policy.read(row.settings)
+            known = Origin(row.name, row.provider, is_of_mode, row.is_removed, policy)
+            self._origins[source_id, livemode] = known
+        return known
 
     async def catalog(self, conn: Conn) -> Catalog:
         """

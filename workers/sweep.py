@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from shared import telemetry
 from shared.db import Conn, is_platform_fault
 from shared.domain.audit import Draft
-from shared.store import audit, grants, partitions, work
+from shared.domain.verdicts import LINK_CONFLICT, NEEDS_MAPPING, UNKNOWN_STATUS
+from shared.store import audit, grants, parked, partitions, work
 from workers import entitle, settling
 from workers.crew import Crew
 from workers.entries import NO_LOCKS, Locks, SetGrew
@@ -23,28 +24,38 @@ from workers.rounds import Rounds
 log = logging.getLogger(__name__)
 
 EVERY_S = 1.0
+COUNT_EVERY_S = 15.0
 PARTITIONS_EVERY_S = 3600.0
 RETRY_S = 60.0
 TENANTS_AT_ONCE = 100
 
+#: What no event to come will mend.
+ALARMING = frozenset({NEEDS_MAPPING, UNKNOWN_STATUS, LINK_CONFLICT})
+
 
 @dataclass
 class Sweep:
-    """The duties of one process. `ages` is the oldest unfinished event's, in seconds by source."""
+    """
+    The duties of one process. `ages` is the oldest unfinished event's, in seconds by source;
+    `parked` are the objects that wait, by source and what for.
+    """
 
     crew: Crew
     rounds: Rounds
     ages: dict[str, float] = field(default_factory=dict)
+    parked: dict[tuple[str, str], int] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Sweep until cancelled."""
         telemetry.observe_oldest(lambda: self.ages)
+        telemetry.observe_parked(lambda: self.parked)
         async with asyncio.TaskGroup() as group:
             for every_s, duty in (
                 (EVERY_S, self.learn),
                 (EVERY_S, self.wake),
                 (5 * EVERY_S, self.age),
                 (EVERY_S, self.derive),
+                (COUNT_EVERY_S, self.count),
                 (PARTITIONS_EVERY_S, self.make_partitions),
             ):
                 group.create_task(_keep(every_s, duty), name=duty.__name__)
@@ -65,6 +76,20 @@ class Sweep:
             found = await work.oldest_unfinished_s(conn)
         named = self.crew.surroundings.name_of
         self.ages = {named(source_id): age_s for source_id, age_s in found.items()}
+
+    async def count(self) -> None:
+        """Count what waits for somebody, and say aloud what only an operator can mend."""
+        async with self.crew.db.connection() as conn:
+            found = await parked.count_parked(conn)
+        named = self.crew.surroundings.name_of
+        counts = {(named(source_id), needs): count for (source_id, needs), count in found.items()}
+        for (source, needs), count in counts.items():
+            if needs in ALARMING and count > self.parked.get((source, needs), 0):
+                log.error(
+                    "objects wait for an operator: sluice parked list",
+                    extra={"source": source, "needs": needs, "objects": count},
+                )
+        self.parked = counts
 
     async def derive(self) -> None:
         """Bring tenants to the current catalog."""

@@ -27,6 +27,8 @@ from shared.domain.states import (
 
 #: Where the way from a payment ends: what it was paid for.
 _BOUGHT_KINDS = frozenset({SUBSCRIPTION_KIND, SESSION_KIND})
+#: Without one of these there are no circumstances, but for what a charge says was refunded.
+BEARING_KINDS = ADVERSE_KINDS | {CUSTOMER_KIND}
 #: What a refund, dispute or warning must stand at to matter to others.
 SPEAKS_AGAINST = frozenset({Standing.CONTESTED, Standing.LOST, Standing.REFUNDED})
 

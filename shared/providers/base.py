@@ -2,12 +2,12 @@
 What Sluice asks of the code that understands one kind of source.
 
 A provider is pure: every answer is a function of the arguments, the clock included. It lives in
-one file of this package, with one line in the registry and its fixtures under `tests/fixtures`.
+one module or one package beside this one, with one line in the registry.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from shared.domain.commands import Command
 from shared.domain.events import Headers, Identity
@@ -36,6 +36,8 @@ class Provider(Protocol):
     name: str
     has_livemode: bool
     secret_hint: str  # what a secret of this provider looks like, for people
+    #: What a source's `settings` may say: name → the values it may have, the default first.
+    settings: Mapping[str, tuple[str, ...]]
 
     def verify(
         self, headers: Headers, body: bytes, secrets: Sequence[str], now: datetime, tolerance_s: int
@@ -63,8 +65,17 @@ class Provider(Protocol):
         """
         Read all that the event asks for; empty is not allowed, `Ignore` says nothing.
 
+        The type `FETCHED` and its body are Sluice's own, with the provider's object inside.
+
         Raises:
             PayloadError: the body does not have the shape its type promises.
+        """
+        ...
+
+    def event_types(self, settings: Mapping[str, Any]) -> Sequence[str]:
+        """
+        The types that an endpoint must be sent, for a source with these settings: those that
+        decide access, and no other. The provider is set up with them.
         """
         ...
 

@@ -50,6 +50,18 @@ async def list_parked(
     return [_parked(row) for row in await conn.fetch(LIST_PARKED, since, object_row, source, limit)]
 
 
+COUNT_PARKED = """
+SELECT source_id, parked, count(*) AS count FROM objects
+WHERE parked IS NOT NULL GROUP BY source_id, parked
+"""
+
+
+async def count_parked(conn: Conn) -> dict[tuple[int, str], int]:
+    """How many wait, by (source, what for)."""
+    rows = await conn.fetch(COUNT_PARKED)
+    return {(row["source_id"], row["parked"]): row["count"] for row in rows}
+
+
 def _parked(row: Row) -> Parked:
     register = json.loads(row["register"])
     sightings = register.get("sightings") or [{}]

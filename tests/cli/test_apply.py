@@ -226,6 +226,24 @@ async def test_sources_are_listed_without_their_secrets(sluice: Sluice, file: Pa
     assert "stripe" in (await sluice("sources", "list")).out
 
 
+async def test_a_source_says_which_event_types_its_endpoint_must_send(
+    sluice: Sluice, file: Path
+) -> None:
+    await sluice("apply", file)
+    (source,) = (await sluice("sources", "list", "--json")).json["items"]
+    assert "customer.subscription.updated" in source["eventTypes"]
+    summary = "entitlements.active_entitlement_summary.updated"
+    assert summary not in source["eventTypes"]
+    table = (await sluice("sources", "list")).out
+    assert f" {len(source['eventTypes'])} " in table
+    assert "customer." not in table
+    granting = FILE.replace("[plans", '[sources.stripe.settings]\ngrants_from = "summary"\n[plans')
+    file.write_text(granting)
+    assert (await sluice("apply", file)).code == 0
+    (source,) = (await sluice("sources", "list", "--json")).json["items"]
+    assert summary in source["eventTypes"]
+
+
 async def test_an_empty_file_changes_nothing(
     sluice: Sluice, endpoints: Endpoints, tmp_path: Path
 ) -> None:

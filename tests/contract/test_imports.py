@@ -23,13 +23,15 @@ PLANTED = {
     "pure-core": ["shared.domain.register -> asyncio", "shared.providers.stripe -> httpx"],
     "domain-knows-no-vendor": ["shared.domain.outcomes -> stripe"],
     "providers-are-islands": ["shared.providers.acme -> shared.providers.stripe"],
+    "stripe-layers": ["shared.providers.stripe.fields -> shared.providers.stripe.events"],
     "doors-know-no-domain": ["shared.queue -> shared.domain.events"],
     "store-only-stores": ["shared.store.audit -> shared.telemetry"],
     "table-families": ["shared.store.work -> shared.store.audit"],
     "one-door-to-postgres": ["shared.store.work -> asyncpg", "gateway.intake -> asyncpg"],
     "two-doors-to-redis": ["workers.stack.doctor -> redis", "gateway.intake -> arq"],
     "who-rings": ["workers.process -> shared.queue", "gateway.ingress -> shared.queue"],
-    "libraries-at-the-edges": ["gateway.ingress -> stripe", "workers.crew -> cryptography"],
+    "libraries-at-the-edges": ["gateway.ingress -> stripe", "workers.crew -> cryptography",
+                               "shared.providers.stripe.events -> stripe"],
     "http-is-the-gateways": ["workers.process -> starlette"],
     "terminal-is-the-clis": ["workers.trail -> rich"],
     "ingress-touches": ["gateway.ingress -> shared.store.objects",
@@ -48,6 +50,7 @@ UNPLACED = {
     "stack-layers": "workers.stack.extras",
     "cli-layers": "workers.cli.more",
     "gateway-layers": "gateway.service",
+    "stripe-layers": "shared.providers.stripe.others",
 }
 
 

@@ -22,7 +22,7 @@ RUN_BY = {
     "shared.store.ledger": ("worker",),
     "shared.store.objects": ("worker", "operator"),
     "shared.store.observations": ("worker",),
-    "shared.store.parked": ("operator",),
+    "shared.store.parked": ("worker", "operator"),
     "shared.store.partitions": ("worker", "operator"),
     "shared.store.redeliveries": ("worker",),
     "shared.store.replays": ("operator",),

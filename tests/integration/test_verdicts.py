@@ -1,8 +1,12 @@
 """No silent answer: every event ends in a word that says why."""
 
+import pytest
+
 from tests.support.stack import Stack
 from tests.support.stripe_events import NOW_S, customer, event, session, subscription
-from workers.sweep import derive_again
+from workers.process import visit
+from workers.rounds import Rounds
+from workers.sweep import Sweep, derive_again
 
 
 async def test_an_event_of_the_other_mode_is_ignored_by_name(stack: Stack) -> None:
@@ -173,3 +177,19 @@ async def test_a_replay_that_observes_nothing_takes_back_what_was_observed(stack
         "SELECT feature FROM audit WHERE run = 2 AND step > 0 ORDER BY step"
     )
     assert [row["feature"] for row in revoked] == ["seats", "sso"]
+
+
+async def test_what_only_an_operator_can_mend_is_said_aloud_once(
+    stack: Stack, caplog: pytest.LogCaptureFixture
+) -> None:
+    rounds = Rounds(lambda lane: visit(stack.crew, lane), 1, dict)
+    sweep = Sweep(stack.crew, rounds)
+    await stack.apply(
+        event("customer.subscription.created", subscription(tenant="a", product="prod_unheard_of")),
+        event("customer.subscription.created", subscription("sub_2", customer="cus_2")),
+    )
+    await sweep.count()
+    await sweep.count()
+    assert sweep.parked == {("stripe", "needs:mapping"): 1, ("stripe", "needs:link"): 1}
+    said = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert [record.__dict__["needs"] for record in said] == ["needs:mapping"]

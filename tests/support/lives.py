@@ -31,13 +31,17 @@ CHANGES: list[dict[str, list[Any]]] = [
     {"product": ["prod_pro", "prod_basic"]},
     {"metadata": [{}, {"tenant_id": "a"}, {"tenant_id": "b"}, {"note": "x"}]},
     {"latest_invoice": ["in_1", "in_2", None]},
+    {"pause_collection": [None, {"behavior": "void"}, {"behavior": "void", "resumes_at": NOW_S}]},
+    {"default_payment_method": [None, "pm_1"]},
 ]
+_LAPSING = {"end_behavior": {"missing_payment_method": "cancel"}}
 
 
 def live(rng: random.Random, number: str, *, tenant: str | None = None) -> Life:
     """One life: a start, then 2 to 6 changes within one second, toggles included."""
     second = NOW_S + rng.randrange(1000)
-    current = subscription(number, customer=f"cus_{number}", status="incomplete", tenant=tenant)
+    current = subscription(number, customer=f"cus_{number}", status="incomplete", tenant=tenant,
+                           trial_end=NOW_S + 86400 * 10, trial_settings=_LAPSING)  # fmt: skip
     events: list[bytes] = []
     start = rng.random()
     starts_unseen = start < 0.1

@@ -1,7 +1,9 @@
 """Ten thousand lives within one second end as they truly ended, in whatever order they are told."""
 
+import itertools
 import os
 import random
+from typing import Any
 
 import msgspec
 import pytest
@@ -9,7 +11,17 @@ import pytest
 from shared.domain.register import Observation, Register, fold
 from shared.domain.states import ObjectState, digest_of, encode_state
 from shared.providers import PROVIDERS
-from tests.support.lives import Life, live, shuffled
+from tests.support.lives import Life, difference, live, shuffled
+from tests.support.stripe_events import (
+    NOW_S,
+    charge,
+    customer,
+    dispute,
+    event,
+    refund,
+    summary,
+    warning,
+)
 
 LIVES = 10_000
 STRIPE = PROVIDERS["stripe"]
@@ -44,8 +56,8 @@ def truth(life: Life) -> ObjectState:
     return command.after
 
 
-def folded(seen: list[Observation]) -> Register:
-    return fold("stripe", "subscription", seen)
+def folded(seen: list[Observation], kind: str = "subscription") -> Register:
+    return fold("stripe", kind, seen)
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +126,48 @@ def test_a_toggle_ends_where_it_ended() -> None:
             register = folded(observations(shuffled(rng, life.events)))
             assert register.ambiguous or register.newest == truth(life)
     assert toggles > 50
+
+
+SUMMARY = "entitlements.active_entitlement_summary"
+#: kind → the type that it begins with, the type of its changes, and the states that it may have
+OTHERS: dict[str, tuple[str | None, str, list[dict[str, Any]]]] = {
+    "charge": ("charge.succeeded", "charge.refunded",
+               [charge(refunded=amount) for amount in (0, 100, 700, 1000)]),
+    "customer": ("customer.created", "customer.updated",
+                 [customer(default_source=source) for source in (None, "card_1")]
+                 + [customer(tenant="a")]),
+    "dispute": ("charge.dispute.created", "charge.dispute.updated",
+                [dispute(status=status) for status in ("needs_response", "under_review", "won")]),
+    "radar.early_fraud_warning": ("radar.early_fraud_warning.created",
+                                  "radar.early_fraud_warning.updated",
+                                  [warning(), warning(actionable=False)]),
+    "refund": ("refund.created", "refund.updated",
+               [refund(status=status) for status in ("pending", "succeeded", "failed")]),
+    SUMMARY: (None, f"{SUMMARY}.updated",
+              [summary("cus_1", keys) for keys in ([], ["a"], ["b"], ["a", "b"])]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_objects_end_as_they_ended(kind: str, seed: int) -> None:
+    rng = random.Random(seed)
+    begins, changes, states = OTHERS[kind]
+    decided = 0
+    for number in range(1000):
+        walk = [rng.choice(states)]
+        for _ in range(rng.randint(1, 5)):
+            walk.append(rng.choice([state for state in states if state != walk[-1]]))
+        events = [
+            event(changes, after, created=NOW_S, previous=difference(after, before),
+                  event_id=f"evt_{rng.randrange(10**12)}")
+            for before, after in itertools.pairwise(walk)
+        ]  # fmt: skip
+        if begins is not None:
+            events.append(event(begins, walk[0], created=NOW_S - rng.randrange(2)))
+        seen = observations(shuffled(rng, events))
+        register = folded(seen, kind)
+        assert begins is None or not register.ambiguous, f"seed {seed}, number {number}"
+        (last,) = STRIPE.translate(changes, event(changes, walk[-1]))
+        decided += not register.ambiguous
+        assert register.ambiguous or register.newest == last.after, f"seed {seed}, number {number}"
+    assert decided > 500

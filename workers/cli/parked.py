@@ -97,6 +97,18 @@ def explain(parked: "Parked") -> str:  # noqa: PLR0911 - a line for each reason
                 f"no plan has one of its products ({', '.join(refs) or 'it has none'}):"
                 " add it to a plan and run sluice apply"
             )
+        case verdicts.NEEDS_LINE_ITEMS:
+            return (
+                "nothing says what was bought: put metadata.sluice_plan on the session, its payment"
+                f" link into a plan, or an api_key on source {parked.source}, which asks"
+            )
+        case verdicts.NEEDS_PAYMENT:
+            return "no purchase or invoice that Sluice has seen was paid with its payment (yet)"
+        case verdicts.NEEDS_FETCH:
+            return (
+                f"the provider did not say what it is now: with an api_key on source"
+                f" {parked.source} it is asked"
+            )
         case verdicts.UNKNOWN_STATUS:
             return (
                 f"its status {status!r} is unknown to this version: it neither grants nor revokes,"

@@ -27,7 +27,10 @@ def list_command(
     cursor: CursorOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the sources by name; of their secrets, only how many there are."""
+    """
+    List the sources by name, with what each one's provider must be told: where to send its
+    events, and which types (--json names them). Of their secrets, only how many there are.
+    """
     from shared.store.configuration import list_sources
     from shared.store.paging import decode_cursor, page_of
 
@@ -35,12 +38,15 @@ def list_command(
         after = decode_cursor(cursor, str) if cursor else None
         rows = await list_sources(conn, after, removed=removed, limit=limit + 1)
         page = page_of(rows, limit, lambda row: _shown(row, endpoints), lambda row: (row.name,))
+        for item in page.items if not as_json else ():
+            item["eventTypes"] = len(item["eventTypes"])  # their names would fill the table
         columns = {
             "name": "source",
             "provider": "provider",
             "livemode": "live",
             "secrets": "secrets",
             "url": "url",
+            "eventTypes": "event types",
             "tenant": "tenant",
         }
         print_page(
@@ -56,8 +62,10 @@ def url_of(endpoints: "Endpoints", source: str) -> str:
 
 
 def _shown(source: "ListedSource", endpoints: "Endpoints") -> dict[str, Any]:
+    from shared.providers import PROVIDERS
     from shared.store.paging import iso
 
+    provider = PROVIDERS.get(source.provider)
     return {
         "name": source.name,
         "provider": source.provider,
@@ -67,6 +75,7 @@ def _shown(source: "ListedSource", endpoints: "Endpoints") -> dict[str, Any]:
         "lanes": source.lanes,
         "settings": dict(source.settings),
         "url": url_of(endpoints, source.name),
+        "eventTypes": list(provider.event_types(source.settings)) if provider else [],
         "createdAt": iso(source.created_at),
         "removedAt": iso(source.removed_at),
     }

@@ -1,0 +1,49 @@
+"""
+Stripe: v1 snapshot events, v2 thin events, and what a fetch answers.
+
+`signature` proves, `receipt` identifies, `events` says what each type asks for, `snapshots` reads
+the state now and before, `objects` and `payments` hold the models.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from shared.domain.commands import Command
+from shared.domain.events import Headers, Identity
+from shared.providers.stripe import events, receipt, signature
+
+
+class Stripe:
+    """See `shared.providers.base.Provider`."""
+
+    name = "stripe"
+    has_livemode = True
+    secret_hint = "whsec_… of the endpoint, Developers → Webhooks"  # noqa: S105 - a hint, no secret
+    settings = events.SETTINGS
+
+    def verify(
+        self, headers: Headers, body: bytes, secrets: Sequence[str], now: datetime, tolerance_s: int
+    ) -> int:
+        """See `Provider.verify`."""
+        return signature.verify(headers, body, secrets, now, tolerance_s)
+
+    def identify(self, headers: Headers, body: bytes) -> Identity:
+        """See `Provider.identify`."""
+        return receipt.identify(body)
+
+    def translate(self, event_type: str, body: bytes) -> Sequence[Command]:
+        """See `Provider.translate`."""
+        return events.translate(event_type, body)
+
+    def event_types(self, settings: Mapping[str, Any]) -> Sequence[str]:
+        """See `Provider.event_types`."""
+        return events.event_types(settings)
+
+    def same_event(self, first: bytes, second: bytes) -> bool:
+        """See `Provider.same_event`."""
+        return receipt.is_same_event(first, second)
+
+    def sign(self, body: bytes, secret: str, now: datetime) -> Headers:
+        """See `Provider.sign`."""
+        return signature.sign(body, secret, now)

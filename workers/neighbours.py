@@ -1,0 +1,123 @@
+"""Which objects bear on which, in memory: those of one customer, those that join one payment."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+from shared.domain.catalog import Origin
+from shared.domain.keys import CustomerKey, JointKey, ObjectKey
+from shared.domain.payments import (
+    BEARING_KINDS,
+    NO_CIRCUMSTANCES,
+    Circumstances,
+    circumstances,
+)
+from shared.domain.states import CUSTOMER_KIND, SESSION_KIND
+from shared.domain.verdicts import Links, earliest_references
+from workers.entries import Entry
+
+
+class Neighbours:
+    """The objects of a transaction, by customer and by joint."""
+
+    def __init__(self, origin_of: Callable[[int, bool], Origin]) -> None:
+        self._origin_of = origin_of
+        self.operator_links: dict[CustomerKey, str | None] = {}
+        self._by_customer: dict[CustomerKey, list[Entry]] = defaultdict(list)
+        self._by_joint: dict[JointKey, list[Entry]] = defaultdict(list)
+
+    def enter(self, entry: Entry) -> None:
+        """Put an object where its row says that it belongs."""
+        if entry.stored.owner is not None:
+            self._by_customer[entry.stored.owner].append(entry)
+        for joint in entry.stored.joints:
+            self._by_joint[joint].append(entry)
+
+    def move(self, entry: Entry, joined: Iterable[JointKey]) -> None:
+        """
+        Put an object where its new register says that it belongs; it `joined` these before.
+
+        What names no customer belongs to the one that its payment's other objects name.
+        """
+        stored = entry.stored
+        before, now = set(joined), set(stored.joints)
+        for joint in before - now:
+            self._by_joint[joint].remove(entry)
+        for joint in now - before:
+            self._by_joint[joint].append(entry)
+        self._belong(entry, _named_by(entry))
+        if now:
+            component = self.component(entry)
+            named = {owner for near in component if (owner := _named_by(near)) is not None}
+            for near in component if named else ():
+                self._belong(near, _named_by(near) or min(named))
+
+    def of(self, customer: CustomerKey | None) -> list[Entry]:
+        """A customer's objects, as far as they were read."""
+        return list(self._by_customer.get(customer, ())) if customer is not None else []
+
+    def component(self, entry: Entry) -> list[Entry]:
+        """Everything that joins the object, itself included."""
+        found = {entry.stored.key: entry}
+        ahead = list(entry.stored.joints)
+        passed = set(ahead)
+        while ahead:
+            for near in self._by_joint[ahead.pop()]:
+                if near.stored.key not in found:
+                    found[near.stored.key] = near
+                    further = set(near.stored.joints) - passed
+                    passed |= further
+                    ahead += further
+        return list(found.values())
+
+    def group(self, entry: Entry) -> list[Entry]:
+        """All that can bear on the object: its customer's objects, or what its payment joins."""
+        if entry.stored.owner is not None:
+            return self.of(entry.stored.owner)
+        return self.component(entry)
+
+    def links_of(self, entry: Entry) -> Links:
+        """Who the object may belong to, by what it and its customer's other objects say now."""
+        customer = entry.stored.owner
+        if customer is None:
+            # A guest's purchase is its own link.
+            register = entry.stored.register
+            own_word = None if register.is_empty else register.newest.reference
+            return Links(sessions=frozenset(() if own_word is None else (own_word,)))
+        own = None
+        sessions = []
+        for near in self._by_customer.get(customer, ()):
+            if near.stored.key.kind == CUSTOMER_KIND:
+                own = near.stored.register.newest.tenant
+            elif near.stored.key.kind == SESSION_KIND:
+                sessions.append(near.stored.register)
+        references = earliest_references(sessions) if sessions else frozenset()
+        return Links(self.operator_links.get(customer), own, references)
+
+    def circumstances_of(self, entry: Entry) -> dict[ObjectKey, Circumstances]:
+        """What bears on the object now, and on those that it was looked at with."""
+        near_by = self.group(entry)
+        key = entry.stored.key
+        origin = self._origin_of(key.source_id, key.livemode)
+        if origin.policy.grants_from != "summary" and not any(
+            near.stored.key.kind in BEARING_KINDS or near.stored.adverse for near in near_by
+        ):
+            return {key: NO_CIRCUMSTANCES}
+        group = {near.stored.key: near for near in (entry, *near_by)}
+        seen = [near.seen for near in group.values()]
+        by_name = circumstances(origin.provider, origin.policy, seen)
+        return {near: by_name[near.name] for near in group}
+
+    def _belong(self, entry: Entry, customer: CustomerKey | None) -> None:
+        stored = entry.stored
+        if customer is None or stored.owner == customer:
+            return
+        if stored.owner is not None:
+            self._by_customer[stored.owner].remove(entry)
+        stored.owner = customer
+        self._by_customer[customer].append(entry)
+        entry.is_dirty = True
+
+
+def _named_by(entry: Entry) -> CustomerKey | None:
+    named = entry.stored.register.newest.customer
+    return None if named is None else CustomerKey(*entry.stored.key[:3], named)
