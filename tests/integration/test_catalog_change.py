@@ -19,7 +19,6 @@ from tests.support.telling import differences, operate, report
 from workers import trail
 from workers.fleet import work_until
 
-THEMES = frozenset({"subscriptions"})
 RATE = 200
 SECONDS = 6
 SLICE = 20
@@ -46,7 +45,7 @@ def version(number: int) -> dict[str, Any]:
     if number % 2:
         del plans["pro"]["features"]["sso"]
         plans["pro"]["products"].remove("stripe:prod_bundle")
-    return {"plans": plans}
+    return {**CATALOG, "plans": plans}
 
 
 async def test_the_catalog_changes_under_load(stack: Stack) -> None:
@@ -96,7 +95,7 @@ def _enough(seed: int) -> tuple[list[Life], list[bytes]]:
     lives: list[Life] = []
     bodies: list[bytes] = []
     while len(bodies) < RATE * SECONDS:
-        lives.append(live(seed, f"t{len(lives)}", THEMES)[0])
+        lives.append(live(seed, f"t{len(lives)}")[0])
         bodies += lives[-1].told
     return lives, bodies
 
