@@ -24,6 +24,7 @@ RUN_BY = {
     "shared.store.partitions": ("worker", "operator"),
     "shared.store.redeliveries": ("worker",),
     "shared.store.replays": ("operator",),
+    "shared.store.source_keys": ("operator",),
     "shared.store.source_rows": ("worker", "operator"),
     "shared.store.sources": ("gateway",),
     "shared.store.tenants": ("operator",),
@@ -37,6 +38,7 @@ ALSO = {
         "shared.store.tenants": ("IS_KNOWN", "READ_GRANTS", "READ_CUSTOMERS"),
         "shared.store.tokens": ("FIND_BY_DIGEST",),
     },
+    "worker": {"shared.store.source_keys": ("READ_KEYS",)},
     # `sluice tenants link` derives the customer's objects in its own transaction.
     "operator": {
         "shared.store.objects": (

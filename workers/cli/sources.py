@@ -5,7 +5,15 @@ from urllib.parse import quote
 
 import typer
 
-from workers.cli.output import CursorOption, JsonOption, LimitOption, operate, print_page
+from workers.cli.output import (
+    CursorOption,
+    JsonOption,
+    LimitOption,
+    note,
+    operate,
+    plain,
+    print_page,
+)
 
 if TYPE_CHECKING:
     from shared.db import Conn
@@ -27,25 +35,30 @@ def list_command(
     cursor: CursorOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the sources by name; of their secrets, only how many there are."""
+    """List the sources by name; of secrets and keys, only how many and whether there are any."""
     from shared.store.configuration import list_sources
-    from shared.store.paging import decode_cursor, page_of
+    from shared.store.paging import Page, decode_cursor, page_of
 
     async def run(conn: "Conn", endpoints: "Endpoints") -> None:
         after = decode_cursor(cursor, str) if cursor else None
         rows = await list_sources(conn, after, removed=removed, limit=limit + 1)
         page = page_of(rows, limit, lambda row: _shown(row, endpoints), lambda row: (row.name,))
+        lines = [{**item, "fetches": _in_a_line(item["fetches"])} for item in page.items]
         columns = {
             "name": "source",
             "provider": "provider",
             "livemode": "live",
             "secrets": "secrets",
             "url": "url",
+            "apiKey": "api key",
+            "fetches": "fetches",
             "tenant": "tenant",
         }
-        print_page(
-            page, columns, as_json=as_json, nothing="no sources; declare some: sluice apply FILE"
-        )
+        nothing = "no sources; declare some: sluice apply FILE"
+        shown = page if as_json else Page(lines, page.next)
+        print_page(shown, columns, as_json=as_json, nothing=nothing)
+        for item in page.items:
+            _say_what_fails(item)
 
     operate(run)
 
@@ -67,6 +80,30 @@ def _shown(source: "ListedSource", endpoints: "Endpoints") -> dict[str, Any]:
         "lanes": source.lanes,
         "settings": dict(source.settings),
         "url": url_of(endpoints, source.name),
+        "apiKey": source.has_api_key,
+        "apiBase": source.api_base,
+        "fetches": {
+            "wanting": source.wanting,
+            "failing": source.failing,
+            "stoppedUntil": iso(source.stopped_until),
+            "error": source.fetch_error,
+        },
         "createdAt": iso(source.created_at),
         "removedAt": iso(source.removed_at),
     }
+
+
+def _in_a_line(fetches: dict[str, Any]) -> str:
+    words = [f"{fetches[name]} {name}" for name in ("wanting", "failing") if fetches[name]]
+    return ", ".join(["stopped", *words] if fetches["stoppedUntil"] else words)
+
+
+def _say_what_fails(item: dict[str, Any]) -> None:
+    fetches = item["fetches"]
+    if fetches["stoppedUntil"]:
+        until = plain(fetches["stoppedUntil"])
+        note(f"{item['name']}: nothing is fetched until {until}: {plain(fetches['error'])}")
+    elif fetches["error"]:
+        note(f"{item['name']}: fetches fail: {plain(fetches['error'])}")
+    elif fetches["wanting"] and not item["apiKey"]:
+        note(f"{item['name']}: objects want to be fetched, and there is no api_key to do it with")
