@@ -16,6 +16,7 @@ RUN_BY = {
     "shared.store.configuration": ("operator",),
     "shared.store.demo": ("operator",),
     "shared.store.events": ("operator",),
+    "shared.store.fetches": ("worker",),
     "shared.store.grants": ("worker",),
     "shared.store.intake": ("gateway",),
     "shared.store.ledger": ("worker",),
