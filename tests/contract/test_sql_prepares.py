@@ -17,6 +17,7 @@ RUN_BY = {
     "shared.store.customers": ("worker", "operator"),
     "shared.store.demo": ("operator",),
     "shared.store.events": ("operator",),
+    "shared.store.fetches": ("worker",),
     "shared.store.grants": ("worker", "operator"),
     "shared.store.intake": ("gateway",),
     "shared.store.ledger": ("worker",),
@@ -26,6 +27,7 @@ RUN_BY = {
     "shared.store.partitions": ("worker", "operator"),
     "shared.store.redeliveries": ("worker",),
     "shared.store.replays": ("operator",),
+    "shared.store.source_keys": ("operator",),
     "shared.store.source_rows": ("worker", "operator"),
     "shared.store.sources": ("gateway",),
     "shared.store.tenants": ("operator",),
@@ -39,6 +41,7 @@ ALSO = {
         "shared.store.tenants": ("IS_KNOWN", "READ_GRANTS", "READ_CUSTOMERS"),
         "shared.store.tokens": ("FIND_BY_DIGEST",),
     },
+    "worker": {"shared.store.source_keys": ("READ_KEYS",)},
     # What operators link, grant or merge is derived in their own transaction.
     "operator": {"shared.store.observations": ("READ_OBSERVATIONS",)},
 }  # fmt: skip
