@@ -97,18 +97,21 @@ _tracing: list[Tracer] = []
 _ROOT = Context()
 
 
-def start_span(name: str, kind: SpanKind, linked_to: str | None = None) -> Span:
+def start_span(
+    name: str, kind: SpanKind, linked_to: str | None = None, *, begun_ns: int | None = None
+) -> Span:
     """
     Start a span in a trace of its own, linked to a traceparent that was stored or sent.
 
     A provider's traceparent is not trusted to be our parent, and a stored one may be days old:
-    both are links. The caller ends the span.
+    both are links. `begun_ns` is when it began, in nanoseconds since 1970, if not now. The caller
+    ends the span.
     """
     links = _links(linked_to) if linked_to else None
     if not _tracing:
         # Not set up, as in a test: ids are valid all the same.
         _tracing.append(TracerProvider(sampler=ALWAYS_OFF).get_tracer("sluice"))
-    return _tracing[0].start_span(name, context=_ROOT, kind=kind, links=links)
+    return _tracing[0].start_span(name, context=_ROOT, kind=kind, links=links, start_time=begun_ns)
 
 
 def records_spans() -> bool:

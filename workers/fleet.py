@@ -7,7 +7,6 @@ job can be lost, late or doubled to any effect.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -86,8 +85,10 @@ async def _listen(redis_url: str, rounds: Rounds) -> None:
             job_serializer=serialize_job,
             job_deserializer=deserialize_job,
         )
+        serving = asyncio.ensure_future(worker.main())
         try:
-            await worker.main()
+            await asyncio.wait({serving})
+            serving.result()
             failures = 0
         except (RedisError, OSError, TimeoutError, asyncio.IncompleteReadError) as error:
             if failures == 0:
@@ -98,22 +99,34 @@ async def _listen(redis_url: str, rounds: Rounds) -> None:
         except (ValueError, KeyError, TypeError) as error:
             log.warning("a wake-up could not be read", extra={"error": repr(error)})
         finally:
-            await _closed(worker)
+            await _closed(worker, serving)
         await asyncio.sleep(min(REDIS_RETRY_S * 2 ** min(failures, 5), LONGEST_REDIS_RETRY_S))
 
 
-async def _closed(worker: Worker) -> None:
+async def _closed(worker: Worker, serving: asyncio.Future[None]) -> None:
     """
-    Close for a second at most.
+    End what arq is at and close it, in a second at most.
 
-    arq may answer with its own jobs' cancellation, which must not be taken for ours, nor ours
-    for arq's: either would keep this process from stopping.
+    In tasks of their own: arq may answer with its own jobs' cancellation, which must not be taken
+    for ours, nor ours for arq's: either would keep this process from stopping.
     """
-    closing = asyncio.ensure_future(worker.close())
-    await asyncio.wait({closing}, timeout=1)
-    closing.cancel()
-    with contextlib.suppress(asyncio.InvalidStateError, asyncio.CancelledError):
-        closing.exception()
+
+    async def close() -> None:
+        while not serving.done():
+            # Again and again: redis wraps what it writes in `asyncio.wait_for`, which below
+            # Python 3.12 loses a cancellation that comes just as that is done.
+            serving.cancel()
+            await asyncio.wait({serving}, timeout=0.05)
+        await worker.close()
+
+    closing = asyncio.ensure_future(close())
+    for task in (serving, closing):
+        # Either may fail after a stop has taken us away from it; asked by nobody, it complains.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    try:
+        await asyncio.wait({closing}, timeout=1)
+    finally:
+        closing.cancel()
 
 
 async def _work(stop: asyncio.Event, crew: Crew, settings: Settings, endpoints: Endpoints) -> None:
