@@ -2,7 +2,6 @@
 
 import asyncio
 import copy
-import os
 import random
 import time
 from collections.abc import AsyncIterator
@@ -10,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from shared.store import grants
-from tests.support.draw import live
+from tests.support.draw import live, seed_of_run
 from tests.support.life import Life
 from tests.support.model import CATALOG
 from tests.support.stack import Stack, new_crew
@@ -49,7 +48,7 @@ def version(number: int) -> dict[str, Any]:
 
 
 async def test_the_catalog_changes_under_load(stack: Stack) -> None:
-    seed = int(os.environ.get("TEST_SEED", random.randrange(10**6)))
+    seed = seed_of_run()
     rng = random.Random(seed)
     await stack.configure(**version(0))
     steady = [

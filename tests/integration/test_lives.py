@@ -4,7 +4,6 @@ Thousands of generated lives end as the independent model says, whatever order t
 A failure prints its seed: `TEST_SEED=N pytest tests/integration/test_lives.py` draws them again.
 """
 
-import os
 import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 
 from shared.domain.payments import Circumstances, Policy, Seen, circumstances
 from shared.domain.register import Observation, Register, fold
-from tests.support.draw import live
+from tests.support.draw import live, seed_of_run
 from tests.support.life import EVERYTHING, Life
 from tests.support.model import CATALOG
 from tests.support.stack import Stack
@@ -31,7 +30,7 @@ GRANTS = "SELECT * FROM grants ORDER BY object, plan, feature"
 
 @pytest.fixture
 def seed() -> int:
-    return int(os.environ.get("TEST_SEED", random.randrange(10**6)))
+    return seed_of_run()
 
 
 def drawn(seed: int, count: int, themes: Iterable[str] = EVERYTHING) -> list[Life]:

@@ -1,11 +1,10 @@
 """A live and a test source side by side: no test event ever grants live access."""
 
 import asyncio
-import os
 import random
 from collections import Counter
 
-from tests.support.draw import live
+from tests.support.draw import live, seed_of_run
 from tests.support.life import Life
 from tests.support.model import CATALOG, Model
 from tests.support.stack import Stack
@@ -30,7 +29,7 @@ WHERE s.name = $1 AND o.parked = 'other_mode'
 
 
 async def test_test_events_never_grant_live_access(stack: Stack) -> None:
-    seed = int(os.environ.get("TEST_SEED", random.randrange(10**6)))
+    seed = seed_of_run()
     await stack.configure(SOURCES, **CATALOG)
     # The same tenants in both modes, with other lives; some tenants only in test mode.
     of_live = [live(seed, f"t{n}")[0] for n in range(120)]
