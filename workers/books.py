@@ -58,7 +58,7 @@ class Books:
         self.by_customer: dict[CustomerKey, list[Entry]] = defaultdict(list)
         self.by_joint: dict[JointKey, list[Entry]] = defaultdict(list)
         self.added: list[NewObservation] = []
-        self.holdings = Holdings(now)
+        self.holdings = Holdings()
 
     async def load(
         self,
