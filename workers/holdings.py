@@ -4,15 +4,20 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
 from operator import attrgetter
+from types import MappingProxyType
+
+import msgspec
 
 from shared.db import Conn
 from shared.domain.audit import changed_features
-from shared.domain.entitlements import Entitlement, Grant, aggregate
+from shared.domain.entitlements import Entitlement, Grant, aggregate, is_number
 from shared.domain.keys import ObjectKey
 from shared.domain.turns import Turn
 from shared.store import grants as grants_store
 from workers.entries import Entry, FeatureChange
 from workers.turning import tell_turns
+
+NO_IDS: Mapping[ObjectKey, int] = MappingProxyType({})
 
 
 class Holdings:
@@ -30,7 +35,7 @@ class Holdings:
         #: tenant → object → its grants, objects of other customers and sources included
         self.held: dict[str, dict[int | ObjectKey, tuple[Grant, ...]]] = {}
         self.given: dict[int | ObjectKey, tuple[Grant, ...]] = {}
-        self.changed: dict[int | ObjectKey, Entry] = {}
+        self.changed: dict[int | ObjectKey, None] = {}
         self.had_grants: set[int] = set()
 
     async def lock(self, conn: Conn, tenants: Iterable[str]) -> dict[str, int]:
@@ -57,12 +62,11 @@ class Holdings:
         """What an object gives now."""
         return self.given.get(entry.reference, ())
 
-    def give(self, entry: Entry, grants: tuple[Grant, ...]) -> list[FeatureChange]:
+    def give(self, reference: int | ObjectKey, grants: tuple[Grant, ...]) -> list[FeatureChange]:
         """Replace an object's grants, and compare what the tenants concerned may use."""
-        had = self.of(entry)
+        had = self.given.get(reference, ())
         if are_same(grants, had):
             return []
-        reference = entry.reference
         concerned = dict.fromkeys(grant.tenant for grant in (*had[:1], *grants[:1]))
         features = {grant.feature for grant in (*had, *grants)}
         before = {tenant: self._entitled(tenant, features) for tenant in concerned}
@@ -71,20 +75,31 @@ class Holdings:
         if grants:
             self.held[grants[0].tenant][reference] = grants
         self.given[reference] = grants
-        self.changed[reference] = entry
+        self.changed[reference] = None
         changes = []
         for tenant in concerned:
             found = changed_features(before[tenant], self._entitled(tenant, features))
             changes += [FeatureChange(tenant, *change) for change in found]
         return changes
 
+    def follow(self, number: int, added: Container[str]) -> list[FeatureChange]:
+        """What was given by hand stays; only whether it adds is the catalog's to say."""
+        grants = (
+            msgspec.structs.replace(grant, adds=grant.feature in added and is_number(grant.value))
+            for grant in self.given.get(number, ())
+        )
+        return self.give(number, tuple(grants))
+
     async def save(
-        self, conn: Conn, references: Mapping[int | ObjectKey, int], catalog_version: int
+        self, conn: Conn, catalog_version: int, ids: Mapping[ObjectKey, int] = NO_IDS
     ) -> None:
-        """Write the replaced grants; `references` are the objects' ids by what they were under."""
+        """Write the replaced grants; `ids` are those of objects that had none when they gave."""
         if not self.changed:
             return
-        grants = {references[reference]: self.given[reference] for reference in self.changed}
+        grants = {
+            reference if isinstance(reference, int) else ids[reference]: self.given[reference]
+            for reference in self.changed
+        }
         had_some = sorted(grants.keys() & self.had_grants)
         await grants_store.replace_grants(conn, grants, had_some, catalog_version, self.now)
 

@@ -45,7 +45,9 @@ async def _audit(
     drafts = []
     for turn in turns:
         grant = turn.held.grant
-        source, subject = names.get(turn.held.object_row, ("", ""))
+        number = turn.held.object_row
+        # What is no provider's object was given by hand.
+        source, subject = names.get(number, ("", f"manual/{number}"))
         drafts.append(
             Draft(
                 chain=f"tenant:{grant.tenant}",
