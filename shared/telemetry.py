@@ -205,6 +205,12 @@ _end_to_end = _meter.create_histogram(
     description="From receipt to settlement.",
     explicit_bucket_boundaries_advisory=_LONG_SECONDS,
 )
+_turn_delay = _meter.create_histogram(
+    "sluice_turn_delay",
+    unit="s",
+    description="From when access began or ended by the clock until the sweep audited it.",
+    explicit_bucket_boundaries_advisory=_LONG_SECONDS,
+)
 
 
 def received(source: str, outcome: str, seconds: float) -> None:
@@ -261,6 +267,11 @@ def batch(events: int) -> None:
 def end_to_end(seconds: float) -> None:
     """An event was settled so long after it was received."""
     _end_to_end.record(seconds)
+
+
+def turned(seconds: float) -> None:
+    """The sweep audited so late what the clock did to an entitlement."""
+    _turn_delay.record(seconds)
 
 
 _oldest: list[Callable[[], Mapping[str, float]]] = []

@@ -20,7 +20,8 @@ ACTIONS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
 READS_ALL_BUT_SECRETS = {
     "attempts", "audit", "audit_content", "audit_heads", "catalogs", "configuration", "conflicts",
     "customers", "deliveries", "grants", "inbox", "joints", "lanes", "ledger", "ledger_horizon",
-    "migrations", "observations", "objects", "settlements", "sources", "tenants", "visits", "work",
+    "manual_grants", "migrations", "observations", "objects", "settlements", "sources", "tenants",
+    "visits", "work",
 }  # fmt: skip
 
 #: The sealed API keys, and what is fetched with them.
@@ -46,10 +47,10 @@ MAY: dict[str, dict[str, set[str]]] = {
     "operator": {
         "SELECT": READS_ALL_BUT_SECRETS | FETCHING | {"seals", "source_secrets", "tokens"},
         "INSERT": {"audit", "audit_content", "audit_heads", "catalogs", "configuration",
-                   "customers", "grants", "joints", "lanes", "objects", "seals", "source_keys",
-                   "source_secrets", "sources", "tenants", "tokens", "work"},
-        "UPDATE": {"audit_heads", "customers", "grants", "joints", "lanes", "objects", "seals",
-                   "source_keys", "source_secrets", "sources", "tenants", "tokens", "work"},
+                   "customers", "grants", "joints", "lanes", "manual_grants", "objects",
+                   "seals", "source_keys", "source_secrets", "sources", "tenants", "tokens", "work"},
+        "UPDATE": {"audit_heads", "customers", "grants", "joints", "lanes", "manual_grants", "objects",
+                   "seals", "source_keys", "source_secrets", "sources", "tenants", "tokens", "work"},
         "DELETE": {"grants", "source_keys", "source_secrets", "work"},
     },
 }  # fmt: skip

@@ -21,6 +21,7 @@ RUN_BY = {
     "shared.store.grants": ("worker", "operator"),
     "shared.store.intake": ("gateway",),
     "shared.store.ledger": ("worker",),
+    "shared.store.manual_grants": ("operator",),
     "shared.store.objects": ("worker", "operator"),
     "shared.store.observations": ("worker",),
     "shared.store.parked": ("worker", "operator"),
@@ -41,7 +42,11 @@ ALSO = {
         "shared.store.tenants": ("IS_KNOWN", "READ_GRANTS", "READ_CUSTOMERS"),
         "shared.store.tokens": ("FIND_BY_DIGEST",),
     },
-    "worker": {"shared.store.source_keys": ("READ_KEYS",)},
+    "worker": {
+        "shared.store.source_keys": ("READ_KEYS",),
+        # Whether what was given by hand adds is the catalog's to say.
+        "shared.store.manual_grants": ("LIST_MANUAL_GRANTS",),
+    },
     # What operators link, grant or merge is derived in their own transaction.
     "operator": {"shared.store.observations": ("READ_OBSERVATIONS",)},
 }  # fmt: skip
