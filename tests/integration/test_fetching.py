@@ -13,7 +13,7 @@ import pytest
 from shared.domain.events import lane_number
 from shared.sealing import KeyRing, new_key
 from shared.store import fetches
-from tests.integration.fetching import PACE, Scene, look, running, until
+from tests.support.fetching import PACE, Scene, look, running, until
 from tests.support.stack import Stack, new_crew
 from tests.support.stripe_api import stripe_api
 from tests.support.stripe_events import customer, event, subscription
