@@ -5,7 +5,7 @@ A provider is pure: every answer is a function of the arguments, the clock inclu
 one file of this package, with one line in the registry and its fixtures under `tests/fixtures`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -31,11 +31,17 @@ class PayloadError(Exception):
 
 
 class Provider(Protocol):
-    """One kind of source. `name` is what configuration calls it."""
+    """
+    One kind of source. `name` is what configuration calls it.
+
+    `settings` are what a source of this kind may be told about granting: name → the values it
+    knows, the first of which holds where nothing is said.
+    """
 
     name: str
     has_livemode: bool
     secret_hint: str  # what a secret of this provider looks like, for people
+    settings: Mapping[str, tuple[str, ...]]
 
     def verify(
         self, headers: Headers, body: bytes, secrets: Sequence[str], now: datetime, tolerance_s: int

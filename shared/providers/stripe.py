@@ -30,6 +30,12 @@ class Stripe:
     name = "stripe"
     has_livemode = True
     secret_hint = "whsec_… of the endpoint, Developers → Webhooks"  # noqa: S105 - a hint, no secret
+    settings: Mapping[str, tuple[str, ...]] = {
+        "grants_from": ("subscriptions", "summary"),
+        "disputes": ("hold", "keep"),
+        "fraud_warnings": ("hold", "keep"),
+        "voided_collection": ("keep", "revoke"),
+    }
 
     def verify(
         self, headers: Headers, body: bytes, secrets: Sequence[str], now: datetime, tolerance_s: int
