@@ -73,7 +73,8 @@ async def test_a_first_apply_is_read_by_the_gateway(
                 "graceS": 604_800,
                 "rank": 0,
             }
-        }
+        },
+        "features": {},
     }
     records = (await sluice("audit", "list", "--json")).json["items"]
     assert [(one["action"], one["cause"], one["step"], one["actor"]) for one in records] == [

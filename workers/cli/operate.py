@@ -55,22 +55,16 @@ def apply(
     from shared.providers import PROVIDERS
     from shared.sealing import KeyRing
     from workers import configure
-    from workers.declaration import DeclarationError, read_declaration, resolve_secret
+    from workers.declaration import DeclarationError, read_declaration, resolve_secrets
 
     who = actor_name(actor)
     try:
-        declared = read_declaration(file.read_bytes(), PROVIDERS)
-        secrets = {
-            name: [
-                resolve_secret(secret, f"sources.{name}.secrets[{index}]", os.environ, file.parent)
-                for index, secret in enumerate(source.secrets)
-            ]
-            for name, source in declared.sources.items()
-        }
+        declared = read_declaration(file.read_bytes(), PROVIDERS, str(file))
+        secrets = resolve_secrets(declared, os.environ, file.parent)
     except OSError as error:
         raise CommandError(f"{file} cannot be read: {error.strerror}", USAGE) from None
     except DeclarationError as error:
-        raise CommandError(f"{file}: {error}", USAGE) from None
+        raise CommandError(str(error), USAGE) from None
     asks = sys.stdin.isatty() and sys.stderr.isatty() and not (yes or dry_run)
 
     async def run(conn: "Conn", endpoints: "Endpoints") -> None:
