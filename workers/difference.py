@@ -136,16 +136,21 @@ def _changes_who_grants(
         and (
             old.removed
             or old.livemode != source.livemode
-            or effective_settings(old.settings, providers[source.provider])
-            != effective_settings(source.settings, providers[source.provider])
+            or is_told_otherwise(old, source, providers[source.provider])
         )
         for source in declared.sources.values()
         for old in (stored.sources.get(source.name),)
     )
 
 
-def effective_settings(named: Mapping[str, Any], provider: Provider) -> dict[str, Any]:
-    """What holds for a source, its provider's defaults included."""
+def is_told_otherwise(stored: StoredSource, declared: DeclaredSource, provider: Provider) -> bool:
+    """Whether the source's settings come to something else than those that hold."""
+    before, after = (_effective(one.settings, provider) for one in (stored, declared))
+    return before != after
+
+
+def _effective(named: Mapping[str, Any], provider: Provider) -> dict[str, Any]:
+    """The settings that hold, the provider's defaults included."""
     return {**{name: values[0] for name, values in provider.settings.items()}, **named}
 
 
@@ -168,8 +173,7 @@ def _compare_source(
         before, after = getattr(stored, field_name), getattr(declared, field_name)
         if before != after:
             details_list.append(f"{field_name}: {word(before)} → {word(after)}")
-    old = effective_settings(stored.settings, provider)
-    new = effective_settings(declared.settings, provider)
+    old, new = (_effective(one.settings, provider) for one in (stored, declared))
     details_list += [
         f"settings.{name}: {word(old.get(name))} → {word(new.get(name))}"
         for name in sorted(old.keys() | new.keys())

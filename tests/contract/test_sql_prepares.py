@@ -13,6 +13,7 @@ from workers.stack.servers import Servers
 RUN_BY = {
     "shared.migrate": ("owner",),
     "shared.store.audit": ("worker", "operator"),
+    "shared.store.catalogs": ("operator",),
     "shared.store.configuration": ("operator",),
     "shared.store.demo": ("operator",),
     "shared.store.events": ("operator",),
@@ -37,15 +38,16 @@ ALSO = {
         "shared.store.tenants": ("IS_KNOWN", "READ_GRANTS", "READ_CUSTOMERS"),
         "shared.store.tokens": ("FIND_BY_DIGEST",),
     },
-    # `sluice tenants link` derives the customer's objects in its own transaction.
+    # `sluice tenants link` derives the customer's objects in its own transaction, `sluice apply`
+    # those of tenants in one that is rolled back.
     "operator": {
         "shared.store.objects": (
             "ADD_CUSTOMERS", "LOCK_CUSTOMERS", "OBJECTS_OF_CUSTOMERS", "OBJECTS_BY_KEY",
-            "SET_LINK", "SAVE_OBJECTS",
+            "SET_LINK", "SAVE_OBJECTS", "OBJECTS_OF_TENANT", "READ_OBSERVATIONS",
         ),
         "shared.store.grants": (
             "ADD_TENANTS", "LOCK_TENANTS", "GRANTS_OF_TENANTS", "REMOVE_GRANTS",
-            "CURRENT_CATALOG_VERSION", "READ_CATALOG",
+            "CURRENT_CATALOG_VERSION", "READ_CATALOG", "SET_CATALOG_VERSION",
         ),
     },
 }  # fmt: skip
