@@ -149,7 +149,7 @@ async def test_who_gets_what_is_shown_before_it_is_so(
     await follow(stack)
     file.write_text(FILE.replace("seats = 10, sso = true", 'seats = 20, tier = "gold"'))
     said = await sluice("apply", file, "--dry-run")
-    assert said.out.splitlines()[-8:] == [
+    assert said.out.splitlines()[-9:] == [
         "What tenants may use",
         "tenant  feature  from → to  ",
         "acme    seats    10 → 20    ",
@@ -158,8 +158,9 @@ async def test_who_gets_what_is_shown_before_it_is_so(
         "globex  seats    10 → 20    ",
         "globex  sso      true → none",
         "globex  tier     none → gold",
+        "2 tenants in all: 2 changed, 2 granted, 2 revoked",
     ]
-    assert "2 tenants would be derived again, with catalog 2" in said.err
+    assert "2 tenants to derive again, with a new catalog" in said.err
     assert (await stack.features("acme")) == {"seats": 10, "sso": True}
     applied = (await sluice("apply", file, "--json")).json
     assert (applied["catalogVersion"], applied["toDerive"]) == (2, 2)
@@ -204,7 +205,9 @@ async def test_more_tenants_than_fit_are_counted(
     await stack.apply(*tenants("a", "b", "c", "d"))
     file.write_text(FILE.replace("10", "20"))
     said = await sluice("apply", file, "--dry-run")
-    assert said.out.endswith("b       seats    10 → 20  \nand 2 more tenants\n")
+    assert said.out.endswith(
+        "b       seats    10 → 20  \nand 2 more tenants\n4 tenants in all: 4 changed\n"
+    )
     counted = (await sluice("apply", file, "--dry-run", "--json")).json["preview"]
     assert (counted["tenants"], counted["listed"], len(counted["changes"])) == (4, 2, 2)
 
@@ -225,7 +228,7 @@ async def test_nothing_new_for_anybody_is_said(sluice: Sluice, stack: Stack, fil
     file.write_text(FILE + 'grace = "30d"\n')
     said = await sluice("apply", file)
     assert "no tenant may use anything else than before" in said.err
-    assert "1 tenants are being derived again, with catalog 2" in said.err
+    assert "1 tenant to derive again, with catalog 2: sluice catalog status --watch" in said.err
 
 
 async def test_waiting_ends_when_every_tenant_has_followed(
@@ -245,7 +248,7 @@ async def test_waiting_ends_when_every_tenant_has_followed(
     said = await waiting
     assert said.code == 0, said.err
     assert said.json["toDerive"] == 2
-    assert said.err.count("1 tenants, and none has followed for 0 s: does a worker run?") == 1
+    assert said.err.count("of the remaining 1 none has followed for 0 s: does a worker run?") == 1
     assert said.err.endswith("every tenant has catalog 2\n")
     again = await sluice("apply", file, "--wait")
     assert "nothing changes: version 2 holds" in again.err

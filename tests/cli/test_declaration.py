@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from shared.providers import PROVIDERS
+from shared.sealing import KeyRing, new_key
+from shared.store.configuration import Stored
 from workers.declaration import (
     Declaration,
     DeclarationError,
@@ -13,6 +15,7 @@ from workers.declaration import (
     resolve_secrets,
     shown_duration,
 )
+from workers.difference import compare
 
 SOURCE = '[sources.stripe]\nprovider = "stripe"\nsecrets = ["env:S"]\nlivemode = true\n'
 PLAN = '[plans.pro]\nproducts = ["stripe:prod_1"]\nfeatures = { seats = 10 }\n'
@@ -54,6 +57,17 @@ def test_a_whole_file_is_read() -> None:
         "api_calls": {"combine": "sum"},
         "tier": {"combine": "max"},
     }
+
+
+def test_the_example_is_right() -> None:
+    path = Path(__file__).parents[2] / "infra/examples/sluice.toml"
+    declared = read_declaration(path.read_bytes(), PROVIDERS)
+    keys = KeyRing.parse(new_key())
+    secrets = {name: ["whsec_1"] for name in declared.sources}
+    found = compare(Stored(0, "test"), declared, secrets, keys, PROVIDERS, prune=False)
+    assert {change.action for change in found.changes} == {"added", "changed"}
+    settings = declared.sources["stripe"].settings
+    assert settings == {name: values[0] for name, values in PROVIDERS["stripe"].settings.items()}
 
 
 def test_what_is_left_out_has_its_default() -> None:

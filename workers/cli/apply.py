@@ -143,7 +143,7 @@ async def _apply(conn: "Conn", asked: Applying, *, may_remove: bool) -> Outcome:
         if asked.previews:
             from workers.preview import preview
 
-            with bar("tenants looked at", above=_BAR_ABOVE) as report:
+            with bar("whom it concerns", above=_BAR_ABOVE) as report:
                 seen = await preview(conn, stored, asked.declared, found, report)
         if asked.asks or not asked.as_json:
             _show(found, seen, to_stderr=asked.as_json)
@@ -233,11 +233,17 @@ def _show_preview(seen: "Preview", *, to_stderr: bool) -> None:
         print_heading("What tenants may use")
         print_table({"tenant": "tenant", "feature": "feature", "change": "from → to"}, rows, keep=3)
     if seen.tenants > seen.listed:
-        say(f"and {seen.tenants - seen.listed:,} more tenants")
-    if not seen.tenants:
+        say(f"and {_tenants(seen.tenants - seen.listed, 'more ')}")
+    if seen.tenants:
+        counts = (
+            f"{count:,} {action.rpartition('.')[2]}"
+            for action, count in sorted(seen.actions.items())
+        )
+        say(f"{_tenants(seen.tenants)} in all: {', '.join(counts)}")
+    else:
         note("no tenant may use anything else than before")
     if seen.busy:
-        note(f"{seen.busy:,} tenants were being worked on, and are not looked at")
+        note(f"not looked at, because workers hold their rows: {_tenants(seen.busy)}")
 
 
 def _entitlement(entitlement: "Entitlement | None") -> str:
@@ -251,6 +257,10 @@ def _entitlement(entitlement: "Entitlement | None") -> str:
     return shown if until is None else f"{shown} until {plain(until)}"
 
 
+def _tenants(count: int, which: str = "") -> str:
+    return f"{count:,} {which}tenant{'' if count == 1 else 's'}"
+
+
 def _say(outcome: Outcome, endpoints: "Endpoints", *, dry_run: bool) -> None:
     found, following = outcome.found, outcome.following
     if found.is_empty:
@@ -258,10 +268,7 @@ def _say(outcome: Outcome, endpoints: "Endpoints", *, dry_run: bool) -> None:
     elif dry_run:
         note(f"nothing was written: this is what would become version {outcome.version + 1}")
         if following is not None and following.tenants:
-            note(
-                f"{following.tenants:,} tenants would be derived again, with catalog"
-                f" {found.catalog_version}"
-            )
+            note(f"{_tenants(following.tenants)} to derive again, with a new catalog")
     elif outcome.written:
         note(
             f"version {outcome.version} is applied; running processes pick it up within two seconds"
@@ -271,7 +278,7 @@ def _say(outcome: Outcome, endpoints: "Endpoints", *, dry_run: bool) -> None:
                 note(f"{change.name} receives at {sources.url_of(endpoints, change.name)}")
         if following is not None and following.remaining:
             note(
-                f"{following.remaining:,} tenants are being derived again, with catalog"
+                f"{_tenants(following.remaining)} to derive again, with catalog"
                 f" {found.catalog_version}: sluice catalog status --watch"
             )
     kept = [f"{change.kind} {change.name}" for change in found.changes if change.action == "kept"]

@@ -65,7 +65,7 @@ async def follow(conn: "Conn", version: int | None = None) -> "Following":
             still_s = still_s + LOOK_EVERY_S if remaining == before else 0.0
             if STILL_AFTER_S <= still_s < STILL_AFTER_S + LOOK_EVERY_S:
                 note(
-                    f"{remaining:,} tenants, and none has followed for {still_s:.0f} s: does a"
-                    " worker run? sluice doctor"
+                    f"of the remaining {remaining:,} none has followed for {still_s:.0f} s:"
+                    " does a worker run? sluice doctor"
                 )
     return await read_following(conn, version)
