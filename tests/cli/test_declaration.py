@@ -93,13 +93,13 @@ def test_an_api_key_and_where_it_is_sent() -> None:
     ],
 )  # fmt: skip
 def test_an_address_that_is_none_is_refused(base: str) -> None:
-    with pytest.raises(DeclarationError, match=r"sources\.stripe\.api_base must be an address"):
+    with pytest.raises(DeclarationError, match=r"sources\.stripe\.api_base: must be an address"):
         read(SOURCE + f'api_key = "env:K"\napi_base = {base}\n')
 
 
 @pytest.mark.parametrize("key", ['""', '" "', "1", '["env:K"]'])
 def test_an_api_key_that_is_none_is_refused(key: str) -> None:
-    with pytest.raises(DeclarationError, match=r"sources\.stripe\.api_key must be"):
+    with pytest.raises(DeclarationError, match=r"sources\.stripe\.api_key: must be"):
         read(SOURCE + f"api_key = {key}\n")
 
 
@@ -137,7 +137,7 @@ FEATURE = "[features.seats]\n"
         ("sources = 3\n", ", line 1: sources: must be a table"),
         ("[sources]\nstripe = 3\n", ", line 2: sources.stripe: must be a table"),
         ("[[plans]]\n", ", line 1: plans: must be a table"),
-        (SOURCE + "live = true\n", ", line 5: sources.stripe.live: unknown key; known here: li"),
+        (SOURCE + "live = true\n", ", line 5: sources.stripe.live: unknown key; known here: api_base"),
         (
             SOURCE.replace('"stripe"', '"strype"'),
             ", line 2: sources.stripe.provider: unknown provider 'strype'; known: stripe",
