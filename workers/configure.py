@@ -6,20 +6,28 @@ One apply is one version in one transaction; applies take turns.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from shared.db import Conn
 from shared.domain.events import LANES_PER_SOURCE
 from shared.providers.base import Provider
-from shared.sealing import KeyRing
-from shared.store import configuration
+from shared.sealing import API_KEY_SLOT, KeyRing
+from shared.store import configuration, source_keys
 from shared.store.configuration import SealedSecret, Stored
+from shared.store.source_keys import SourceKey
 from workers.actions import new_action, record_action
-from workers.declaration import Declaration
-from workers.difference import Difference, SecretChange, compare
+from workers.declaration import Declaration, DeclaredSource
+from workers.difference import ApiKeys, Difference, SecretChange, compare
+
+_NO_KEYS: Mapping[str, str] = MappingProxyType({})
 
 
 class ConfigurationConflict(Exception):
     """What is asked for does not fit what holds, or what holds has changed since it was shown."""
+
+
+class Overtaken(ConfigurationConflict):
+    """Somebody else applied since it was shown: look again."""
 
 
 async def difference(
@@ -30,9 +38,13 @@ async def difference(
     providers: Mapping[str, Provider],
     *,
     prune: bool,
+    api_keys: Mapping[str, str] = _NO_KEYS,
 ) -> tuple[Stored, Difference]:
     """
     Compare with the database, and find who would lose what.
+
+    `secrets` and `api_keys` are the resolved ones by source; every source that declares an
+    `api_key` must be among the latter.
 
     Raises:
         DeclarationError: see `compare`.
@@ -41,7 +53,8 @@ async def difference(
     """
     stored = await configuration.read_stored(conn)
     keys.check(stored.seals)
-    found = compare(stored, declared, secrets, keys, providers, prune=prune)
+    at_rest = ApiKeys(api_keys, await source_keys.read_keys(conn))
+    found = compare(stored, declared, secrets, keys, providers, prune=prune, api_keys=at_rest)
     for name, source in declared.sources.items():
         before = stored.sources.get(name)
         if before is None or before.provider == source.provider:
@@ -70,6 +83,7 @@ async def apply(
     prune: bool,
     actor: str,
     shown_version: int | None,
+    api_keys: Mapping[str, str] = _NO_KEYS,
 ) -> tuple[int, Difference]:
     """
     Write the difference, in the caller's transaction; returns the version that holds afterwards.
@@ -77,13 +91,16 @@ async def apply(
     `shown_version` is the version that the operator's consent was given for; None: any.
 
     Raises:
-        ConfigurationConflict: somebody else applied meanwhile; nothing was written.
+        Overtaken: somebody else applied meanwhile; nothing was written.
+        ConfigurationConflict: see `difference`.
         DeclarationError, SealingError: see `difference`.
     """
     await configuration.take_turn(conn)
-    stored, found = await difference(conn, declared, secrets, keys, providers, prune=prune)
+    stored, found = await difference(
+        conn, declared, secrets, keys, providers, prune=prune, api_keys=api_keys
+    )
     if shown_version is not None and shown_version != stored.version:
-        raise ConfigurationConflict(
+        raise Overtaken(
             f"version {stored.version} was applied while this one was being looked at; apply again"
         )
     if found.is_empty:
@@ -96,22 +113,23 @@ async def apply(
         )
         await configuration.add_lanes(conn, source_id, LANES_PER_SOURCE)
         await _write_secrets(conn, source_id, name, found.secrets[name], version, keys)
+        if name in found.api_keys:
+            await _write_key(conn, source_id, source, found.api_keys[name], version, keys)
     for change in found.changes:
         if change.kind == "source" and change.action == "removed":
             gone = stored.sources[change.name]
             await configuration.remove_source(conn, gone.id)
             await configuration.delete_secrets(conn, gone.id, [s.slot for s in gone.secrets])
-    catalog_version = stored.catalog_version
+            await source_keys.delete_key(conn, gone.id)
     # A new version, also of the same plans, is what has every tenant derived again.
-    if found.plans_changed or _changes_who_grants(stored, found, declared):
-        catalog_version += 1
-        await configuration.insert_catalog(conn, catalog_version, actor, found.plans)
+    if found.derives_again:
+        await configuration.insert_catalog(conn, found.catalog_version, actor, found.catalog)
     await record_action(
         conn,
         new_action(),
         "configuration.applied",
         actor,
-        catalog_version=catalog_version,
+        catalog_version=found.catalog_version,
         before={
             "version": stored.version,
             "catalogVersion": stored.catalog_version,
@@ -119,29 +137,12 @@ async def apply(
         },
         after={
             "version": version,
-            "catalogVersion": catalog_version,
+            "catalogVersion": found.catalog_version,
             "mode": found.mode,
-            "changes": [
-                change.shown()
-                for change in found.changes
-                if change.action not in ("unchanged", "kept")
-            ],
+            "changes": [change.shown() for change in found.changes if change.is_written],
         },
     )
     return version, found
-
-
-def _changes_who_grants(stored: Stored, found: Difference, declared: Declaration) -> bool:
-    """Whether objects of some source grant that did not, or no longer do."""
-    if found.mode != stored.mode:
-        return True
-    if any(change.kind == "source" and change.action == "removed" for change in found.changes):
-        return True
-    before = {name: stored.sources.get(name) for name in declared.sources}
-    return any(
-        old is not None and (old.removed or old.livemode != declared.sources[name].livemode)
-        for name, old in before.items()
-    )
 
 
 async def _write_secrets(
@@ -154,3 +155,21 @@ async def _write_secrets(
         sealed = keys.seal(plaintext, source=source, slot=slot, version=version)
         await configuration.put_secret(conn, source_id, SealedSecret(slot, version, sealed))
         await configuration.insert_seal(conn, sealed.key_id)
+
+
+async def _write_key(
+    conn: Conn,
+    source_id: int,
+    source: DeclaredSource,
+    key: str | None,
+    version: int,
+    keys: KeyRing,
+) -> None:
+    if key is None:
+        await source_keys.delete_key(conn, source_id)
+        return
+    sealed = keys.seal(
+        key, source=source.name, slot=API_KEY_SLOT, version=version, address=source.api_base
+    )
+    await source_keys.put_key(conn, source_id, SourceKey(version, sealed, source.api_base))
+    await configuration.insert_seal(conn, sealed.key_id)

@@ -1,5 +1,6 @@
 """
-A worker process: arq for wake-ups, rounds for the lanes, a sweep for everything else.
+A worker process: arq for wake-ups, rounds for the lanes, fetching for what they lack, a sweep for
+everything else.
 
 arq runs under our own supervision and with our own pool: it exits with the first connection that
 Redis refuses, and hangs with a Redis that hangs. Its one job does nothing but wake lanes, so no
@@ -17,8 +18,10 @@ from arq.worker import Worker, func
 from redis.exceptions import RedisError
 
 from shared.queue import DRAIN, QUEUE_NAME, deserialize_job, redis_pool, serialize_job
+from shared.sealing import KeyRing, SealingError
 from shared.settings import Endpoints, Settings
 from workers.crew import Crew, run_process
+from workers.fetching.fetch import Fetching
 from workers.process import visit
 from workers.rounds import Rounds
 from workers.sweep import Sweep
@@ -30,15 +33,25 @@ LONGEST_REDIS_RETRY_S = 2.0
 STOP_WITHIN_S = 8.0
 
 
-async def work_until(stop: asyncio.Event, crew: Crew, redis_url: str, slots: int) -> None:
-    """Drain lanes until `stop` is set; then finish the visits that have begun."""
+async def work_until(
+    stop: asyncio.Event, crew: Crew, redis_url: str, slots: int, keys: KeyRing | None = None
+) -> None:
+    """
+    Drain lanes until `stop` is set; then finish the visits that have begun.
+
+    `keys` open the API keys that objects are fetched with; without them none is.
+    """
 
     async def visit_lane(lane: int) -> Any:
         return await visit(crew, lane)
 
     rounds = Rounds(visit_lane, slots, crew.surroundings.source_ids_by_lane)
     visiting = asyncio.create_task(rounds.run(), name="rounds")
-    others = [asyncio.create_task(Sweep(crew, rounds).run(), name="sweep")]
+    others = [
+        asyncio.create_task(Sweep(crew, rounds).run(), name="sweep"),
+        # An answer's lane is drained here: no wake-up has to go through Redis.
+        asyncio.create_task(Fetching(crew, keys, rounds.wake).run(), name="fetching"),
+    ]
     if redis_url:
         others.append(asyncio.create_task(_listen(redis_url, rounds), name="arq"))
     stopping = asyncio.create_task(stop.wait(), name="stop")
@@ -130,7 +143,12 @@ async def _closed(worker: Worker, serving: asyncio.Future[None]) -> None:
 
 
 async def _work(stop: asyncio.Event, crew: Crew, settings: Settings, endpoints: Endpoints) -> None:
-    await work_until(stop, crew, endpoints.redis, settings.worker_slots)
+    try:
+        keys = KeyRing.parse(endpoints.secret_key)
+    except SealingError as error:
+        log.warning("without a key nothing is fetched", extra={"error": str(error)})
+        keys = None
+    await work_until(stop, crew, endpoints.redis, settings.worker_slots, keys)
 
 
 def main() -> int:

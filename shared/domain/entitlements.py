@@ -28,6 +28,15 @@ class Grant(msgspec.Struct, frozen=True):
         """What two grants must share to be the same: in Python, True equals 1."""
         return (self, type(self.value))
 
+    @property
+    def moments(self) -> tuple[datetime, ...]:
+        """When it begins or ends by the clock, in order."""
+        return tuple(sorted({at for at in (self.valid_from, self.valid_until) if at is not None}))
+
+    def next_turn(self, after: datetime) -> datetime | None:
+        """The first of these moments after that one."""
+        return next((at for at in self.moments if at > after), None)
+
     def is_live(self, at: datetime) -> bool:
         """Whether it counts at that moment: from `valid_from` on, and before `valid_until`."""
         return (self.valid_from is None or self.valid_from <= at) and (
@@ -90,8 +99,8 @@ def _next_change(grants: Sequence[Grant], value: FeatureValue, now: datetime) ->
         moment
         for grant in grants
         if grant.valid_from is not None or grant.valid_until is not None
-        for moment in (grant.valid_from, grant.valid_until)
-        if moment is not None and moment > now
+        for moment in grant.moments
+        if moment > now
     }
     for turn in sorted(turns):
         live = [grant for grant in grants if grant.is_live(turn)]

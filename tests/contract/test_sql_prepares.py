@@ -13,19 +13,23 @@ from workers.stack.servers import Servers
 RUN_BY = {
     "shared.migrate": ("owner",),
     "shared.store.audit": ("worker", "operator"),
+    "shared.store.catalogs": ("operator",),
     "shared.store.configuration": ("operator",),
     "shared.store.customers": ("worker", "operator"),
     "shared.store.demo": ("operator",),
     "shared.store.events": ("operator",),
+    "shared.store.fetches": ("worker",),
     "shared.store.grants": ("worker", "operator"),
     "shared.store.intake": ("gateway",),
     "shared.store.ledger": ("worker",),
+    "shared.store.manual_grants": ("operator",),
     "shared.store.objects": ("worker", "operator"),
     "shared.store.observations": ("worker",),
     "shared.store.parked": ("worker", "operator"),
     "shared.store.partitions": ("worker", "operator"),
     "shared.store.redeliveries": ("worker",),
     "shared.store.replays": ("operator",),
+    "shared.store.source_keys": ("operator",),
     "shared.store.source_rows": ("worker", "operator"),
     "shared.store.sources": ("gateway",),
     "shared.store.tenants": ("operator",),
@@ -38,6 +42,11 @@ ALSO = {
     "reader": {
         "shared.store.tenants": ("IS_KNOWN", "READ_GRANTS", "READ_CUSTOMERS"),
         "shared.store.tokens": ("FIND_BY_DIGEST",),
+    },
+    "worker": {
+        "shared.store.source_keys": ("READ_KEYS",),
+        # Whether what was given by hand adds is the catalog's to say.
+        "shared.store.manual_grants": ("LIST_MANUAL_GRANTS",),
     },
     # What operators link, grant or merge is derived in their own transaction.
     "operator": {"shared.store.observations": ("READ_OBSERVATIONS",)},
