@@ -137,7 +137,10 @@ FEATURE = "[features.seats]\n"
         ("sources = 3\n", ", line 1: sources: must be a table"),
         ("[sources]\nstripe = 3\n", ", line 2: sources.stripe: must be a table"),
         ("[[plans]]\n", ", line 1: plans: must be a table"),
-        (SOURCE + "live = true\n", ", line 5: sources.stripe.live: unknown key; known here: api_base"),
+        (
+            SOURCE + "live = true\n",
+            ", line 5: sources.stripe.live: unknown key; known here: api_base",
+        ),
         (
             SOURCE.replace('"stripe"', '"strype"'),
             ", line 2: sources.stripe.provider: unknown provider 'strype'; known: stripe",
