@@ -67,6 +67,17 @@ def _combine(live: Sequence[Grant]) -> FeatureValue:
     return max((total, *(grant for grant in live if not grant.adds)), key=_weight).value
 
 
+def deciding(live: Sequence[Grant]) -> list[Grant]:
+    """Of which of these, all of them live, their common value is made; of none, none."""
+    if not live:
+        return []
+    value = _combine(live)
+    added = [grant for grant in live if grant.adds]
+    if len(added) > 1 and sum(_number_of(grant) for grant in added) == value:
+        return added
+    return [grant for grant in live if grant.value == value and type(grant.value) is type(value)]
+
+
 def is_number(value: FeatureValue) -> bool:
     """Whether it can be added up: in Python, True is an int."""
     return isinstance(value, int | float) and not isinstance(value, bool)
