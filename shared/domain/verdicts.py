@@ -102,7 +102,7 @@ def linked_by(own: str | None, links: Links) -> LinkedBy | None:
     for by, tenant in _ranked(own, links):
         if tenant is not None:
             return by
-    return "session" if len(links.sessions) == 1 else None
+    return "session" if links.sessions else None
 
 
 def _ranked(own: str | None, links: Links) -> tuple[tuple[LinkedBy, str | None], ...]:
