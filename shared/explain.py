@@ -16,14 +16,15 @@ import msgspec
 from shared.db import Conn
 from shared.domain import explaining
 from shared.domain.catalog import Catalog, Origin
-from shared.domain.entitlements import Grant, is_number
-from shared.domain.explanation import MANUAL, Facts, Given, Held, OperatorLink, Recorded, Tense
+from shared.domain.entitlements import grant_by_hand
+from shared.domain.explanation import Facts, Given, OperatorLink, Recorded, Tense
 from shared.domain.keys import CustomerKey, ObjectKey
 from shared.domain.moments import MomentError, moment_before, read_moment
 from shared.domain.prose import text_of
 from shared.domain.reasons import Sight
 from shared.domain.register import Observation, Register, fold
 from shared.domain.situations import Neighbour, Neighbourhood, Situation
+from shared.domain.turns import HeldGrant
 from shared.store import explanations, grants, objects, observations
 from shared.store.objects import StoredObject
 from shared.store.source_rows import SourceRow, read_mode, read_sources
@@ -135,7 +136,7 @@ class _Reading:
             mode=mode,
             catalog=catalog,
             newest_catalog=standing.newest_catalog,
-            held=await explanations.read_held(conn, self.tenant),
+            held=await grants.read_grants(conn, [self.tenant]),
             given=await self._given(),
             situations=_decided(neighbours, links, sources, mode, catalog),
             operator_links=links,
@@ -266,19 +267,16 @@ def _decided(
 
 def _held(
     situations: Iterable[Situation], tenant: str, given: Iterable[Given], catalog: Catalog
-) -> list[Held]:
+) -> list[HeldGrant]:
     """What the tenant held: what was decided about objects, and what operators gave."""
     held = [
-        Held(one.neighbour.id, grant)
+        HeldGrant(one.neighbour.id, grant, None)
         for one in situations
         if one.tenant == tenant
         for grant in one.verdict.grants
     ]
     for one in given:
         if one.revoked_at is None:
-            adds = one.feature in catalog.added and is_number(one.value)
-            grant = Grant(
-                tenant, MANUAL, one.feature, one.value, MANUAL_RANK, None, one.valid_until, adds
-            )
-            held.append(Held(one.object_row, grant))
+            grant = grant_by_hand(tenant, one.feature, one.value, one.valid_until, catalog)
+            held.append(HeldGrant(one.object_row, grant, None))
     return held

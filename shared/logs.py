@@ -44,8 +44,8 @@ def log_as_json(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # arq says two lines a job, uvicorn one a request: both are metrics here.
-    for noisy in ("arq.worker", "uvicorn.access", "asyncio"):
+    # arq says two lines a job, uvicorn, httpx and stripe one a request: all are metrics here.
+    for noisy in ("arq.worker", "uvicorn.access", "asyncio", "httpx", "stripe"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

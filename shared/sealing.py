@@ -1,9 +1,10 @@
 """
 Secrets at rest: AES-256-GCM under the keys of `SLUICE_SECRET_KEY`.
 
-A ciphertext is bound to its place (source name, slot, version) as associated data, so that it
-opens nowhere else. The key's id lies beside it, and the ids of all keys that a database was ever
-sealed with lie in its `seals`: who lacks one of them must not start.
+A ciphertext is bound to its place as associated data, so that it opens nowhere else: the source's
+name, the slot, the version, and of an API key the address that it is sent to. The sealing key's id
+lies beside it, and the ids of all keys that a database was ever sealed with lie in its `seals`: who
+lacks one of them must not start.
 """
 
 import base64
@@ -20,6 +21,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
+
+#: The place of a source's API key, beside the slots of its secrets.
+API_KEY_SLOT = -1
 
 _DIGEST_PURPOSE = b"sluice.header-digest.1"
 
@@ -63,30 +67,41 @@ class KeyRing:
     def __repr__(self) -> str:
         return f"KeyRing({', '.join(self._keys)})"
 
-    def seal(self, secret: str, *, source: str, slot: int, version: int) -> Sealed:
-        """Seal with the first key, for this one place."""
+    def seal(
+        self, secret: str, *, source: str, slot: int, version: int, address: str | None = None
+    ) -> Sealed:
+        """Seal with the first key, for this one place; `address` is an API key's."""
         nonce = os.urandom(NONCE_BYTES)
-        place = _place(source, slot, version)
+        place = _place(source, slot, version, address)
         return Sealed(
             self.first, nonce, self._ciphers[self.first].encrypt(nonce, secret.encode(), place)
         )
 
-    def open(self, sealed: Sealed, *, source: str, slot: int, version: int) -> str:
+    def open(
+        self,
+        sealed: Sealed,
+        *,
+        source: str,
+        slot: int,
+        version: int,
+        address: str | None = None,
+    ) -> str:
         """
         Open what was sealed for this place.
 
         Raises:
             SealingError: the key is not held, or the ciphertext is not this place's.
         """
-        where = f"secret {slot} of source {source!r}"
+        what = "the API key" if slot == API_KEY_SLOT else f"secret {slot}"
+        where = f"{what} of source {source!r}"
         cipher = self._ciphers.get(sealed.key_id)
         if cipher is None:
             raise SealingError(
                 f"{where} is sealed with key {sealed.key_id}, which SLUICE_SECRET_KEY lacks"
             )
         try:
-            content = cipher.decrypt(sealed.nonce, sealed.ciphertext, _place(source, slot, version))
-            return content.decode()
+            place = _place(source, slot, version, address)
+            return cipher.decrypt(sealed.nonce, sealed.ciphertext, place).decode()
         except (InvalidTag, ValueError):
             raise SealingError(f"{where} does not open: it was altered or moved") from None
 
@@ -141,7 +156,9 @@ def _key(text: str, position: int) -> bytes:
     return key
 
 
-def _place(source: str, slot: int, version: int) -> bytes:
+def _place(source: str, slot: int, version: int, address: str | None) -> bytes:
     # Length-prefixed: no two places have the same bytes, whatever a name holds.
-    parts = (source.encode(), str(slot).encode(), str(version).encode())
+    parts = [source.encode(), str(slot).encode(), str(version).encode()]
+    if address is not None:
+        parts.append(address.encode())
     return b"".join(len(part).to_bytes(4) + part for part in parts)

@@ -97,18 +97,21 @@ _tracing: list[Tracer] = []
 _ROOT = Context()
 
 
-def start_span(name: str, kind: SpanKind, linked_to: str | None = None) -> Span:
+def start_span(
+    name: str, kind: SpanKind, linked_to: str | None = None, *, begun_ns: int | None = None
+) -> Span:
     """
     Start a span in a trace of its own, linked to a traceparent that was stored or sent.
 
     A provider's traceparent is not trusted to be our parent, and a stored one may be days old:
-    both are links. The caller ends the span.
+    both are links. `begun_ns` is when it began, in nanoseconds since 1970, if not now. The caller
+    ends the span.
     """
     links = _links(linked_to) if linked_to else None
     if not _tracing:
         # Not set up, as in a test: ids are valid all the same.
         _tracing.append(TracerProvider(sampler=ALWAYS_OFF).get_tracer("sluice"))
-    return _tracing[0].start_span(name, context=_ROOT, kind=kind, links=links)
+    return _tracing[0].start_span(name, context=_ROOT, kind=kind, links=links, start_time=begun_ns)
 
 
 def records_spans() -> bool:
@@ -190,6 +193,7 @@ _conflicts = _Counter(
     "sluice_conflicts_found", "Redeliveries with another body under the same event id.", "source"
 )
 _attempts = _Counter("sluice_attempts_failed", "Failed attempts by their code.", "source", "code")
+_fetches = _Counter("sluice_fetches", "Fetches by what became of them.", "source", "code")
 _batch = _meter.create_histogram(
     "sluice_worker_batch_events",
     description="Events applied in one transaction.",
@@ -199,6 +203,12 @@ _end_to_end = _meter.create_histogram(
     "sluice_end_to_end",
     unit="s",
     description="From receipt to settlement.",
+    explicit_bucket_boundaries_advisory=_LONG_SECONDS,
+)
+_turn_delay = _meter.create_histogram(
+    "sluice_turn_delay",
+    unit="s",
+    description="From when access began or ended by the clock until the sweep audited it.",
     explicit_bucket_boundaries_advisory=_LONG_SECONDS,
 )
 
@@ -244,6 +254,11 @@ def attempt_failed(source: str, code: str) -> None:
     _attempts.add(1, source, code)
 
 
+def fetched(source: str, code: str) -> None:
+    """A provider was asked what an object is: "answered", or why there is no answer."""
+    _fetches.add(1, source, code)
+
+
 def batch(events: int) -> None:
     """A worker applied so many events in one transaction."""
     _batch.record(events)
@@ -254,8 +269,14 @@ def end_to_end(seconds: float) -> None:
     _end_to_end.record(seconds)
 
 
+def turned(seconds: float) -> None:
+    """The sweep audited so late what the clock did to an entitlement."""
+    _turn_delay.record(seconds)
+
+
 _oldest: list[Callable[[], Mapping[str, float]]] = []
 _parked: list[Callable[[], Mapping[tuple[str, str], int]]] = []
+_wanting: list[Callable[[], Mapping[str, int]]] = []
 _build: list[str] = []
 
 
@@ -281,6 +302,16 @@ def _read_parked(_: CallbackOptions) -> Iterable[Observation]:
     ]
 
 
+def observe_wanting(callback: Callable[[], Mapping[str, int]]) -> None:
+    """Where the number of objects that want to be fetched is read from, by source; as above."""
+    _wanting[:] = [callback]
+
+
+def _read_wanting(_: CallbackOptions) -> Iterable[Observation]:
+    counts = _wanting[0]() if _wanting else {}
+    return [Observation(count, {"source": source}) for source, count in counts.items()]
+
+
 def _read_oldest(_: CallbackOptions) -> Iterable[Observation]:
     ages = _oldest[0]() if _oldest else {}
     return [Observation(age, {"source": source}) for source, age in ages.items()]
@@ -300,6 +331,9 @@ _meter.create_observable_gauge(
     "sluice_objects_parked",
     [_read_parked],
     description="Objects that give nothing until somebody links, maps or fetches something.",
+)
+_meter.create_observable_gauge(
+    "sluice_objects_wanting", [_read_wanting], description="Objects that want to be fetched."
 )
 _meter.create_observable_gauge(
     "sluice_build_info", [_read_build], description="Always 1; the labels say what runs."

@@ -7,7 +7,7 @@ those, read their grants and the catalog, and decide. What is decided is written
 set-based.
 """
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable
 from datetime import datetime
 from uuid import UUID
 
@@ -58,7 +58,7 @@ class Books:
         self.entries: dict[ObjectKey, Entry] = {}
         self.near = Neighbours(surroundings.origin)
         self.added: list[NewObservation] = []
-        self.holdings = Holdings(now)
+        self.holdings = Holdings()
 
     async def load(
         self,
@@ -202,24 +202,22 @@ class Books:
             if now != (stored.tenant, stored.parked, stored.wants):
                 stored.tenant, stored.parked, stored.wants = now
                 case.entry.is_dirty = True
-            changes += self.holdings.give(case.entry, verdict.grants)
+            changes += self.holdings.give(case.entry.reference, verdict.grants)
         return changes
 
-    async def save(self, conn: Conn, sighted: Sequence[Sighted]) -> None:
+    async def save(self, conn: Conn) -> None:
         """Write what changed: objects, observations, grants."""
         dirty = [entry.stored for entry in self.entries.values() if entry.is_dirty]
         new = [stored for stored in dirty if not stored.id]
         old = [stored for stored in dirty if stored.id]
-        changed = [(reference, entry) for reference, entry in self.holdings.changed.items()]
         if new:
             await objects.add_objects(conn, new, self.now)
         if old:
             await objects.save_objects(conn, old)
+        ids = {key: entry.stored.id for key, entry in self.entries.items()}
         if self.added:
-            ids = {one.key: self.entries[one.key].stored.id for one in sighted}
             await observations.add_observations(conn, self.added, ids)
-        references = {reference: entry.stored.id for reference, entry in changed}
-        await self.holdings.save(conn, references, self.catalog.version)
+        await self.holdings.save(conn, self.catalog.version, ids)
 
     def _enter(self, found: Iterable[StoredObject]) -> None:
         for stored in found:

@@ -6,16 +6,20 @@ One apply is one version in one transaction; applies take turns.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from shared.db import Conn
 from shared.domain.events import LANES_PER_SOURCE
 from shared.providers.base import Provider
-from shared.sealing import KeyRing
-from shared.store import configuration
+from shared.sealing import API_KEY_SLOT, KeyRing
+from shared.store import configuration, source_keys
 from shared.store.configuration import SealedSecret, Stored
+from shared.store.source_keys import SourceKey
 from workers.actions import new_action, record_action
-from workers.declaration import Declaration
-from workers.difference import Difference, SecretChange, compare
+from workers.declaration import Declaration, DeclaredSource
+from workers.difference import ApiKeys, Difference, SecretChange, compare
+
+_NO_KEYS: Mapping[str, str] = MappingProxyType({})
 
 
 class ConfigurationConflict(Exception):
@@ -30,9 +34,13 @@ async def difference(
     providers: Mapping[str, Provider],
     *,
     prune: bool,
+    api_keys: Mapping[str, str] = _NO_KEYS,
 ) -> tuple[Stored, Difference]:
     """
     Compare with the database, and find who would lose what.
+
+    `secrets` and `api_keys` are the resolved ones by source; every source that declares an
+    `api_key` must be among the latter.
 
     Raises:
         DeclarationError: see `compare`.
@@ -41,7 +49,8 @@ async def difference(
     """
     stored = await configuration.read_stored(conn)
     keys.check(stored.seals)
-    found = compare(stored, declared, secrets, keys, providers, prune=prune)
+    at_rest = ApiKeys(api_keys, await source_keys.read_keys(conn))
+    found = compare(stored, declared, secrets, keys, providers, prune=prune, api_keys=at_rest)
     for name, source in declared.sources.items():
         before = stored.sources.get(name)
         if before is None or before.provider == source.provider:
@@ -70,6 +79,7 @@ async def apply(
     prune: bool,
     actor: str,
     shown_version: int | None,
+    api_keys: Mapping[str, str] = _NO_KEYS,
 ) -> tuple[int, Difference]:
     """
     Write the difference, in the caller's transaction; returns the version that holds afterwards.
@@ -81,7 +91,9 @@ async def apply(
         DeclarationError, SealingError: see `difference`.
     """
     await configuration.take_turn(conn)
-    stored, found = await difference(conn, declared, secrets, keys, providers, prune=prune)
+    stored, found = await difference(
+        conn, declared, secrets, keys, providers, prune=prune, api_keys=api_keys
+    )
     if shown_version is not None and shown_version != stored.version:
         raise ConfigurationConflict(
             f"version {stored.version} was applied while this one was being looked at; apply again"
@@ -96,11 +108,14 @@ async def apply(
         )
         await configuration.add_lanes(conn, source_id, LANES_PER_SOURCE)
         await _write_secrets(conn, source_id, name, found.secrets[name], version, keys)
+        if name in found.api_keys:
+            await _write_key(conn, source_id, source, found.api_keys[name], version, keys)
     for change in found.changes:
         if change.kind == "source" and change.action == "removed":
             gone = stored.sources[change.name]
             await configuration.remove_source(conn, gone.id)
             await configuration.delete_secrets(conn, gone.id, [s.slot for s in gone.secrets])
+            await source_keys.delete_key(conn, gone.id)
     catalog_version = stored.catalog_version
     # A new version, also of the same plans, is what has every tenant derived again.
     if found.plans_changed or _changes_who_grants(stored, found, declared):
@@ -154,3 +169,21 @@ async def _write_secrets(
         sealed = keys.seal(plaintext, source=source, slot=slot, version=version)
         await configuration.put_secret(conn, source_id, SealedSecret(slot, version, sealed))
         await configuration.insert_seal(conn, sealed.key_id)
+
+
+async def _write_key(
+    conn: Conn,
+    source_id: int,
+    source: DeclaredSource,
+    key: str | None,
+    version: int,
+    keys: KeyRing,
+) -> None:
+    if key is None:
+        await source_keys.delete_key(conn, source_id)
+        return
+    sealed = keys.seal(
+        key, source=source.name, slot=API_KEY_SLOT, version=version, address=source.api_base
+    )
+    await source_keys.put_key(conn, source_id, SourceKey(version, sealed, source.api_base))
+    await configuration.insert_seal(conn, sealed.key_id)

@@ -20,6 +20,9 @@ from shared.providers.base import Provider
 _SOURCE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _DURATION = re.compile(r"([0-9]{1,9})([smhdw])")
+_ADDRESS = re.compile(
+    r"https?://([A-Za-z0-9.-]{1,128}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]{0,100})?"
+)
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _LONGEST_GRACE_S = 10 * 366 * 86_400
 _LARGEST_RANK = 2**31 - 1
@@ -33,7 +36,10 @@ class DeclarationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DeclaredSource:
-    """One `[sources.NAME]`. `secrets` are as written: "env:NAME", "file:PATH" or the secret."""
+    """
+    One `[sources.NAME]`. `secrets` and `api_key` are as written: "env:NAME", "file:PATH" or the
+    secret. `api_base` is None where the provider's own address is meant.
+    """
 
     name: str
     provider: str
@@ -41,6 +47,8 @@ class DeclaredSource:
     livemode: bool | None = None
     tenant: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    api_key: str | None = field(default=None, repr=False)
+    api_base: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +166,8 @@ def _source(
         raise DeclarationError(
             f"{path}: a source's name is part of its URL: a-z, 0-9 and -, at most 63 characters"
         )
-    _only(table, path, {"provider", "secrets", "livemode", "tenant", "settings"})
+    known_keys = {"provider", "secrets", "livemode", "tenant", "settings", "api_key", "api_base"}
+    _only(table, path, known_keys)
     known = ", ".join(sorted(providers))
     provider = table.get("provider")
     if provider is None:
@@ -176,6 +185,8 @@ def _source(
         livemode=_livemode(table, path, providers[provider]),
         tenant=_tenant(table, path),
         settings=_settings(table, path),
+        api_key=_api_key(table, path),
+        api_base=_api_base(table, path),
     )
 
 
@@ -218,6 +229,27 @@ def _settings(table: Mapping[str, Any], path: str) -> Mapping[str, Any]:
         if not isinstance(value, bool | int | str):
             raise DeclarationError(f"{path}.settings.{name} must be true, false, a number or text")
     return settings
+
+
+def _api_key(table: Mapping[str, Any], path: str) -> str | None:
+    key = table.get("api_key")
+    if key is not None and not (isinstance(key, str) and key.strip()):
+        raise DeclarationError(f'{path}.api_key must be "env:NAME", "file:PATH" or a literal')
+    return key
+
+
+def _api_base(table: Mapping[str, Any], path: str) -> str | None:
+    base = table.get("api_base")
+    if base is None:
+        return None
+    if "api_key" not in table:
+        raise DeclarationError(f"{path}.api_base: without an api_key nobody is asked there")
+    if not isinstance(base, str) or not _ADDRESS.fullmatch(base):
+        raise DeclarationError(
+            f'{path}.api_base must be an address like "https://api.stripe.com":'
+            " http or https, no user, query or fragment"
+        )
+    return base.rstrip("/")
 
 
 def _plan(name: str, table: Mapping[str, Any]) -> DeclaredPlan:

@@ -5,13 +5,14 @@ What the file does not name stays, unless pruning is asked for.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from shared.domain.catalog import UNLIMITED
 from shared.providers.base import Provider
-from shared.sealing import KeyRing, SealingError
+from shared.sealing import API_KEY_SLOT, KeyRing, SealingError
 from shared.store.configuration import Holding, Stored, StoredSource
+from shared.store.source_keys import SourceKey
 from workers.declaration import Declaration, DeclarationError, DeclaredSource
 
 Action = Literal["added", "changed", "unchanged", "removed", "kept"]
@@ -48,14 +49,32 @@ class SecretChange:
 
 
 @dataclass(frozen=True, slots=True)
+class ApiKeys:
+    """
+    `declared` has the key in the clear, by source, of each that declares one; `stored` what is
+    kept at rest, by the source's id.
+    """
+
+    declared: Mapping[str, str] = field(default_factory=dict, repr=False)
+    stored: Mapping[int, SourceKey] = field(default_factory=dict)
+
+
+NO_KEYS = ApiKeys()
+
+
+@dataclass(frozen=True, slots=True)
 class Difference:
-    """What an apply would do. `plans` is the catalog that would hold afterwards."""
+    """
+    What an apply would do. `plans` is the catalog that would hold afterwards. `api_keys` has the
+    key to be written, by source; None where it goes.
+    """
 
     base_version: int
     mode: str
     changes: tuple[Change, ...]
     secrets: Mapping[str, SecretChange]
     plans: Mapping[str, Any]
+    api_keys: Mapping[str, str | None] = field(default_factory=dict, repr=False)
     losses: tuple[Holding, ...] = ()
 
     @property
@@ -85,6 +104,7 @@ def compare(
     providers: Mapping[str, Provider],
     *,
     prune: bool,
+    api_keys: ApiKeys = NO_KEYS,
 ) -> Difference:
     """
     The difference; `secrets` are the resolved ones by source.
@@ -97,10 +117,15 @@ def compare(
     if mode != stored.mode:
         changes.append(Change("mode", mode, "changed", (f"{stored.mode} → {mode}",)))
     secret_changes: dict[str, SecretChange] = {}
+    key_changes: dict[str, str | None] = {}
     for name, source in declared.sources.items():
-        change, secret_changes[name] = _compare_source(
-            source, stored.sources.get(name), secrets[name], keys
-        )
+        before = stored.sources.get(name)
+        change, secret_changes[name] = _compare_source(source, before, secrets[name], keys)
+        key = api_keys.declared[name] if source.api_key is not None else None
+        at_rest = api_keys.stored.get(before.id) if before is not None else None
+        if said := _compare_key(source, key, at_rest, keys):
+            key_changes[name] = key
+            change = _saying_more(change, said)
         changes.append(change)
     left: Action = "removed" if prune else "kept"
     unnamed = [
@@ -126,6 +151,7 @@ def compare(
         changes=tuple(changes),
         secrets=secret_changes,
         plans=plans,
+        api_keys=key_changes,
     )
 
 
@@ -173,6 +199,40 @@ def _compare_secrets(stored: StoredSource, wanted: Sequence[str], keys: KeyRing)
     new = tuple((next(free), value) for value in wanted if value not in kept)
     overwritten = {*kept.values(), *(slot for slot, _ in new)}
     return SecretChange(tuple(s.slot for s in stored.secrets if s.slot not in overwritten), new)
+
+
+def _compare_key(
+    declared: DeclaredSource, key: str | None, stored: SourceKey | None, keys: KeyRing
+) -> list[str]:
+    """What to say of a source's API key; nothing where it stays as it is."""
+    if key is None:
+        return ["api key removed"] if stored is not None else []
+    base = None if declared.api_base is None else f"api base {declared.api_base}"
+    if stored is None:
+        return ["api key set", *([base] if base else [])]
+    said = []
+    try:
+        plaintext = keys.open(
+            stored.sealed,
+            source=declared.name,
+            slot=API_KEY_SLOT,
+            version=stored.version,
+            address=stored.api_base,
+        )
+    except SealingError:
+        plaintext = None
+    if plaintext != key:
+        said.append("api key changed")
+    elif stored.sealed.key_id != keys.first:
+        said.append("api key sealed anew")
+    if stored.api_base != declared.api_base:
+        said.append(f"api base: {_word(stored.api_base)} → {_word(declared.api_base)}")
+    return said
+
+
+def _saying_more(change: Change, said: Sequence[str]) -> Change:
+    action: Action = "changed" if change.action == "unchanged" else change.action
+    return replace(change, action=action, details=(*change.details, *said))
 
 
 def _compare_plan(name: str, stored: Mapping[str, Any] | None, declared: dict[str, Any]) -> Change:

@@ -10,7 +10,7 @@ from uuid import UUID
 from shared.db import Conn
 from shared.domain.keys import CustomerKey
 from shared.domain.states import ADVERSE_KINDS, LINKING_KINDS
-from shared.store import customers, grants, objects, observations
+from shared.store import customers, grants, manual_grants, objects, observations
 from workers.books import Books
 from workers.entries import (
     NO_LOCKS,
@@ -55,7 +55,7 @@ async def observe(
     steps = [books.sight(one) for one in sighted]
     await books.lock_tenants(conn, steps)
     answers = [books.answer(step) for step in steps]
-    await books.save(conn, sighted)
+    await books.save(conn)
     return answers
 
 
@@ -103,7 +103,7 @@ async def take_back(
     steps = {tracking_id: books.take_back(name, tracking_id) for tracking_id, name in replayed}
     await books.lock_tenants(conn, steps.values())
     changes = {tracking_id: books.decide(step) for tracking_id, step in steps.items()}
-    await books.save(conn, ())
+    await books.save(conn)
     return changes
 
 
@@ -127,7 +127,7 @@ async def link_customer(
     step = books.derive_again(books.near.of(customer))
     await books.lock_tenants(conn, [step], named=() if tenant is None else (tenant,))
     changes = books.decide(step)
-    await books.save(conn, ())
+    await books.save(conn)
     return changes, books.catalog.version
 
 
@@ -163,6 +163,8 @@ async def derive_tenant(
     if late:
         raise SetGrew(wanted | locks_of(late))
     changes = books.decide(step)
-    await books.save(conn, ())
+    for given in await manual_grants.of_tenant(conn, tenant):
+        changes += books.holdings.follow(given.id, books.catalog.added)
+    await books.save(conn)
     await grants.set_catalog_version(conn, tenant, books.catalog.version)
     return changes, books.catalog.version

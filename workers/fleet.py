@@ -1,5 +1,6 @@
 """
-A worker process: arq for wake-ups, rounds for the lanes, a sweep for everything else.
+A worker process: arq for wake-ups, rounds for the lanes, fetching for what they lack, a sweep for
+everything else.
 
 arq runs under our own supervision and with our own pool: it exits with the first connection that
 Redis refuses, and hangs with a Redis that hangs. Its one job does nothing but wake lanes, so no
@@ -7,7 +8,6 @@ job can be lost, late or doubled to any effect.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -18,8 +18,10 @@ from arq.worker import Worker, func
 from redis.exceptions import RedisError
 
 from shared.queue import DRAIN, QUEUE_NAME, deserialize_job, redis_pool, serialize_job
+from shared.sealing import KeyRing, SealingError
 from shared.settings import Endpoints, Settings
 from workers.crew import Crew, run_process
+from workers.fetching.fetch import Fetching
 from workers.process import visit
 from workers.rounds import Rounds
 from workers.sweep import Sweep
@@ -31,15 +33,25 @@ LONGEST_REDIS_RETRY_S = 2.0
 STOP_WITHIN_S = 8.0
 
 
-async def work_until(stop: asyncio.Event, crew: Crew, redis_url: str, slots: int) -> None:
-    """Drain lanes until `stop` is set; then finish the visits that have begun."""
+async def work_until(
+    stop: asyncio.Event, crew: Crew, redis_url: str, slots: int, keys: KeyRing | None = None
+) -> None:
+    """
+    Drain lanes until `stop` is set; then finish the visits that have begun.
+
+    `keys` open the API keys that objects are fetched with; without them none is.
+    """
 
     async def visit_lane(lane: int) -> Any:
         return await visit(crew, lane)
 
     rounds = Rounds(visit_lane, slots, crew.surroundings.source_ids_by_lane)
     visiting = asyncio.create_task(rounds.run(), name="rounds")
-    others = [asyncio.create_task(Sweep(crew, rounds).run(), name="sweep")]
+    others = [
+        asyncio.create_task(Sweep(crew, rounds).run(), name="sweep"),
+        # An answer's lane is drained here: no wake-up has to go through Redis.
+        asyncio.create_task(Fetching(crew, keys, rounds.wake).run(), name="fetching"),
+    ]
     if redis_url:
         others.append(asyncio.create_task(_listen(redis_url, rounds), name="arq"))
     stopping = asyncio.create_task(stop.wait(), name="stop")
@@ -86,8 +98,10 @@ async def _listen(redis_url: str, rounds: Rounds) -> None:
             job_serializer=serialize_job,
             job_deserializer=deserialize_job,
         )
+        serving = asyncio.ensure_future(worker.main())
         try:
-            await worker.main()
+            await asyncio.wait({serving})
+            serving.result()
             failures = 0
         except (RedisError, OSError, TimeoutError, asyncio.IncompleteReadError) as error:
             if failures == 0:
@@ -98,26 +112,43 @@ async def _listen(redis_url: str, rounds: Rounds) -> None:
         except (ValueError, KeyError, TypeError) as error:
             log.warning("a wake-up could not be read", extra={"error": repr(error)})
         finally:
-            await _closed(worker)
+            await _closed(worker, serving)
         await asyncio.sleep(min(REDIS_RETRY_S * 2 ** min(failures, 5), LONGEST_REDIS_RETRY_S))
 
 
-async def _closed(worker: Worker) -> None:
+async def _closed(worker: Worker, serving: asyncio.Future[None]) -> None:
     """
-    Close for a second at most.
+    End what arq is at and close it, in a second at most.
 
-    arq may answer with its own jobs' cancellation, which must not be taken for ours, nor ours
-    for arq's: either would keep this process from stopping.
+    In tasks of their own: arq may answer with its own jobs' cancellation, which must not be taken
+    for ours, nor ours for arq's: either would keep this process from stopping.
     """
-    closing = asyncio.ensure_future(worker.close())
-    await asyncio.wait({closing}, timeout=1)
-    closing.cancel()
-    with contextlib.suppress(asyncio.InvalidStateError, asyncio.CancelledError):
-        closing.exception()
+
+    async def close() -> None:
+        while not serving.done():
+            # Again and again: redis wraps what it writes in `asyncio.wait_for`, which below
+            # Python 3.12 loses a cancellation that comes just as that is done.
+            serving.cancel()
+            await asyncio.wait({serving}, timeout=0.05)
+        await worker.close()
+
+    closing = asyncio.ensure_future(close())
+    for task in (serving, closing):
+        # Either may fail after a stop has taken us away from it; asked by nobody, it complains.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    try:
+        await asyncio.wait({closing}, timeout=1)
+    finally:
+        closing.cancel()
 
 
 async def _work(stop: asyncio.Event, crew: Crew, settings: Settings, endpoints: Endpoints) -> None:
-    await work_until(stop, crew, endpoints.redis, settings.worker_slots)
+    try:
+        keys = KeyRing.parse(endpoints.secret_key)
+    except SealingError as error:
+        log.warning("without a key nothing is fetched", extra={"error": str(error)})
+        keys = None
+    await work_until(stop, crew, endpoints.redis, settings.worker_slots, keys)
 
 
 def main() -> int:

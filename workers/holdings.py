@@ -2,48 +2,71 @@
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import groupby
+from operator import attrgetter
+from types import MappingProxyType
+
+import msgspec
 
 from shared.db import Conn
 from shared.domain.audit import changed_features
-from shared.domain.entitlements import Entitlement, Grant, aggregate
+from shared.domain.entitlements import Entitlement, Grant, aggregate, is_number
 from shared.domain.keys import ObjectKey
+from shared.domain.turns import Turn
 from shared.store import grants as grants_store
 from workers.entries import Entry, FeatureChange
+from workers.turning import tell_turns
+
+NO_IDS: Mapping[ObjectKey, int] = MappingProxyType({})
 
 
 class Holdings:
-    """Grants of the tenants that a transaction has locked."""
+    """
+    Grants of the tenants that a transaction has locked.
 
-    def __init__(self, now: datetime) -> None:
-        self.now = now
+    `now` is when it had locked them: what is decided is decided as of then, even if the
+    transaction began earlier and had to wait. `turns` is what the clock had changed until then.
+    """
+
+    now: datetime
+
+    def __init__(self) -> None:
+        self.turns: list[Turn] = []
         #: tenant → object → its grants, objects of other customers and sources included
         self.held: dict[str, dict[int | ObjectKey, tuple[Grant, ...]]] = {}
         self.given: dict[int | ObjectKey, tuple[Grant, ...]] = {}
-        self.changed: dict[int | ObjectKey, Entry] = {}
+        self.changed: dict[int | ObjectKey, None] = {}
         self.had_grants: set[int] = set()
 
     async def lock(self, conn: Conn, tenants: Iterable[str]) -> dict[str, int]:
-        """Lock the tenants and read what they hold; returns the catalogs it was derived with."""
+        """
+        Lock the tenants, read what they hold, and tell the trail what the clock did to it.
+
+        Returns the catalogs it was derived with.
+        """
         names = set(tenants)
-        versions = await grants_store.lock_tenants(conn, names)
         self.held = {tenant: {} for tenant in names}
-        read = await grants_store.read_grants(conn, names) if names else {}
-        self.given = dict(read.items())
-        for reference, grants in self.given.items():
-            self.held[grants[0].tenant][reference] = grants
-        self.had_grants = set(read)
+        self.given = {}
+        if not names:
+            return {}
+        self.now, versions = await grants_store.lock_tenants(conn, names)
+        read = await grants_store.read_grants(conn, names)
+        self.turns = await tell_turns(conn, read, versions, self.now)
+        for number, group in groupby(read, key=attrgetter("object_row")):
+            self.given[number] = grants = tuple(one.grant for one in group)
+            self.held[grants[0].tenant][number] = grants
+            self.had_grants.add(number)
         return versions
 
     def of(self, entry: Entry) -> tuple[Grant, ...]:
         """What an object gives now."""
         return self.given.get(entry.reference, ())
 
-    def give(self, entry: Entry, grants: tuple[Grant, ...]) -> list[FeatureChange]:
+    def give(self, reference: int | ObjectKey, grants: tuple[Grant, ...]) -> list[FeatureChange]:
         """Replace an object's grants, and compare what the tenants concerned may use."""
-        had = self.of(entry)
+        had = self.given.get(reference, ())
         if are_same(grants, had):
             return []
-        reference = entry.reference
         concerned = dict.fromkeys(grant.tenant for grant in (*had[:1], *grants[:1]))
         features = {grant.feature for grant in (*had, *grants)}
         before = {tenant: self._entitled(tenant, features) for tenant in concerned}
@@ -52,20 +75,33 @@ class Holdings:
         if grants:
             self.held[grants[0].tenant][reference] = grants
         self.given[reference] = grants
-        self.changed[reference] = entry
+        self.changed[reference] = None
         changes = []
         for tenant in concerned:
             found = changed_features(before[tenant], self._entitled(tenant, features))
             changes += [FeatureChange(tenant, *change) for change in found]
         return changes
 
+    def follow(self, number: int, added: Container[str]) -> list[FeatureChange]:
+        """What was given by hand stays; only whether it adds is the catalog's to say."""
+        grants = (
+            msgspec.structs.replace(grant, adds=grant.feature in added and is_number(grant.value))
+            for grant in self.given.get(number, ())
+        )
+        return self.give(number, tuple(grants))
+
     async def save(
-        self, conn: Conn, references: Mapping[int | ObjectKey, int], catalog_version: int
+        self, conn: Conn, catalog_version: int, ids: Mapping[ObjectKey, int] = NO_IDS
     ) -> None:
-        """Write the replaced grants; `references` are the objects' ids by what they were under."""
-        grants = {references[reference]: self.given[reference] for reference in self.changed}
+        """Write the replaced grants; `ids` are those of objects that had none when they gave."""
+        if not self.changed:
+            return
+        grants = {
+            reference if isinstance(reference, int) else ids[reference]: self.given[reference]
+            for reference in self.changed
+        }
         had_some = sorted(grants.keys() & self.had_grants)
-        await grants_store.replace_grants(conn, grants, had_some, catalog_version)
+        await grants_store.replace_grants(conn, grants, had_some, catalog_version, self.now)
 
     def _entitled(self, tenant: str, features: Container[str]) -> dict[str, Entitlement]:
         bearing = [

@@ -11,6 +11,7 @@ charged. This module holds the only decision to retry.
 import asyncio
 import logging
 import random
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -53,6 +54,7 @@ class Progress(Enum):
 class Batch:
     """What was read of a lane."""
 
+    begun_ns: int  # when its transaction had the lane; since 1970, by this process's clock
     events: list[Any]
     redeliveries: list[Any]
     lost: list[Any]
@@ -110,14 +112,16 @@ async def apply_alone(crew: Crew, lane: int, work_id: int, alone: AloneMark | No
     """
 
     async def act(conn: Conn, held: LaneLock, more: Locks) -> _Applied | None:
+        begun_ns = time.time_ns()
         if alone is None:
-            return await _apply(conn, crew, held, Batch(*await work.read_one(conn, work_id)), more)
+            batch = Batch(begun_ns, *await work.read_one(conn, work_id))
+            return await _apply(conn, crew, held, batch, more)
         found = await work.read_visit(conn, lane)
         if found is not None and found.token != alone.token:
             return None
         await alone.leave()
         try:
-            batch = Batch(*await work.read_one(conn, work_id))
+            batch = Batch(begun_ns, *await work.read_one(conn, work_id))
             applied = await _apply(conn, crew, held, batch, more)
             await work.survive(conn, lane, alone.token)
         except Exception:
@@ -224,10 +228,11 @@ async def _apply_batch(crew: Crew, lane: int, mark: VisitMark, work_ids: list[in
     """One transaction; `work_ids` is filled as soon as they are known."""
 
     async def act(conn: Conn, held: LaneLock, more: Locks) -> _Applied:
+        begun_ns = time.time_ns()
         found = await work.read_visit(conn, lane)
         if found is not None and found.token != mark.token:
             raise _NotOurs(Progress.SUSPECT)
-        batch = Batch(*await work.read_ready(conn, lane, crew.batch_size))
+        batch = Batch(begun_ns, *await work.read_ready(conn, lane, crew.batch_size))
         work_ids[:] = batch.work_ids
         if not work_ids:
             raise _NotOurs(Progress.NOTHING)
@@ -337,12 +342,15 @@ def _report(crew: Crew, applied: _Applied) -> None:
         telemetry.settled(crew.surroundings.name_of(source_id), outcome, count)
     if not telemetry.records_spans():
         return
+    ended_ns = time.time_ns()
     for event in batch.events:
-        span = telemetry.start_span("process event", SpanKind.CONSUMER, event.trace_context)
+        span = telemetry.start_span(
+            "process event", SpanKind.CONSUMER, event.trace_context, begun_ns=batch.begun_ns
+        )
         span.set_attribute("messaging.system", "sluice")
         span.set_attribute("messaging.operation.type", "process")
         span.set_attribute("messaging.destination.name", "inbox")
         span.set_attribute("messaging.message.id", str(event.tracking_id))
         span.set_attribute("sluice.event_type", event.event_type)
         span.set_attribute("sluice.run", event.run)
-        span.end()
+        span.end(ended_ns)

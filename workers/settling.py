@@ -4,12 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-import msgspec
-
 from shared.db import Conn, Row
-from shared.domain.audit import Draft
+from shared.domain.audit import Draft, content_of
 from shared.domain.commands import Command
-from shared.domain.entitlements import Entitlement
 from shared.domain.events import StoredEvent
 from shared.domain.outcomes import (
     BODY_GONE,
@@ -209,15 +206,6 @@ def changes_to_drafts(
         )
         for step, change in enumerate(changes, start=first_step)
     ]
-
-
-def content_of(entitlement: Entitlement | None) -> bytes | None:
-    """An entitlement as the audit trail keeps it: {"value", "validUntil"}, None where absent."""
-    if entitlement is None:
-        return None
-    return msgspec.json.encode(
-        {"value": entitlement.value, "validUntil": entitlement.valid_until}, order="deterministic"
-    )
 
 
 def _step_zero(held: LaneLock, cause_id: str, run: int, outcome: str, code: str) -> Draft:

@@ -19,6 +19,7 @@ from shared.store import audit, grants, parked, partitions, work
 from workers import entitle, settling
 from workers.crew import Crew
 from workers.entries import NO_LOCKS, Locks, SetGrew
+from workers.holdings import Holdings
 from workers.rounds import Rounds
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Sweep:
                 (5 * EVERY_S, self.age),
                 (EVERY_S, self.derive),
                 (COUNT_EVERY_S, self.count),
+                (EVERY_S, self.turn),
                 (PARTITIONS_EVERY_S, self.make_partitions),
             ):
                 group.create_task(_keep(every_s, duty), name=duty.__name__)
@@ -99,6 +101,19 @@ class Sweep:
             # One that cannot be derived keeps no other on the old catalog.
             await _guarded(f"derive {tenant}", derive_again(self.crew, tenant))
 
+    async def turn(self) -> None:
+        """Tell the trail what the clock did, to tenants that nothing else has locked since."""
+        while True:
+            async with self.crew.db.connection() as conn:
+                turned = await grants.tenants_that_turned(conn, TENANTS_AT_ONCE)
+            done = [
+                await _guarded(f"turn {tenant}", turn_tenant(self.crew, tenant))
+                for tenant in turned
+            ]
+            # What failed is still there: it waits for the next time.
+            if len(turned) < TENANTS_AT_ONCE or not all(done):
+                return
+
     async def make_partitions(self) -> None:
         """Keep the inbox's days ahead."""
         async with self.crew.db.connection() as conn:
@@ -125,6 +140,15 @@ async def _guarded(what: str, doing: Awaitable[None]) -> bool:
             log.exception("sweep failed", extra={"duty": what})
         return False
     return True
+
+
+async def turn_tenant(crew: Crew, tenant: str) -> None:
+    """Audit what began or ended for a tenant by the clock, in a transaction of its own."""
+    async with crew.db.transaction() as conn:
+        holdings = Holdings()
+        await holdings.lock(conn, {tenant})
+    for turn in holdings.turns:
+        telemetry.turned((holdings.now - turn.at).total_seconds())
 
 
 async def derive_again(crew: Crew, tenant: str) -> None:

@@ -91,6 +91,15 @@ def content_digest(salt: bytes, label: Label, content: bytes | None) -> bytes | 
     return hashlib.sha256(salt + label.encode() + b":" + content).digest()
 
 
+def content_of(entitlement: Entitlement | None) -> bytes | None:
+    """An entitlement as the audit trail keeps it: {"value", "validUntil"}, None where absent."""
+    if entitlement is None:
+        return None
+    return msgspec.json.encode(
+        {"value": entitlement.value, "validUntil": entitlement.valid_until}, order="deterministic"
+    )
+
+
 def changed_features(
     before: dict[str, Entitlement], after: dict[str, Entitlement]
 ) -> list[tuple[str, str, Entitlement | None, Entitlement | None]]:

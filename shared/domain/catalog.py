@@ -5,6 +5,7 @@ Versioned and written by operators. Products are provider objects' own ids; noth
 by a price, a name or the first line of a list.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,34 @@ UNLIMITED = "unlimited"
 DEFAULT_GRACE_S = 7 * 86_400
 
 FeatureValue = bool | int | float | str
+
+#: Every JSON reader holds whole numbers up to here exactly.
+LARGEST_NUMBER = 2**53 - 1
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
+
+
+def read_value(text: str) -> FeatureValue:
+    """
+    A feature's value as people write it: true, false, a number of 0 or more, "unlimited", or text.
+
+    Raises:
+        ValueError: a number that not every JSON reader would hold.
+    """
+    if text in ("true", "false"):
+        return text == "true"
+    if not _NUMBER.fullmatch(text):
+        return text
+    number = float(text) if "." in text else int(text)
+    if number > LARGEST_NUMBER:
+        raise ValueError(f"{text} is larger than {LARGEST_NUMBER}; write {UNLIMITED} for no limit")
+    return number
+
+
+def kind_of(value: FeatureValue) -> str:
+    """What a value is to people. Nothing decides between values of different kinds."""
+    if isinstance(value, bool):
+        return "true or false"
+    return "text" if isinstance(value, str) and value != UNLIMITED else "a number"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +95,13 @@ class Catalog:
         features = document.get("features", {})
         added = frozenset(name for name in features if features[name].get("combine") == "sum")
         return cls(version, by_product, plans, added)
+
+    def kind_of(self, feature: str) -> tuple[str, str] | None:
+        """Of what kind a feature's values are, and what says so; None where nothing does."""
+        for plan in self.plans.values():
+            if feature in plan.features:
+                return kind_of(plan.features[feature]), f"plans.{plan.name}"
+        return ("a number", f"features.{feature}") if feature in self.added else None
 
     def plans_for(self, origin: "Origin", item: Item) -> tuple[Plan, ...] | None:
         """The plans of an item, by the source's own keys first; None where nothing maps it."""

@@ -5,7 +5,7 @@ from datetime import datetime
 
 import msgspec
 
-from shared.domain.catalog import UNLIMITED, FeatureValue
+from shared.domain.catalog import UNLIMITED, Catalog, FeatureValue
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -28,11 +28,33 @@ class Grant(msgspec.Struct, frozen=True):
         """What two grants must share to be the same: in Python, True equals 1."""
         return (self, type(self.value))
 
+    @property
+    def moments(self) -> tuple[datetime, ...]:
+        """When it begins or ends by the clock, in order."""
+        return tuple(sorted({at for at in (self.valid_from, self.valid_until) if at is not None}))
+
+    def next_turn(self, after: datetime) -> datetime | None:
+        """The first of these moments after that one."""
+        return next((at for at in self.moments if at > after), None)
+
     def is_live(self, at: datetime) -> bool:
         """Whether it counts at that moment: from `valid_from` on, and before `valid_until`."""
         return (self.valid_from is None or self.valid_from <= at) and (
             self.valid_until is None or at < self.valid_until
         )
+
+
+#: What the grants of operators have for a plan. Of two texts, an operator's word counts.
+MANUAL = "manual"
+_MANUAL_RANK = 2**31 - 1
+
+
+def grant_by_hand(
+    tenant: str, feature: str, value: FeatureValue, until: datetime | None, catalog: Catalog
+) -> Grant:
+    """What an operator gives, until then or without an end."""
+    adds = feature in catalog.added and is_number(value)
+    return Grant(tenant, MANUAL, feature, value, _MANUAL_RANK, None, until, adds)
 
 
 class Entitlement(msgspec.Struct, frozen=True):
@@ -101,8 +123,8 @@ def _next_change(grants: Sequence[Grant], value: FeatureValue, now: datetime) ->
         moment
         for grant in grants
         if grant.valid_from is not None or grant.valid_until is not None
-        for moment in (grant.valid_from, grant.valid_until)
-        if moment is not None and moment > now
+        for moment in grant.moments
+        if moment > now
     }
     for turn in sorted(turns):
         live = [grant for grant in grants if grant.is_live(turn)]

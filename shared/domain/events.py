@@ -66,7 +66,7 @@ class StoredEvent(msgspec.Struct, frozen=True):
     trace_context: str
     run: int
     attempts: int  # failed ones of this run
-    actor: str | None  # who asked for the replay; None: the provider sent it
+    actor: str | None  # who asked for the replay or fetched it; None: the provider sent it
     reason: str | None
 
 

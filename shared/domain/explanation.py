@@ -13,19 +13,15 @@ from uuid import UUID
 import msgspec
 
 from shared.domain.catalog import Catalog, FeatureValue
-from shared.domain.entitlements import Grant
 from shared.domain.keys import CustomerKey, ObjectKey
 from shared.domain.reasons import Reason, Sight
 from shared.domain.register import Want
 from shared.domain.situations import Situation
 from shared.domain.standings import Standing
+from shared.domain.turns import HeldGrant
 from shared.domain.verdicts import EndsBy, LinkedBy
 
 Tense = Literal["past", "now", "future"]
-
-#: What the grants of operators have for a plan, and its rank: their word is the one that counts.
-MANUAL = "manual"
-MANUAL_RANK = 2**31 - 1
 
 #: How several live grants became one value: the largest number, the text of the plan of highest
 #: rank, any `true`, or all added up.
@@ -41,13 +37,6 @@ Turn = Literal["scheduled", "trial", "grace", "lasts", "given", "begins", "ends"
 
 
 # What was read -----------------------------------------------------------------------------------
-
-
-class Held(msgspec.Struct, frozen=True):
-    """A grant and the row of what gives it."""
-
-    object_row: int
-    grant: Grant
 
 
 class Given(msgspec.Struct, frozen=True):
@@ -126,7 +115,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     mode: str
     catalog: Catalog
     newest_catalog: int
-    held: Sequence[Held]
+    held: Sequence[HeldGrant]
     situations: Mapping[ObjectKey, Situation]
     given: Sequence[Given] = ()
     operator_links: Mapping[CustomerKey, OperatorLink] = {}

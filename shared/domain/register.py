@@ -6,7 +6,8 @@ matter. Stripe's snapshots carry no version but `created`, in seconds. Within on
 snapshot is an edge from the state before it to the state after it, and the second's snapshots are
 a walk; the walk ends in the one state that has one more arrival than departures. In a closed loop
 no state has, and the walk ends where it began: in the state that the second before ended in.
-What stays undecided is *ambiguous*: the largest event id decides for now.
+Where that does not tell, what a payment's object never comes back from (a dispute's end, a failed
+refund) is its end. What stays undecided is *ambiguous*: the largest event id decides for now.
 
 A fetch contains everything up to its version, so that no snapshot up to then replaces it; one
 after its ceiling does; one between is taken for the newer for now, and asks for another fetch.
@@ -29,6 +30,10 @@ Want = Literal["order", "hint", "list", "line_items"]
 
 #: The standings whose grants count from the beginning of their unbroken run.
 _COUNTED = frozenset({Standing.PAST_DUE, Standing.PAID})
+
+
+#: What an object of a payment does not come back from.
+_FINAL = frozenset({Standing.PAID, Standing.LOST, Standing.RELEASED})
 
 
 class Observation(msgspec.Struct, frozen=True):
@@ -100,19 +105,26 @@ def fold(provider: str, kind: str, observations: Iterable[Observation]) -> Regis
     if not timeline:
         return Register(hints[-1].version, unknown=ObjectState(UNOBSERVED), wants="hint")
     newest = max(seen.version for seen in timeline)
+    referenced = [seen.version for seen in timeline if seen.state.reference is not None]
+    referenced_since = min(referenced, default=None)
     terminal = [
         seen for seen in timeline if standing_of(provider, kind, seen.state.status) in TERMINAL
     ]
     if terminal:
         last = terminal[-1]
-        return Register(newest, (Sighting(last.version, last.state),), terminal=True)
+        return Register(
+            newest,
+            (Sighting(last.version, last.state),),
+            terminal=True,
+            referenced_since=referenced_since,
+        )
     ends: list[Sighting] = []
     unknown: ObjectState | None = None
     ambiguous = False
     previous: int | None = None
     items: tuple[Item, ...] = ()
     for version, second in _seconds(timeline):
-        last, ambiguous = _end_of_second(second, previous)
+        last, ambiguous = _end_of_second(provider, kind, second, previous)
         if fetch is not None and fetch.version < version <= (fetch.ceiling or fetch.version):
             ambiguous = ambiguous or last.after != fetch.after
         previous = last.after
@@ -136,9 +148,7 @@ def fold(provider: str, kind: str, observations: Iterable[Observation]) -> Regis
         unknown=unknown,
         ambiguous=ambiguous,
         wants=_want(provider, kind, timeline[-1], unknown or ends[-1].state, ambiguous, hints),
-        referenced_since=min(
-            (seen.version for seen in timeline if seen.state.reference is not None), default=None
-        ),
+        referenced_since=referenced_since,
     )
 
 
@@ -164,7 +174,9 @@ def _seconds(timeline: Sequence[Observation]) -> Iterator[tuple[int, list[Observ
         yield version, together[-1:] if is_fetch else together
 
 
-def _end_of_second(second: Sequence[Observation], previous: int | None) -> tuple[Observation, bool]:
+def _end_of_second(
+    provider: str, kind: str, second: Sequence[Observation], previous: int | None
+) -> tuple[Observation, bool]:
     """
     The observation whose `after` is the state that the second ended in, and whether that is
     undecided. `second` is in the order of ids; `previous` is where the second before ended.
@@ -187,9 +199,19 @@ def _end_of_second(second: Sequence[Observation], previous: int | None) -> tuple
         return _at(second, arrived[0]), False
     if not arrived and previous in balance:
         return _at(second, previous), False
-    if len({seen.after for seen in second}) == 1:
-        return second[-1], False
-    return second[-1], True
+    candidates = [seen for seen in second if seen.after in arrived] or second
+    if len({seen.after for seen in candidates}) == 1:
+        return candidates[-1], False
+    finals = [
+        seen for seen in candidates if standing_of(provider, kind, seen.state.status) in _FINAL
+    ]
+    # Of a charge the larger refund is the later one, unless one has failed.
+    last = max(finals or candidates, key=_refunded)
+    return last, len({seen.after for seen in finals}) != 1
+
+
+def _refunded(seen: Observation) -> tuple[int, str]:
+    return seen.state.refunded or 0, seen.id
 
 
 def _at(second: Sequence[Observation], state: int | None) -> Observation:

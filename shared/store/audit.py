@@ -37,7 +37,8 @@ async def append(conn: Conn, drafts: Sequence[Draft], *, now: datetime, xid: int
     """
     Chain the drafts, in their order, and write them.
 
-    `now` and `xid` are this transaction's `now()` and `pg_current_xact_id()`: they enter the hash.
+    `now` is when it happened, as a rule this transaction's `now()`, and `xid` its
+    `pg_current_xact_id()`: they enter the hash.
     """
     if not drafts:
         return
@@ -91,6 +92,18 @@ def _record(draft: Draft, position: int, salt: bytes, now: datetime, xid: int) -
         content_digest(salt, "after", draft.after),
         content_digest(salt, "reason", draft.reason),
     )
+
+
+RUNS_OF_ENDS = """
+SELECT cause_id, max(run) AS run FROM audit
+WHERE cause = 'end' AND cause_id = ANY($1::text[]) GROUP BY cause_id
+"""
+
+
+async def runs_of_ends(conn: Conn, cause_ids: Sequence[str]) -> dict[str, int]:
+    """How often the trail tells of these turns already; one that it does not is missing."""
+    rows = await conn.fetch(RUNS_OF_ENDS, list(cause_ids))
+    return {row["cause_id"]: row["run"] for row in rows}
 
 
 MOMENT = "SELECT now() AS now, pg_current_xact_id()::text::bigint AS xid"

@@ -247,8 +247,21 @@ async def who_holds(conn: Conn, plans: Sequence[str], source_ids: Sequence[int])
 LIST_SOURCES = """
 SELECT s.id, s.name, s.provider, s.livemode, s.tenant, s.settings, s.created_at, s.removed_at,
        (SELECT count(*) FROM source_secrets WHERE source_id = s.id) AS secrets,
-       (SELECT count(*) FROM lanes WHERE source_id = s.id) AS lanes
+       (SELECT count(*) FROM lanes WHERE source_id = s.id) AS lanes,
+       k.source_id IS NOT NULL AS has_api_key, k.api_base,
+       (SELECT count(*) FROM objects AS o
+        WHERE o.source_id = s.id AND o.wants IS NOT NULL) AS wanting,
+       CASE WHEN b.open_until > now() THEN b.open_until END AS stopped_until,
+       CASE WHEN b.open_until > now() THEN b.last_error ELSE f.error END AS fetch_error,
+       f.failing
 FROM sources AS s
+LEFT JOIN source_keys AS k ON k.source_id = s.id
+LEFT JOIN fetch_budgets AS b ON b.source_id = s.id
+CROSS JOIN LATERAL (
+    SELECT count(*) AS failing,
+           (array_agg(last_code || ': ' || last_error ORDER BY number DESC))[1] AS error
+    FROM fetches WHERE source_id = s.id AND attempts > 0
+) AS f
 WHERE ($1::text IS NULL OR s.name > $1) AND ($2::boolean OR s.removed_at IS NULL)
 ORDER BY s.name
 LIMIT $3
@@ -257,7 +270,12 @@ LIMIT $3
 
 @dataclass(frozen=True, slots=True)
 class ListedSource:
-    """A source for people: how many secrets it has, never one of them."""
+    """
+    A source for people: how many secrets it has, never one of them.
+
+    `wanting` of its objects want to be fetched, `failing` of these were and could not be;
+    `stopped_until` is set while nothing is fetched, `fetch_error` says why it fails.
+    """
 
     name: str
     provider: str
@@ -268,6 +286,12 @@ class ListedSource:
     lanes: int
     created_at: datetime
     removed_at: datetime | None
+    has_api_key: bool
+    api_base: str | None
+    wanting: int
+    failing: int
+    stopped_until: datetime | None
+    fetch_error: str | None
 
 
 async def list_sources(
@@ -288,4 +312,10 @@ def _listed(row: Row) -> ListedSource:
         lanes=row["lanes"],
         created_at=row["created_at"],
         removed_at=row["removed_at"],
+        has_api_key=row["has_api_key"],
+        api_base=row["api_base"],
+        wanting=row["wanting"],
+        failing=row["failing"],
+        stopped_until=row["stopped_until"],
+        fetch_error=row["fetch_error"],
     )

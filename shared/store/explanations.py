@@ -11,9 +11,8 @@ from typing import NamedTuple
 from uuid import UUID
 
 from shared.db import Conn, Row, columns_of
-from shared.domain.entitlements import Grant
 from shared.domain.events import received_at_of
-from shared.domain.explanation import EventRead, Given, Held, OperatorLink, Recorded
+from shared.domain.explanation import EventRead, Given, OperatorLink, Recorded
 from shared.domain.keys import CustomerKey, ObjectKey
 
 BEGIN_SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
@@ -45,21 +44,6 @@ async def read_standing(conn: Conn, tenant: str) -> Standing:
     newest = row["newest_catalog"]
     version = newest if row["catalog_version"] is None else row["catalog_version"]
     return Standing(version, newest, row["now"])
-
-
-READ_HELD = """
-SELECT object, tenant, plan, feature, value, rank, valid_from, valid_until, adds
-FROM grants WHERE tenant = $1 ORDER BY feature, object, plan
-"""
-
-
-async def read_held(conn: Conn, tenant: str) -> list[Held]:
-    """All grants of the tenant, live or not."""
-    held = []
-    for row in await conn.fetch(READ_HELD, tenant):
-        object_row, owner, plan, feature, value, *rest = row.values()
-        held.append(Held(object_row, Grant(owner, plan, feature, json.loads(value), *rest)))
-    return held
 
 
 # The CASEs: what was revoked after that moment was not revoked yet.

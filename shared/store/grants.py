@@ -6,12 +6,14 @@ it may be derived with.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import msgspec
 
-from shared.db import Conn
+from shared.db import Conn, columns_of
 from shared.domain.entitlements import Grant
+from shared.domain.turns import HeldGrant
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _decode_value = msgspec.json.Decoder(bool | int | float | str).decode
@@ -21,49 +23,67 @@ INSERT INTO tenants (tenant, catalog_version)
 SELECT tenant, (SELECT max(version) FROM catalogs) FROM unnest($1::text[]) AS tenant
 ON CONFLICT DO NOTHING
 """
+# The clock is read as each row is handed on, which is after it was locked: it is later than what
+# any holder before read there. `now()` is not, in a transaction that had to wait.
 LOCK_TENANTS = """
-SELECT tenant, catalog_version FROM tenants WHERE tenant = ANY($1::text[])
-ORDER BY tenant FOR UPDATE
+WITH locked AS MATERIALIZED (
+    SELECT tenant, catalog_version FROM tenants WHERE tenant = ANY($1::text[])
+    ORDER BY tenant FOR UPDATE
+)
+SELECT tenant, catalog_version, clock_timestamp() AS at FROM locked
 """
 
 
-async def lock_tenants(conn: Conn, tenants: Iterable[str]) -> dict[str, int]:
-    """Make sure that the tenants exist and lock them. Returns their catalog versions."""
+class LockedTenants(NamedTuple):
+    """When all of them were locked, and the catalog that each one's grants were derived with."""
+
+    at: datetime
+    catalog_versions: dict[str, int]
+
+
+async def lock_tenants(conn: Conn, tenants: Iterable[str]) -> LockedTenants:
+    """Make sure that the tenants (at least one) exist and lock them."""
     names = sorted(tenants)
-    if not names:
-        return {}
     await conn.execute(ADD_TENANTS, names)
     rows = await conn.fetch(LOCK_TENANTS, names)
-    return {row["tenant"]: row["catalog_version"] for row in rows}
+    versions = {row["tenant"]: row["catalog_version"] for row in rows}
+    return LockedTenants(max(row["at"] for row in rows), versions)
 
 
 GRANTS_OF_TENANTS = """
-SELECT object, tenant, plan, feature, value, rank, valid_from, valid_until, adds
+SELECT object, turns_at, tenant, plan, feature, value, rank, valid_from, valid_until, adds
 FROM grants WHERE tenant = ANY($1::text[]) ORDER BY object, plan, feature
 """
 
 
-async def read_grants(conn: Conn, tenants: Iterable[str]) -> dict[int, tuple[Grant, ...]]:
-    """All grants of the tenants, by object, each object's in key order."""
-    found: dict[int, list[Grant]] = {}
+async def read_grants(conn: Conn, tenants: Iterable[str]) -> list[HeldGrant]:
+    """All grants of the tenants, in key order."""
+    found = []
     for row in await conn.fetch(GRANTS_OF_TENANTS, list(tenants)):
-        number, tenant, plan, feature, value, *rest = row.values()
+        number, turns_at, tenant, plan, feature, value, *rest = row.values()
         grant = Grant(tenant, plan, feature, _decode_value(value), *rest)
-        found.setdefault(number, []).append(grant)
-    return {number: tuple(grants) for number, grants in found.items()}
+        found.append(HeldGrant(number, grant, turns_at))
+    return found
 
 
 REMOVE_GRANTS = "DELETE FROM grants WHERE object = ANY($1::bigint[])"
 GRANT_COLUMNS = (
     "object", "plan", "feature", "tenant", "value", "rank", "valid_from", "valid_until",
-    "adds", "catalog_version",
+    "adds", "catalog_version", "turns_at",
 )  # fmt: skip
 
 
 async def replace_grants(
-    conn: Conn, grants: Mapping[int, Sequence[Grant]], had_some: Sequence[int], version: int
+    conn: Conn,
+    grants: Mapping[int, Sequence[Grant]],
+    had_some: Sequence[int],
+    version: int,
+    now: datetime,
 ) -> None:
-    """Give each object exactly these grants. `had_some` are the objects that have any now."""
+    """
+    Give each object exactly these grants. `had_some` are the objects that have any now, `now` is
+    when their tenants were locked.
+    """
     if had_some:
         await conn.execute(REMOVE_GRANTS, list(had_some))
     rows = [
@@ -78,12 +98,41 @@ async def replace_grants(
             grant.valid_until,
             grant.adds,
             version,
+            grant.next_turn(now),
         )
         for number, given in sorted(grants.items())
         for grant in given
     ]
     if rows:
         await conn.copy_records_to_table("grants", records=rows, columns=GRANT_COLUMNS)
+
+
+MOVE_TURNS = """
+UPDATE grants g SET turns_at = new.turns_at
+FROM unnest($1::bigint[], $2::text[], $3::text[], $4::timestamptz[])
+    AS new (object, plan, feature, turns_at)
+WHERE g.object = new.object AND g.plan = new.plan AND g.feature = new.feature
+"""
+
+
+async def move_turns(conn: Conn, turned: Iterable[HeldGrant], now: datetime) -> None:
+    """Write down of each what its next turn is, now that the trail tells of those before."""
+    rows = [
+        (one.object_row, one.grant.plan, one.grant.feature, one.grant.next_turn(now))
+        for one in turned
+    ]
+    await conn.execute(MOVE_TURNS, *columns_of(rows, 4))
+
+
+TENANTS_THAT_TURNED = """
+SELECT tenant FROM grants WHERE turns_at <= now()
+GROUP BY tenant ORDER BY min(turns_at) LIMIT $1
+"""
+
+
+async def tenants_that_turned(conn: Conn, limit: int) -> list[str]:
+    """Tenants with grants that began or ended and that nobody has told the trail of yet."""
+    return [row["tenant"] for row in await conn.fetch(TENANTS_THAT_TURNED, limit)]
 
 
 OUTDATED_TENANTS = """

@@ -169,6 +169,19 @@ async def read_objects_of_joints(conn: Conn, joints: Iterable[JointKey]) -> list
     return [_stored_object(row) for row in rows]
 
 
+NAMES_OF_OBJECTS = """
+SELECT o.id, s.name AS source, o.kind, o.object_id
+FROM objects o JOIN sources s ON s.id = o.source_id
+WHERE o.id = ANY($1::bigint[])
+"""
+
+
+async def read_names(conn: Conn, ids: Sequence[int]) -> dict[int, tuple[str, str]]:
+    """By id, the name of the source and "kind/id"; what is no provider object is missing."""
+    rows = await conn.fetch(NAMES_OF_OBJECTS, list(ids))
+    return {row["id"]: (row["source"], f"{row['kind']}/{row['object_id']}") for row in rows}
+
+
 TAKE_OBJECT_IDS = """
 SELECT nextval('objects_id_seq') AS id FROM generate_series(1, $1::int)
 """

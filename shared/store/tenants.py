@@ -28,12 +28,13 @@ async def find_tenant(conn: Conn, tenant: str) -> datetime | None:
 
 READ_GRANTS = """
 SELECT g.plan, g.feature, g.tenant, g.value, g.rank, g.valid_from, g.valid_until,
-       g.adds, g.catalog_version, s.name AS source, o.kind, o.object_id
+       g.adds, g.catalog_version, coalesce(s.name, 'operator') AS source,
+       coalesce(o.kind, 'manual') AS kind, coalesce(o.object_id, g.object::text) AS object_id
 FROM grants AS g
-JOIN objects AS o ON o.id = g.object
-JOIN sources AS s ON s.id = o.source_id
+LEFT JOIN objects AS o ON o.id = g.object
+LEFT JOIN sources AS s ON s.id = o.source_id
 WHERE g.tenant = $1 AND (g.valid_until IS NULL OR $2 < g.valid_until)
-ORDER BY g.feature, g.plan, s.name, o.kind, o.object_id
+ORDER BY g.feature, g.plan, source, kind, object_id
 """
 READ_CUSTOMERS = """
 WITH keys AS (
@@ -60,8 +61,9 @@ async def read_tenant(conn: Conn, tenant: str) -> dict[str, Any] | None:
 
     {"tenant", "entitlements": [{"feature", "value", "validUntil", "grants": […]}],
     "customers": [{"source", "account", "livemode", "customer", "linkedBy", "linkedAt"}]}. Times
-    are RFC 3339; live or not is decided by the database's clock. `linkedBy` is
-    "operator:NAME", or "provider:NAME" where the provider's own objects name the tenant.
+    are RFC 3339; live or not is decided by the database's clock. What an operator gave by hand has
+    the source "operator" and the object "manual/ID". `linkedBy` is "operator:NAME", or
+    "provider:NAME" where the provider's own objects name the tenant.
     """
     now = await find_tenant(conn, tenant)
     if now is None:

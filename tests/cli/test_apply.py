@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from shared import db
-from shared.sealing import KeyRing, new_key
+from shared.sealing import API_KEY_SLOT, KeyRing, new_key
 from shared.settings import Endpoints
+from shared.store.source_keys import read_keys
+from shared.store.source_rows import read_sources
 from shared.store.sources import load_configuration
 from tests.cli.conftest import Sluice
 from tests.support.stack import Stack
@@ -242,6 +244,105 @@ async def test_a_source_says_which_event_types_its_endpoint_must_send(
     assert (await sluice("apply", file)).code == 0
     (source,) = (await sluice("sources", "list", "--json")).json["items"]
     assert summary in source["eventTypes"]
+
+
+async def api_key_of(endpoints: Endpoints, source: str) -> tuple[str, str | None] | None:
+    """(key, base) of a source, as a worker opens it."""
+    async with db.connect(endpoints.database["worker"], "worker") as conn:
+        stored = await read_keys(conn)
+        named = {row.id: row.name for row in await read_sources(conn)}
+    found = {named[source_id]: key for source_id, key in stored.items()}
+    if source not in found:
+        return None
+    key = found[source]
+    ring = KeyRing.parse(endpoints.secret_key)
+    opened = ring.open(
+        key.sealed, source=source, slot=API_KEY_SLOT, version=key.version, address=key.api_base
+    )
+    return opened, key.api_base
+
+
+async def test_an_api_key_is_set_changed_and_removed_and_never_shown(
+    sluice: Sluice, endpoints: Endpoints, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STRIPE_API_KEY", "sk_live_first")
+    with_key = FILE.replace("livemode = true", 'livemode = true\napi_key = "env:STRIPE_API_KEY"')
+    with_base = with_key.replace('API_KEY"', 'API_KEY"\napi_base = "https://mirror.example/"')
+    said = []
+    for text, key, detail, kept in (
+        (with_key, "sk_live_first", "api key set", ("sk_live_first", None)),
+        (with_key, "sk_live_second", "api key changed", ("sk_live_second", None)),
+        (with_base, "sk_live_second", "api base: none → https://mirror.example",
+         ("sk_live_second", "https://mirror.example")),
+        (FILE, "sk_live_second", "api key removed", None),
+    ):  # fmt: skip
+        monkeypatch.setenv("STRIPE_API_KEY", key)
+        file.write_text(text)
+        done = await sluice("apply", file, "--json")
+        assert done.code == 0, done.err
+        assert detail in done.json["changes"][0]["details"]
+        assert await api_key_of(endpoints, "stripe") == kept
+        again = await sluice("apply", file)
+        assert "nothing changes" in again.err
+        listed = await sluice("sources", "list", "--json")
+        assert listed.json["items"][0]["apiKey"] is (kept is not None)
+        said += [done, again, listed, await sluice("sources", "list")]
+    said.append(await sluice("audit", "list", "--json"))
+    assert "api key changed" in said[-1].out
+    assert not [one for one in said if "sk_live" in one.out + one.err]
+
+
+async def test_a_pruned_source_loses_its_api_key(
+    sluice: Sluice, endpoints: Endpoints, file: Path, tmp_path: Path
+) -> None:
+    file.write_text(FILE.replace("livemode = true", 'livemode = true\napi_key = "sk_live_1"'))
+    assert (await sluice("apply", file)).code == 0
+    empty = tmp_path / "empty.toml"
+    empty.write_text("")
+    assert (await sluice("apply", empty, "--prune", "--yes")).code == 0
+    assert await value(endpoints, "SELECT count(*) FROM source_keys") == 0
+
+
+async def test_an_api_key_that_cannot_be_resolved_is_one_line(sluice: Sluice, file: Path) -> None:
+    file.write_text(FILE.replace("livemode = true", 'livemode = true\napi_key = "env:NOWHERE"'))
+    said = await sluice("apply", file)
+    assert said.code == 2
+    assert "sources.stripe.api_key: the environment variable NOWHERE is not set" in said.err
+
+
+async def test_the_list_of_sources_says_what_fetching_is_at(
+    sluice: Sluice, stack: Stack, file: Path
+) -> None:
+    await stack.receive(event("customer.subscription.created", subscription(tenant="acme")))
+    await stack.drain()
+    async with stack.owner.connection() as conn:
+        await conn.execute("UPDATE objects SET wants = 'order'")
+    assert (await sluice("apply", file)).code == 0
+    keyless = await sluice("sources", "list")
+    assert "stripe: objects want to be fetched, and there is no api_key" in keyless.err
+    file.write_text(FILE.replace("livemode = true", 'livemode = true\napi_key = "sk_live_1"'))
+    assert (await sluice("apply", file)).code == 0
+    async with stack.owner.connection() as conn:
+        await conn.execute(
+            "INSERT INTO fetches (object, source_id, number, attempts, due_at, last_code,"
+            " last_error)"
+            " SELECT id, source_id, 1, 2, now(), 'not_found', 'No such thing' FROM objects"
+        )
+    failing = await sluice("sources", "list")
+    assert "1 wanting, 1 failing" in failing.out
+    assert "stripe: fetches fail: not_found: No such thing" in failing.err
+    async with stack.owner.connection() as conn:
+        await conn.execute(
+            "INSERT INTO fetch_budgets (source_id, open_until, last_error)"
+            " SELECT id, now() + interval '5 min', 'unauthorized: Invalid API Key' FROM sources"
+        )
+    stopped = await sluice("sources", "list")
+    assert "stopped" in stopped.out
+    assert "stripe: nothing is fetched until 2" in stopped.err
+    assert "unauthorized: Invalid API Key" in stopped.err
+    (source,) = (await sluice("sources", "list", "--json")).json["items"]
+    assert source["fetches"]["wanting"] == source["fetches"]["failing"] == 1
+    assert source["fetches"]["stoppedUntil"] is not None
 
 
 async def test_an_empty_file_changes_nothing(

@@ -48,6 +48,44 @@ def test_a_whole_file_is_read() -> None:
     }
 
 
+def test_an_api_key_and_where_it_is_sent() -> None:
+    bare = read(SOURCE).sources["stripe"]
+    assert (bare.api_key, bare.api_base) == (None, None)
+    source = read(
+        SOURCE + 'api_key = "env:STRIPE_API_KEY"\napi_base = "http://127.0.0.1:8080/stripe/"\n'
+    ).sources["stripe"]
+    assert (source.api_key, source.api_base) == (
+        "env:STRIPE_API_KEY",
+        "http://127.0.0.1:8080/stripe",
+    )
+    literal = read(SOURCE + 'api_key = "sk_live_1"\napi_base = "https://[::1]:8080"\n')
+    assert literal.sources["stripe"].api_base == "https://[::1]:8080"
+    assert "sk_live_1" not in repr(literal)
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        '"api.stripe.com"', '"ftp://x"', '"https://"', '"https://u:p@x"', '"https://x/?a=b"',
+        '"https://x#y"', '"https://x y"', '"https://x\\nHost: y"', '"https://ü.example"', "5",
+    ],
+)  # fmt: skip
+def test_an_address_that_is_none_is_refused(base: str) -> None:
+    with pytest.raises(DeclarationError, match=r"sources\.stripe\.api_base must be an address"):
+        read(SOURCE + f'api_key = "env:K"\napi_base = {base}\n')
+
+
+@pytest.mark.parametrize("key", ['""', '" "', "1", '["env:K"]'])
+def test_an_api_key_that_is_none_is_refused(key: str) -> None:
+    with pytest.raises(DeclarationError, match=r"sources\.stripe\.api_key must be"):
+        read(SOURCE + f"api_key = {key}\n")
+
+
+def test_an_address_without_a_key_is_refused() -> None:
+    with pytest.raises(DeclarationError, match="without an api_key nobody is asked there"):
+        read(SOURCE + 'api_base = "https://api.stripe.com"\n')
+
+
 def test_what_is_left_out_has_its_default() -> None:
     declared = read(PLAN)
     assert declared.mode is None

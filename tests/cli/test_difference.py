@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from shared.providers import PROVIDERS
-from shared.sealing import KeyRing, new_key
+from shared.sealing import API_KEY_SLOT, KeyRing, new_key
 from shared.store.configuration import SealedSecret, Stored, StoredSource
+from shared.store.source_keys import SourceKey
 from workers.declaration import Declaration, DeclarationError, read_declaration
-from workers.difference import Difference, compare
+from workers.difference import NO_KEYS, ApiKeys, Difference, compare
 
 KEYS = KeyRing.parse(new_key())
 PLAN: dict[str, Any] = {
@@ -61,10 +62,11 @@ def differ(
     *,
     keys: KeyRing = KEYS,
     prune: bool = False,
+    api_keys: ApiKeys = NO_KEYS,
 ) -> Difference:
     file = declared(text)
     resolved = {name: list(secrets) for name in file.sources}
-    return compare(stored, file, resolved, keys, PROVIDERS, prune=prune)
+    return compare(stored, file, resolved, keys, PROVIDERS, prune=prune, api_keys=api_keys)
 
 
 def actions(found: Difference) -> Mapping[str, str]:
@@ -182,3 +184,54 @@ def test_a_feature_is_of_one_kind_in_all_plans_the_stored_ones_too() -> None:
     with pytest.raises(DeclarationError, match="text"):
         differ(HELD, other % '"many"')
     assert not differ(HELD, other % '"unlimited"').is_empty
+
+
+# API keys ---------------------------------------------------------------------------------------
+
+WITH_KEY = FILE.replace("livemode = true", 'livemode = true\napi_key = "env:K"')
+WITH_BASE = WITH_KEY.replace('"env:K"', '"env:K"\napi_base = "https://a.example"')
+
+
+def kept(key: str, base: str | None = None, keys: KeyRing = KEYS) -> Mapping[int, SourceKey]:
+    sealed_key = keys.seal(key, source="stripe", slot=API_KEY_SLOT, version=3, address=base)
+    return {1: SourceKey(3, sealed_key, base)}
+
+
+def test_an_api_key_comes_stays_changes_and_goes() -> None:
+    new = differ(HELD, WITH_KEY, api_keys=ApiKeys({"stripe": "sk_1"}))
+    assert actions(new)["source stripe"] == "changed"
+    assert details(new, "stripe") == ("api key set",)
+    assert new.api_keys == {"stripe": "sk_1"}
+    same = differ(HELD, WITH_KEY, api_keys=ApiKeys({"stripe": "sk_1"}, kept("sk_1")))
+    assert same.is_empty
+    assert same.api_keys == {}
+    other = differ(HELD, WITH_KEY, api_keys=ApiKeys({"stripe": "sk_2"}, kept("sk_1")))
+    assert details(other, "stripe") == ("api key changed",)
+    gone = differ(HELD, api_keys=ApiKeys({}, kept("sk_1")))
+    assert details(gone, "stripe") == ("api key removed",)
+    assert gone.api_keys == {"stripe": None}
+
+
+def test_a_new_address_has_the_key_sealed_for_it() -> None:
+    moved = differ(HELD, WITH_BASE, api_keys=ApiKeys({"stripe": "sk_1"}, kept("sk_1")))
+    assert details(moved, "stripe") == ("api base: none → https://a.example",)
+    assert moved.api_keys == {"stripe": "sk_1"}
+    back = ApiKeys({"stripe": "sk_1"}, kept("sk_1", "https://a.example"))
+    assert differ(HELD, WITH_BASE, api_keys=back).is_empty
+    assert differ(HELD, WITH_KEY, api_keys=back).api_keys == {"stripe": "sk_1"}
+
+
+def test_an_api_key_of_an_older_or_lost_sealing_key_is_written_anew() -> None:
+    old = new_key()
+    both = KeyRing.parse(f"{new_key()},{old}")
+    before = ApiKeys({"stripe": "sk_1"}, kept("sk_1", keys=KeyRing.parse(old)))
+    stored = replace(HELD, sources={"stripe": stored_source(sealed(0, 1, "one", both))})
+    anew = differ(stored, WITH_KEY, ["one"], keys=both, api_keys=before)
+    assert details(anew, "stripe") == ("api key sealed anew",)
+    lost = differ(HELD, WITH_KEY, api_keys=before)
+    assert lost.api_keys == {"stripe": "sk_1"}
+
+
+def test_an_api_key_that_was_not_resolved_is_no_reason_to_remove_one() -> None:
+    with pytest.raises(KeyError):
+        differ(HELD, WITH_KEY, api_keys=ApiKeys({}, kept("sk_1")))

@@ -19,6 +19,9 @@ PLANTED = {
                       "workers.handlers.scope -> workers.sweep"],
     "stack-layers": ["workers.stack.spawn -> workers.stack.up"],
     "cli-layers": ["workers.cli.tokens -> workers.cli.events"],
+    "fetching-layers": ["workers.fetching.targets -> workers.fetching.fetch"],
+    "fetching-decides-purely": ["workers.fetching.breaker -> time",
+                                "workers.fetching.answers -> random"],
     "gateway-layers": ["gateway.ingress -> gateway.api.tenants"],
     "pure-core": ["shared.domain.register -> asyncio", "shared.providers.stripe -> httpx"],
     "domain-knows-no-vendor": ["shared.domain.outcomes -> stripe"],
@@ -31,7 +34,8 @@ PLANTED = {
     "two-doors-to-redis": ["workers.stack.doctor -> redis", "gateway.intake -> arq"],
     "who-rings": ["workers.process -> shared.queue", "gateway.ingress -> shared.queue"],
     "libraries-at-the-edges": ["gateway.ingress -> stripe", "workers.crew -> cryptography",
-                               "shared.providers.stripe.events -> stripe"],
+                               "shared.providers.stripe.events -> stripe",
+                               "workers.fetching.fetch -> httpx"],
     "http-is-the-gateways": ["workers.process -> starlette"],
     "terminal-is-the-clis": ["workers.trail -> rich"],
     "ingress-touches": ["gateway.ingress -> shared.store.objects",
@@ -39,7 +43,8 @@ PLANTED = {
                         "gateway.api.tenants -> shared.store.configuration"],
     "gateway-decides-nothing": ["gateway.ingress -> shared.domain.entitlements"],
     "handlers-touch-the-connection": ["workers.handlers.entitlements -> shared.queue"],
-    "operators-never-apply": ["workers.cli.operate -> workers.process"],
+    "operators-never-apply": ["workers.cli.operate -> workers.process",
+                              "workers.cli.sources -> workers.fetching.fetch"],
     "stack-starts-things": ["workers.stack.up -> workers.entitle"],
 }  # fmt: skip
 #: container → a module that nobody has placed
@@ -49,6 +54,7 @@ UNPLACED = {
     "worker-layers": "workers.helpers",
     "stack-layers": "workers.stack.extras",
     "cli-layers": "workers.cli.more",
+    "fetching-layers": "workers.fetching.more",
     "gateway-layers": "gateway.service",
     "stripe-layers": "shared.providers.stripe.others",
 }

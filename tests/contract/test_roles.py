@@ -20,8 +20,12 @@ ACTIONS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
 READS_ALL_BUT_SECRETS = {
     "attempts", "audit", "audit_content", "audit_heads", "catalogs", "configuration", "conflicts",
     "customers", "deliveries", "grants", "inbox", "joints", "lanes", "ledger", "ledger_horizon",
-    "migrations", "observations", "objects", "settlements", "sources", "tenants", "visits", "work",
+    "manual_grants", "migrations", "observations", "objects", "settlements", "sources", "tenants",
+    "visits", "work",
 }  # fmt: skip
+
+#: The sealed API keys, and what is fetched with them.
+FETCHING = {"fetch_budgets", "fetches", "source_keys"}
 
 #: role → action → tables it may do that to, in part at least. Everything else is refused.
 MAY: dict[str, dict[str, set[str]]] = {
@@ -32,22 +36,24 @@ MAY: dict[str, dict[str, set[str]]] = {
     },
     "reader": {"SELECT": READS_ALL_BUT_SECRETS | {"tokens"}},
     "worker": {
-        "SELECT": READS_ALL_BUT_SECRETS | {"seals"},
+        "SELECT": READS_ALL_BUT_SECRETS | FETCHING | {"seals"},
         "INSERT": {"attempts", "audit", "audit_content", "audit_heads", "conflicts", "customers",
-                   "grants", "joints", "observations", "objects", "settlements", "tenants",
-                   "visits", "work"},
-        "UPDATE": {"audit_heads", "customers", "grants", "joints", "lanes", "objects", "tenants",
-                   "visits", "work"},
-        "DELETE": {"grants", "observations", "visits", "work"},
+                   "fetch_budgets", "fetches", "grants", "inbox", "joints", "ledger",
+                   "observations", "objects", "settlements", "tenants", "visits", "work"},
+        "UPDATE": {"audit_heads", "customers", "fetch_budgets", "fetches", "grants", "joints",
+                   "lanes", "objects", "tenants", "visits", "work"},
+        "DELETE": {"fetches", "grants", "observations", "visits", "work"},
     },
     "operator": {
-        "SELECT": READS_ALL_BUT_SECRETS | {"seals", "source_secrets", "tokens"},
+        "SELECT": READS_ALL_BUT_SECRETS | FETCHING | {"seals", "source_secrets", "tokens"},
         "INSERT": {"audit", "audit_content", "audit_heads", "catalogs", "configuration",
-                   "customers", "grants", "joints", "lanes", "objects", "seals", "source_secrets",
-                   "sources", "tenants", "tokens", "work"},
-        "UPDATE": {"audit_heads", "customers", "grants", "joints", "lanes", "objects", "seals",
-                   "source_secrets", "sources", "tenants", "tokens", "work"},
-        "DELETE": {"grants", "source_secrets", "work"},
+                   "customers", "grants", "joints", "lanes", "manual_grants", "objects",
+                   "seals", "source_keys", "source_secrets", "sources", "tenants", "tokens",
+                   "work"},
+        "UPDATE": {"audit_heads", "customers", "grants", "joints", "lanes", "manual_grants",
+                   "objects", "seals", "source_keys", "source_secrets", "sources", "tenants",
+                   "tokens", "work"},
+        "DELETE": {"grants", "source_keys", "source_secrets", "work"},
     },
 }  # fmt: skip
 

@@ -18,15 +18,18 @@ RUN_BY = {
     "shared.store.demo": ("operator",),
     "shared.store.events": ("operator",),
     "shared.store.explanations": ("reader", "operator"),
+    "shared.store.fetches": ("worker",),
     "shared.store.grants": ("worker", "operator"),
     "shared.store.intake": ("gateway",),
     "shared.store.ledger": ("worker",),
+    "shared.store.manual_grants": ("operator",),
     "shared.store.objects": ("worker", "operator"),
     "shared.store.observations": ("worker",),
     "shared.store.parked": ("worker", "operator"),
     "shared.store.partitions": ("worker", "operator"),
     "shared.store.redeliveries": ("worker",),
     "shared.store.replays": ("operator",),
+    "shared.store.source_keys": ("operator",),
     "shared.store.source_rows": ("worker", "operator"),
     "shared.store.sources": ("gateway",),
     "shared.store.tenants": ("operator",),
@@ -37,7 +40,7 @@ RUN_BY = {
 #: Statements that somebody else runs too.
 ALSO = {
     "reader": {
-        "shared.store.grants": ("READ_CATALOG",),
+        "shared.store.grants": ("GRANTS_OF_TENANTS", "READ_CATALOG"),
         "shared.store.objects": (
             "OBJECTS_OF_TENANT", "OBJECTS_OF_CUSTOMERS", "OBJECTS_BY_KEY", "REACHED_BY_JOINTS",
             "OBJECTS_OF_JOINTS",
@@ -46,6 +49,11 @@ ALSO = {
         "shared.store.source_rows": ("READ_MODE", "READ_SOURCES"),
         "shared.store.tenants": ("IS_KNOWN", "READ_GRANTS", "READ_CUSTOMERS"),
         "shared.store.tokens": ("FIND_BY_DIGEST",),
+    },
+    "worker": {
+        "shared.store.source_keys": ("READ_KEYS",),
+        # Whether what was given by hand adds is the catalog's to say.
+        "shared.store.manual_grants": ("LIST_MANUAL_GRANTS",),
     },
     # What operators link, grant or merge is derived in their own transaction.
     "operator": {"shared.store.observations": ("READ_OBSERVATIONS",)},

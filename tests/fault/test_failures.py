@@ -236,13 +236,3 @@ async def test_new_partitions_do_not_wait_for_readers_nor_receipt_for_them(stack
         assert time.monotonic() - begun < 0.7
     async with stack.crew.db.connection() as conn:
         assert await conn.fetchval("SELECT make_inbox_partitions(30)") == 31
-
-
-async def test_a_stop_is_heard_while_redis_is_away(stack: Stack) -> None:
-    """Whatever arq is at just then: connecting, failing, closing."""
-    for wait_s in (0.0, 0.01, 0.05, 0.3, 0.6):
-        stop = asyncio.Event()
-        working = asyncio.create_task(work_until(stop, stack.crew, "redis://127.0.0.1:1/0", 2))
-        await asyncio.sleep(wait_s)
-        stop.set()
-        await asyncio.wait_for(working, 5)

@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from shared.sealing import KeyRing, Sealed, SealingError, key_id, new_key
+from shared.sealing import API_KEY_SLOT, KeyRing, Sealed, SealingError, key_id, new_key
 
 PLACE = {"source": "stripe", "slot": 0, "version": 1}
 
@@ -19,6 +19,16 @@ def test_what_is_sealed_opens_in_its_place_only() -> None:
     flipped = bytes([sealed.ciphertext[0] ^ 1]) + sealed.ciphertext[1:]
     with pytest.raises(SealingError):
         ring.open(Sealed(sealed.key_id, sealed.nonce, flipped), **PLACE)  # type: ignore[arg-type]
+
+
+def test_an_api_key_opens_for_its_address_only() -> None:
+    ring = KeyRing.parse(new_key())
+    place = {**PLACE, "slot": API_KEY_SLOT}
+    sealed = ring.seal("sk_1", **place, address="https://a.example")  # type: ignore[arg-type]
+    assert ring.open(sealed, **place, address="https://a.example") == "sk_1"  # type: ignore[arg-type]
+    for other in (None, "https://b.example", ""):
+        with pytest.raises(SealingError, match="the API key of source 'stripe' does not open"):
+            ring.open(sealed, **place, address=other)  # type: ignore[arg-type]
 
 
 def test_keys_rotate() -> None:

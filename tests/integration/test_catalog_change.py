@@ -2,7 +2,6 @@
 
 import asyncio
 import copy
-import os
 import random
 import time
 from collections.abc import AsyncIterator
@@ -10,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from shared.store import grants
-from tests.support.draw import live
+from tests.support.draw import live, seed_of_run
 from tests.support.life import Life
 from tests.support.model import CATALOG
 from tests.support.stack import Stack, new_crew
@@ -19,7 +18,6 @@ from tests.support.telling import differences, operate, report
 from workers import trail
 from workers.fleet import work_until
 
-THEMES = frozenset({"subscriptions"})
 RATE = 200
 SECONDS = 6
 SLICE = 20
@@ -46,11 +44,11 @@ def version(number: int) -> dict[str, Any]:
     if number % 2:
         del plans["pro"]["features"]["sso"]
         plans["pro"]["products"].remove("stripe:prod_bundle")
-    return {"plans": plans}
+    return {**CATALOG, "plans": plans}
 
 
 async def test_the_catalog_changes_under_load(stack: Stack) -> None:
-    seed = int(os.environ.get("TEST_SEED", random.randrange(10**6)))
+    seed = seed_of_run()
     rng = random.Random(seed)
     await stack.configure(**version(0))
     steady = [
@@ -96,7 +94,7 @@ def _enough(seed: int) -> tuple[list[Life], list[bytes]]:
     lives: list[Life] = []
     bodies: list[bytes] = []
     while len(bodies) < RATE * SECONDS:
-        lives.append(live(seed, f"t{len(lives)}", THEMES)[0])
+        lives.append(live(seed, f"t{len(lives)}")[0])
         bodies += lives[-1].told
     return lives, bodies
 

@@ -1,11 +1,10 @@
 """A live and a test source side by side: no test event ever grants live access."""
 
 import asyncio
-import os
 import random
 from collections import Counter
 
-from tests.support.draw import live
+from tests.support.draw import live, seed_of_run
 from tests.support.life import Life
 from tests.support.model import CATALOG, Model
 from tests.support.stack import Stack
@@ -13,7 +12,6 @@ from tests.support.stripe_events import NOW_S
 from tests.support.telling import differences, report, tell
 from workers.sweep import derive_again
 
-THEMES = frozenset({"subscriptions"})
 SOURCES = {"stripe": True, "stripe-test": False}
 
 OF_OTHER_MODE = """
@@ -31,12 +29,11 @@ WHERE s.name = $1 AND o.parked = 'other_mode'
 
 
 async def test_test_events_never_grant_live_access(stack: Stack) -> None:
-    seed = int(os.environ.get("TEST_SEED", random.randrange(10**6)))
-    catalog = {"plans": CATALOG["plans"]}
-    await stack.configure(SOURCES, **catalog)
+    seed = seed_of_run()
+    await stack.configure(SOURCES, **CATALOG)
     # The same tenants in both modes, with other lives; some tenants only in test mode.
-    of_live = [live(seed, f"t{n}", THEMES)[0] for n in range(120)]
-    of_test = [live(seed + 1, f"t{n}", THEMES, livemode=False)[0] for n in range(150)]
+    of_live = [live(seed, f"t{n}")[0] for n in range(120)]
+    of_test = [live(seed + 1, f"t{n}", livemode=False)[0] for n in range(150)]
     told = asyncio.gather(
         tell(stack, random.Random(seed), of_live),
         tell(stack, random.Random(seed), of_test, source="stripe-test"),
@@ -48,7 +45,7 @@ async def test_test_events_never_grant_live_access(stack: Stack) -> None:
         await asyncio.sleep(0.02)
     await told
 
-    wrong = await differences(stack, of_live, catalog)
+    wrong = await differences(stack, of_live)
     assert not wrong, report(seed, wrong)
     for life in of_test[120:]:
         assert not any([await stack.features(tenant) for tenant in life.tenants])
@@ -59,10 +56,10 @@ async def test_test_events_never_grant_live_access(stack: Stack) -> None:
     await _each_is_visible(stack, of_live, of_test)
 
     # The same database in the other mode: what was kept back grants, the live ones no longer.
-    await stack.configure(SOURCES, **catalog, mode="test")
+    await stack.configure(SOURCES, **CATALOG, mode="test")
     for row in await stack.fetch("SELECT tenant FROM tenants"):
         await derive_again(stack.crew, row["tenant"])
-    wrong = await differences(stack, of_test, catalog)
+    wrong = await differences(stack, of_test)
     assert not wrong, report(seed, wrong)
     assert await stack.value(OF_OTHER_MODE, False) == 0
 
@@ -86,11 +83,15 @@ async def _each_is_visible(stack: Stack, of_live: list[Life], of_test: list[Life
 
 
 def _giving(life: Life) -> list[str]:
-    """Subscriptions that would give something to somebody, were they real."""
-    model = Model(life.merchant.has, life.operators, CATALOG)
+    """What would give something to somebody, were it real."""
+    has = life.merchant.has
+    model = Model(has, life.operators, CATALOG)
     return [
         one.id
-        for one in life.merchant.has.subscriptions
-        if model.tenant_of(one.tenant, one.customer) is not None
-        and list(model.of_subscription(one, NOW_S))
+        for one in has.subscriptions
+        if model.tenant_of(one.tenant, one.customer) and list(model.of_subscription(one, NOW_S))
+    ] + [
+        one.id
+        for one in has.sessions
+        if model.tenant_of(one.tenant, one.customer) and list(model.of_purchase(one, NOW_S))
     ]

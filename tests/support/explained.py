@@ -10,8 +10,8 @@ import msgspec
 from shared.domain import explaining
 from shared.domain.catalog import Catalog, Origin
 from shared.domain.commands import Shape
-from shared.domain.entitlements import Grant
-from shared.domain.explanation import EventRead, Explanation, Facts, Given, Held, OperatorLink
+from shared.domain.entitlements import grant_by_hand
+from shared.domain.explanation import EventRead, Explanation, Facts, Given, OperatorLink
 from shared.domain.keys import CustomerKey, ObjectKey
 from shared.domain.payments import Policy
 from shared.domain.prose import text_of
@@ -19,6 +19,7 @@ from shared.domain.reasons import Sight
 from shared.domain.register import Observation, fold
 from shared.domain.situations import Neighbour, Neighbourhood
 from shared.domain.states import Item, ObjectState, digest_of, encode_state
+from shared.domain.turns import HeldGrant
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 NOW_S = int(NOW.timestamp())
@@ -105,12 +106,12 @@ class Told:
             self.catalog,
         )
         held = [
-            Held(one.neighbour.id, grant)
+            HeldGrant(one.neighbour.id, grant, None)
             for one in situations.values()
             for grant in one.verdict.grants
             if one.tenant == "acme"
         ]
-        held += [Held(one.object_row, self._grant(one)) for one in self.given if not one.revoked_at]
+        held += [self._held(one) for one in self.given if not one.revoked_at]
         facts = Facts(
             tenant="acme",
             feature=feature,
@@ -136,11 +137,9 @@ class Told:
         blocks = text_of(self.explain(feature, **more)).split("\n\n")
         return "\n\n".join(block for block in blocks[:-1] if not block.startswith("Behind this"))
 
-    def _grant(self, gift: Given) -> Grant:
-        adds = gift.feature in self.catalog.added
-        return Grant(
-            "acme", "manual", gift.feature, gift.value, valid_until=gift.valid_until, adds=adds
-        )
+    def _held(self, gift: Given) -> HeldGrant:
+        grant = grant_by_hand("acme", gift.feature, gift.value, gift.valid_until, self.catalog)
+        return HeldGrant(gift.object_row, grant, None)
 
 
 def _event(sight: Sight) -> EventRead:

@@ -31,10 +31,11 @@ def begin(life: Life) -> None:
     for way in ("session", "session-too", "session-expired"):
         if way in ways:
             life.stories.append(_check_out(life, customer, way))
-    for _ in range(life.rng.choice([1, 1, 2])):
-        kind = life.rng.choice(["subscriptions", "subscriptions", "purchases"])
+    kinds = ["subscriptions", "subscriptions", "purchases"]
+    kinds = [kind for kind in kinds if kind in life.themes]
+    for _ in range(life.rng.choice([1, 1, 2]) if kinds else 0):
         own = tenant if "own" in ways else None
-        if kind == "subscriptions" or kind not in life.themes:
+        if life.rng.choice(kinds) == "subscriptions":
             life.stories.append(_subscribe(life, customer, own))
         else:
             life.stories.append(_buy(life, customer, own))

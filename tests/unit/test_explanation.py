@@ -9,9 +9,10 @@ import pytest
 
 from shared.domain import explaining
 from shared.domain.entitlements import Grant
-from shared.domain.explanation import Held, OperatorLink, Recorded
+from shared.domain.explanation import OperatorLink, Recorded
 from shared.domain.payments import Policy
 from shared.domain.prose import text_of
+from shared.domain.turns import HeldGrant
 from tests.support.explained import CUSTOMER, DAY_S, NOW, NOW_S, Told, catalog
 
 
@@ -766,7 +767,7 @@ def test_a_newer_catalog_is_being_applied() -> None:
 def test_what_is_stored_counts() -> None:
     told = Told()
     told.see("subscription/sub_1", 10, "active", "pro")
-    stale = [Held(1, Grant("acme", "pro", "seats", 4))]
+    stale = [HeldGrant(1, Grant("acme", "pro", "seats", 4), None)]
     explanation = told.explain(held=stale)
     assert (explanation.value, explanation.notes) == (4, ("not_written",))
     missing = told.explain(held=[])

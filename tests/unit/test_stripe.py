@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from shared.domain.commands import Ignore, Observe
-from shared.domain.states import FAMILIES, SUMMARY_KIND
+from shared.domain.standings import FAMILIES
+from shared.domain.states import SUMMARY_KIND
 from shared.providers.base import PayloadError, SignatureError
 from tests.support import stripe_events as given
 from tests.support.reading import STRIPE, content_of

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from shared.domain.states import STANDINGS, ObjectState
+from shared.domain.standings import STANDINGS
+from shared.domain.states import ObjectState
 from tests.support.reading import observed, told_in_any_order
 from tests.support.stripe_events import (
     NOW_S,

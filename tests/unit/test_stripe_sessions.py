@@ -44,11 +44,14 @@ def test_a_reference_that_no_index_holds_is_left_out() -> None:
 
 @pytest.mark.parametrize("content", [session(reference="r"), purchase(reference="r")])
 @pytest.mark.parametrize(
-    ("kind", "status"), [(EXPIRED, "expired"), (FAILED, "async_payment_failed")]
+    ("kind", "status", "reference"),
+    [(EXPIRED, "expired", None), (FAILED, "async_payment_failed", "r")],
 )
-def test_what_was_never_paid_links_nobody(kind: str, status: str, content: dict[str, Any]) -> None:
+def test_what_was_completed_links_and_what_was_never_paid_sells_nothing(
+    kind: str, status: str, reference: str | None, content: dict[str, Any]
+) -> None:
     state = observed(kind, {**content, "payment_status": "unpaid"}).after
-    assert (state.status, state.reference, state.customer) == (status, None, "cus_1")
+    assert (state.status, state.reference, state.customer) == (status, reference, "cus_1")
     assert (state.refs, state.is_partial) == ((), False)
 
 

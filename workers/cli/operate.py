@@ -67,6 +67,11 @@ def apply(
             ]
             for name, source in declared.sources.items()
         }
+        api_keys = {
+            name: resolve_secret(source.api_key, f"sources.{name}.api_key", os.environ, file.parent)
+            for name, source in declared.sources.items()
+            if source.api_key is not None
+        }
     except OSError as error:
         raise CommandError(f"{file} cannot be read: {error.strerror}", USAGE) from None
     except DeclarationError as error:
@@ -77,7 +82,7 @@ def apply(
         keys = KeyRing.parse(endpoints.secret_key)
         shown_version = None
         stored, found = await configure.difference(
-            conn, declared, secrets, keys, PROVIDERS, prune=prune
+            conn, declared, secrets, keys, PROVIDERS, prune=prune, api_keys=api_keys
         )
         version = stored.version
         if asks and not found.is_empty:
@@ -99,6 +104,7 @@ def apply(
                     prune=prune,
                     actor=who,
                     shown_version=shown_version,
+                    api_keys=api_keys,
                 ),
             )
         written = not (dry_run or found.is_empty)

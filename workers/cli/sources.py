@@ -5,7 +5,15 @@ from urllib.parse import quote
 
 import typer
 
-from workers.cli.output import CursorOption, JsonOption, LimitOption, operate, print_page
+from workers.cli.output import (
+    CursorOption,
+    JsonOption,
+    LimitOption,
+    note,
+    operate,
+    plain,
+    print_page,
+)
 
 if TYPE_CHECKING:
     from shared.db import Conn
@@ -29,17 +37,16 @@ def list_command(
 ) -> None:
     """
     List the sources by name, with what each one's provider must be told: where to send its
-    events, and which types (--json names them). Of their secrets, only how many there are.
+    events, and which types (--json names them). Of secrets and keys, only whether there are any.
     """
     from shared.store.configuration import list_sources
-    from shared.store.paging import decode_cursor, page_of
+    from shared.store.paging import Page, decode_cursor, page_of
 
     async def run(conn: "Conn", endpoints: "Endpoints") -> None:
         after = decode_cursor(cursor, str) if cursor else None
         rows = await list_sources(conn, after, removed=removed, limit=limit + 1)
         page = page_of(rows, limit, lambda row: _shown(row, endpoints), lambda row: (row.name,))
-        for item in page.items if not as_json else ():
-            item["eventTypes"] = len(item["eventTypes"])  # their names would fill the table
+        lines = [_in_a_line(item) for item in page.items]
         columns = {
             "name": "source",
             "provider": "provider",
@@ -47,11 +54,15 @@ def list_command(
             "secrets": "secrets",
             "url": "url",
             "eventTypes": "event types",
+            "apiKey": "api key",
+            "fetches": "fetches",
             "tenant": "tenant",
         }
-        print_page(
-            page, columns, as_json=as_json, nothing="no sources; declare some: sluice apply FILE"
-        )
+        nothing = "no sources; declare some: sluice apply FILE"
+        shown = page if as_json else Page(lines, page.next)
+        print_page(shown, columns, as_json=as_json, nothing=nothing)
+        for item in page.items:
+            _say_what_fails(item)
 
     operate(run)
 
@@ -76,6 +87,34 @@ def _shown(source: "ListedSource", endpoints: "Endpoints") -> dict[str, Any]:
         "settings": dict(source.settings),
         "url": url_of(endpoints, source.name),
         "eventTypes": list(provider.event_types(source.settings)) if provider else [],
+        "apiKey": source.has_api_key,
+        "apiBase": source.api_base,
+        "fetches": {
+            "wanting": source.wanting,
+            "failing": source.failing,
+            "stoppedUntil": iso(source.stopped_until),
+            "error": source.fetch_error,
+        },
         "createdAt": iso(source.created_at),
         "removedAt": iso(source.removed_at),
     }
+
+
+def _in_a_line(item: dict[str, Any]) -> dict[str, Any]:
+    """As the table has it: names of event types would fill it."""
+    fetches = item["fetches"]
+    words = [f"{fetches[name]} {name}" for name in ("wanting", "failing") if fetches[name]]
+    if fetches["stoppedUntil"]:
+        words.insert(0, "stopped")
+    return {**item, "eventTypes": len(item["eventTypes"]), "fetches": ", ".join(words)}
+
+
+def _say_what_fails(item: dict[str, Any]) -> None:
+    fetches = item["fetches"]
+    if fetches["stoppedUntil"]:
+        until = plain(fetches["stoppedUntil"])
+        note(f"{item['name']}: nothing is fetched until {until}: {plain(fetches['error'])}")
+    elif fetches["error"]:
+        note(f"{item['name']}: fetches fail: {plain(fetches['error'])}")
+    elif fetches["wanting"] and not item["apiKey"]:
+        note(f"{item['name']}: objects want to be fetched, and there is no api_key to do it with")

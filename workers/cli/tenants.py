@@ -1,10 +1,11 @@
 """`sluice tenants`: what they may use, why, and whose customers are theirs."""
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workers.cli.exits import NOT_FOUND, USAGE, CommandError, write_json
+from workers.cli.exits import CONFLICT, NOT_FOUND, USAGE, CommandError, write_json
 from workers.cli.output import (
     ActorOption,
     CursorOption,
@@ -23,8 +24,15 @@ from workers.cli.output import (
 if TYPE_CHECKING:
     from shared.db import Conn
     from shared.settings import Endpoints
+    from shared.store.manual_grants import ManualGrant
+    from workers.granting import Granted
 
 app = typer.Typer(help="Tenants: what they may use, and why.", no_args_is_help=True)
+
+
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for the audit trail.")]
+
+_LONGEST_S = 100 * 366 * 86_400
 
 
 @app.command("list", epilog="Example: sluice tenants list --limit 500 --json")
@@ -49,12 +57,14 @@ def show_command(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a tenant may use now, which grants give it, and its customers."""
+    from shared.store.manual_grants import of_tenant
     from shared.store.tenants import read_tenant
 
     async def run(conn: "Conn", _: "Endpoints") -> None:
         found = await read_tenant(conn, tenant)
         if found is None:
             raise CommandError(f"nothing ever named a tenant {plain(tenant)}", NOT_FOUND)
+        found["manualGrants"] = [_shown(grant) for grant in await of_tenant(conn, tenant)]
         if as_json:
             write_json(found)
         else:
@@ -144,6 +154,154 @@ def link_command(
     operate(run)
 
 
+@app.command(
+    "grant", epilog='Example: sluice tenants grant acme seats 25 --until 30d --reason "pilot"'
+)
+def grant_command(
+    tenant: Annotated[str, typer.Argument(help="The tenant's id.")],
+    feature: Annotated[str, typer.Argument(help="The feature, as plans name it.")],
+    value: Annotated[str, typer.Argument(help='true, false, a number, "unlimited", or a text.')],
+    reason: ReasonOption,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            "--until",
+            help='A time with its zone, or after how long, e.g. "90d"; until revoked unless given.',
+        ),
+    ] = None,
+    actor: ActorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a tenant a feature by hand, beside what its plans give. Given twice is two grants."""
+    from shared.domain.catalog import read_value
+    from shared.store.paging import iso
+    from workers.granting import UnfitGrant, give
+
+    who, why = actor_name(actor), _checked_reason(reason)
+    _check_text("TENANT", tenant)
+    _check_text("VALUE", value)
+    try:
+        wanted = read_value(value)
+    except ValueError as error:
+        raise CommandError(f"VALUE: {error}", USAGE) from None
+    ends = _end(until)
+
+    async def run(conn: "Conn", _: "Endpoints") -> None:
+        try:
+            given = await in_transaction(
+                conn, lambda: give(conn, tenant, feature, wanted, ends, who, why)
+            )
+        except UnfitGrant as error:
+            raise CommandError(str(error), USAGE) from None
+        if not given.is_known:
+            note(f"no plan of the catalog has {plain(feature)}: is it spelled as the product asks?")
+        if as_json:
+            write_json(given.shown())
+            return
+        grant = given.grant
+        lasts = "until it is revoked" if grant.valid_until is None else iso(grant.valid_until)
+        typer.echo(f"grant {grant.id}: {plain(tenant)} has {feature} {plain(value)}, {lasts}")
+        _say_changes(given)
+
+    operate(run)
+
+
+@app.command(
+    "revoke", epilog='Example: sluice tenants revoke acme 1207 --reason "the pilot is over"'
+)
+def revoke_command(
+    tenant: Annotated[str, typer.Argument(help="The tenant's id.")],
+    grant_id: Annotated[
+        str, typer.Argument(metavar="GRANT_ID", help="Its id; `sluice tenants show` has it.")
+    ],
+    reason: ReasonOption,
+    actor: ActorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take back what was given by hand. What plans give stays."""
+    from workers.granting import RevokedBefore, UnknownGrant, revoke
+
+    who, why = actor_name(actor), _checked_reason(reason)
+    _check_text("TENANT", tenant)
+    number = grant_id.removeprefix("manual/")
+    if not (number.isascii() and number.isdigit() and int(number) < 2**63):
+        raise CommandError(f"{plain(grant_id)} is not the id of a manual grant", USAGE)
+
+    async def run(conn: "Conn", _: "Endpoints") -> None:
+        try:
+            taken = await in_transaction(conn, lambda: revoke(conn, tenant, int(number), who, why))
+        except UnknownGrant as error:
+            raise CommandError(f"{plain(error)}; see `sluice tenants show`", NOT_FOUND) from None
+        except RevokedBefore as error:
+            raise CommandError(plain(error), CONFLICT) from None
+        if as_json:
+            write_json(taken.shown())
+            return
+        typer.echo(f"grant {number} of {plain(tenant)} is revoked")
+        _say_changes(taken)
+
+    operate(run)
+
+
+def _check_text(name: str, text: str) -> None:
+    from shared.domain.events import is_storable
+
+    if not is_storable(text) or not text.strip():
+        raise CommandError(f"{name} must be text of 1 to 255 bytes", USAGE)
+
+
+def _checked_reason(reason: str) -> str:
+    try:
+        reason.encode()
+    except UnicodeEncodeError:
+        raise CommandError("--reason is not UTF-8", USAGE) from None
+    if not reason.strip():
+        raise CommandError("--reason must say why", USAGE)
+    return reason
+
+
+def _end(until: str | None) -> datetime | timedelta | None:
+    """A time in UTC, or how long from now by the database's clock."""
+    from workers.declaration import duration_s
+
+    if until is None:
+        return None
+    try:
+        return timedelta(seconds=min(duration_s(until), _LONGEST_S))
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(until)
+        if moment.tzinfo is not None:
+            return moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise CommandError(
+        f"--until: {plain(until)} is neither a time with its zone, like 2027-01-31T12:00:00Z, nor"
+        ' how long, like "90d"',
+        USAGE,
+    )
+
+
+def _say_changes(granted: "Granted") -> None:
+    for change in granted.changes:
+        note(f"{plain(change.tenant)}: {change.action} {change.feature}")
+    if not granted.changes:
+        note("what it may use now is the same as before")
+
+
+def _shown(grant: "ManualGrant") -> dict[str, Any]:
+    from shared.store.paging import iso
+    from workers.granting import content_of
+
+    return {
+        **content_of(grant),
+        "actor": grant.actor,
+        "reason": grant.reason,
+        "grantedAt": iso(grant.granted_at),
+    }
+
+
 def _print(found: dict[str, Any]) -> None:
     entitlements, customers = found["entitlements"], found["customers"]
     if entitlements:
@@ -162,6 +320,10 @@ def _print(found: dict[str, Any]) -> None:
         )
     else:
         note("nothing may be used now; what waits for something: sluice parked list")
+    if found["manualGrants"]:
+        print_heading("Given by hand")
+        columns = ("id", "feature", "value", "validUntil", "actor", "reason")
+        print_table({column: column for column in columns}, found["manualGrants"])
     if customers:
         print_heading("Customers")
         columns = ("customer", "source", "account", "livemode", "linkedBy", "linkedAt")

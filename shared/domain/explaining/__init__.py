@@ -11,12 +11,11 @@ from typing import get_args
 from uuid import UUID
 
 from shared.domain.catalog import UNLIMITED
-from shared.domain.entitlements import Entitlement, aggregate, deciding
+from shared.domain.entitlements import MANUAL, Entitlement, aggregate, deciding
 from shared.domain.explaining.changes import period_s, remedies, turns
 from shared.domain.explaining.scene import Scene
 from shared.domain.explaining.things import against_of, gift_of, thing_of
 from shared.domain.explanation import (
-    MANUAL,
     Because,
     Combined,
     EventRead,
@@ -24,7 +23,6 @@ from shared.domain.explanation import (
     Evidence,
     Explanation,
     Facts,
-    Held,
     Note,
     NotGiving,
     Offered,
@@ -34,6 +32,7 @@ from shared.domain.keys import ObjectKey
 from shared.domain.reasons import Reason, ends_by
 from shared.domain.situations import Situation
 from shared.domain.states import ObjectState
+from shared.domain.turns import HeldGrant
 from shared.domain.verdicts import NEEDS_MAPPING
 
 #: How much of a list is shown.
@@ -125,7 +124,7 @@ def _because(scene: Scene) -> list[Because]:
     return sorted(found, key=lambda one: (not one.counts, one.object is None))
 
 
-def _reason(scene: Scene, held: Held, counts: bool) -> Because:
+def _reason(scene: Scene, held: HeldGrant, counts: bool) -> Because:
     grant, catalog = held.grant, scene.facts.catalog
     situation, gift = scene.by_row.get(held.object_row), scene.gifts.get(held.object_row)
     by = ends_by(situation, grant, catalog) if situation is not None else None

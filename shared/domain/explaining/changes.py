@@ -6,8 +6,9 @@ from datetime import datetime
 from shared.domain.catalog import Catalog, FeatureValue
 from shared.domain.entitlements import aggregate
 from shared.domain.explaining.scene import Scene
-from shared.domain.explanation import Change, Held, NotGiving, Turn
+from shared.domain.explanation import Change, NotGiving, Turn
 from shared.domain.reasons import Reason, ends_by
+from shared.domain.turns import HeldGrant
 
 #: What somebody can do something about, so that the object gives (again).
 _REMEDIED: frozenset[Reason] = frozenset({
@@ -26,7 +27,7 @@ def period_s(catalog: Catalog, name: str, by: str | None) -> int | None:
 
 def turns(scene: Scene) -> Iterable[Change]:
     """What the clock will change, in its order, and what is left then."""
-    found: dict[datetime, list[Held]] = {}
+    found: dict[datetime, list[HeldGrant]] = {}
     for one in scene.held:
         for moment in {one.grant.valid_from, one.grant.valid_until}:
             if moment is not None and moment > scene.facts.at:
@@ -50,7 +51,7 @@ def remedies(not_giving: Sequence[NotGiving]) -> Iterable[Change]:
             )
 
 
-def _turn(scene: Scene, held: Held, moment: datetime, value: FeatureValue | None) -> Change:
+def _turn(scene: Scene, held: HeldGrant, moment: datetime, value: FeatureValue | None) -> Change:
     situation, gift = scene.by_row.get(held.object_row), scene.gifts.get(held.object_row)
     reason: Turn = "begins" if moment == held.grant.valid_from else "ends"
     if reason == "ends" and gift is not None:

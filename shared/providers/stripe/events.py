@@ -151,7 +151,7 @@ BUILDERS: dict[str, Builder] = {
     # A delayed payment completes unpaid first, and then comes to one of these two.
     "checkout.session.async_payment_succeeded": step(SESSION_KIND, Session.unpaid),
     "checkout.session.async_payment_failed": step(
-        SESSION_KIND, Session.unpaid, lambda session: session.ended("async_payment_failed")
+        SESSION_KIND, Session.unpaid, lambda session: session.failed("async_payment_failed")
     ),
     "checkout.session.expired": snapshot(
         SESSION_KIND, "point", lambda session: session.ended("expired")

@@ -180,8 +180,12 @@ class Session(msgspec.Struct):
         return msgspec.structs.replace(self, payment_status="unpaid").state()
 
     def ended(self, status: str) -> ObjectState:
-        """Its state where it was never completed or paid: it links nobody and sells nothing."""
+        """Its state where it was never completed: it links nobody and sells nothing."""
         return self._state(status, reference=None)
+
+    def failed(self, status: str) -> ObjectState:
+        """Its state where it was completed and never paid: it sells nothing, and still links."""
+        return self._state(status, reference=storable(self.client_reference_id))
 
     def _state(self, status: str, reference: str | None) -> ObjectState:
         return ObjectState(

@@ -1,0 +1,312 @@
+"""
+The spine of fetching.
+
+    note who wants it · claim, with a number · ask · store the answer as an event · wake its lane
+
+The number is committed before the provider is asked, so that of two answers the later one is
+known. Nothing here changes an object: the answer does, once it is applied like every event. Who
+dies after a claim has lost it when it runs out; somebody else gets another number.
+"""
+
+import asyncio
+import logging
+import random
+import secrets
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from opentelemetry.trace import Span, SpanKind
+
+from shared import telemetry
+from shared.db import Conn, is_platform_fault
+from shared.domain.events import new_tracking_id
+from shared.sealing import KeyRing
+from shared.store import fetches
+from shared.store.fetches import AnswerEvent, Budget, Claim
+from workers.crew import Crew
+from workers.fetching import breaker, pacing
+from workers.fetching.answers import (
+    ANSWERED,
+    FORBIDDEN,
+    MODE_MISMATCH,
+    TIMEOUT,
+    UNREADABLE,
+    Answer,
+    FetchFailed,
+    event_of,
+)
+from workers.fetching.pacing import Pace
+from workers.fetching.targets import Target, Targets
+
+log = logging.getLogger(__name__)
+
+BUSY_S = 0.2
+IDLE_S = 1.0
+COUNT_EVERY_S = 15.0
+#: Of the crew's connections, at most so many.
+_CONNECTIONS = 2
+_NOTED_AT_ONCE = 1000
+_GIVE_BACK_WITHIN_S = 3.0
+
+Decide = Callable[[Budget, datetime], Budget]
+
+
+class Fetching:
+    """
+    One process's fetches.
+
+    `wake` is called with the lanes that have an answer to apply. Without `keys` nothing is
+    fetched here. Must be used in one event loop.
+    """
+
+    def __init__(
+        self,
+        crew: Crew,
+        keys: KeyRing | None,
+        wake: Callable[[Iterable[int]], None],
+        pace: Pace | None = None,
+    ) -> None:
+        self._crew = crew
+        self._wake = wake
+        self._pace = pace or Pace()
+        self._targets = Targets(keys, self._pace)
+        self._connections = asyncio.Semaphore(_CONNECTIONS)
+        self._running: dict[asyncio.Task[None], tuple[Target, Claim]] = {}
+        self._noted_at = self._counted_at = float("-inf")  # in the loop's clock
+        self.wanting: dict[str, int] = {}  # objects by source
+
+    async def run(self) -> None:
+        """Fetch until cancelled; what is under way then is given back."""
+        telemetry.observe_wanting(lambda: self.wanting)
+        try:
+            while True:
+                is_busy = await self._guarded("look", self.turn())
+                pause_s = BUSY_S if is_busy else IDLE_S
+                await asyncio.sleep(pause_s * (0.75 + random.random() / 2))  # noqa: S311 - jitter
+        finally:
+            await self._end()
+
+    async def turn(self) -> bool:
+        """Begin what is due and may go; whether any was due. What was begun goes on by itself."""
+        async with self._connections, self._crew.db.connection() as conn:
+            await self._targets.learn(conn, self._crew.surroundings)
+            await self._note(conn)
+            targets = self._targets.by_source
+            versions = [target.key_version for target in targets.values()]
+            due = await fetches.sources_with_due(conn, list(targets), versions)
+        for source_id in due:
+            await self._begin(targets[source_id])
+        return bool(due)
+
+    async def finish(self) -> None:
+        """Wait for what has begun."""
+        await asyncio.gather(*self._running)
+
+    # Claiming -----------------------------------------------------------------------------------
+
+    async def _note(self, conn: Conn) -> None:
+        """Who wants to be fetched, and who does not any more; now and then, how many."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._noted_at >= IDLE_S / 2:
+            self._noted_at = now_s
+            sources, kinds = list(self._targets.by_source), sorted(self._targets.kinds)
+            settle_s = self._pace.settle_s
+            await fetches.note_wanting(conn, sources, kinds, settle_s, _NOTED_AT_ONCE)
+            await fetches.forget_satisfied(conn, _NOTED_AT_ONCE)
+        if now_s - self._counted_at >= COUNT_EVERY_S:
+            self._counted_at = now_s
+            found = await fetches.count_wanting(conn)
+            named = self._crew.surroundings.name_of
+            counts = {named(source_id): count for source_id, count in found.items()}
+            # A source that has none any more has to say so.
+            self.wanting = {**dict.fromkeys(self.wanting, 0), **counts}
+
+    async def _begin(self, target: Target) -> None:
+        here = sum(other.source.id == target.source.id for other, _ in self._running.values())
+        if here >= self._pace.at_once:
+            return
+        # From before the claim on: a process that was paused must not begin to ask when somebody
+        # else has taken over with a larger number.
+        deadline = asyncio.get_running_loop().time() + self._pace.within_s
+        async with self._transaction() as conn:
+            claims = await self._claim(conn, target, self._pace.at_once - here)
+        for claim in claims:
+            task = asyncio.create_task(self._fetch(target, claim, deadline), name="fetch")
+            self._running[task] = (target, claim)
+            task.add_done_callback(self._running.pop)
+
+    async def _claim(self, conn: Conn, target: Target, limit: int) -> list[Claim]:
+        """As many as may go now, and the budget without them."""
+        source_id = target.source.id
+        taken = await fetches.take_budget(conn, source_id)
+        if taken is None:
+            return []
+        budget, now = taken
+        if target.key_version < budget.key_version:
+            return []  # a newer key is in use, and not known here yet
+        if target.key_version > budget.key_version:
+            budget = breaker.with_key(budget, target.key_version)
+            await fetches.start_afresh(conn, source_id)
+        budget = pacing.refill(budget, now, self._pace)
+        limit = min(limit, breaker.let_through(budget, now), int(budget.tokens))
+        claims: list[Claim] = []
+        if limit > 0:
+            claims = await fetches.claim(conn, source_id, limit, self._pace.claim_s)
+        budget = pacing.spend(budget, len(claims))
+        if claims and budget.open_until is not None:
+            budget = breaker.probing(budget, claims[0].number, now, self._pace.claim_s)
+        await fetches.save_budget(conn, source_id, budget)
+        return claims
+
+    # Fetching -----------------------------------------------------------------------------------
+
+    async def _fetch(self, target: Target, claim: Claim, deadline: float) -> None:
+        """One fetch, from the claim to its end. Raises nothing but cancellation."""
+        span = telemetry.start_span("fetch object", SpanKind.CLIENT)
+        span.set_attribute("sluice.source", target.source.name)
+        span.set_attribute("sluice.object_kind", claim.kind)
+        span.set_attribute("sluice.fetch_number", claim.number)
+        try:
+            try:
+                answer = await self._ask(target, claim, deadline)
+                event = _event_of(answer, target, claim, span)
+            except FetchFailed as failure:
+                await self._guarded("put off", self._put_off(target, claim, failure))
+                code = failure.code
+            else:
+                await self._guarded("store", self._bring_in(target, claim, answer, event))
+                code = ANSWERED
+            span.set_attribute("sluice.fetch_code", code)
+            telemetry.fetched(target.source.name, code)
+        finally:
+            span.end()
+
+    async def _ask(self, target: Target, claim: Claim, deadline: float) -> Answer:
+        """Outside any transaction: the provider may take its time, Postgres' is not its to take."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await target.api.get(
+                    claim.kind, claim.object_id, claim.account, claim.livemode
+                )
+        except TimeoutError:
+            text = f"no answer within {self._pace.within_s:g} s"
+            raise FetchFailed(TIMEOUT, text) from None
+        except FetchFailed:
+            raise
+        except Exception as error:
+            # Ours, or a shape that nobody has seen yet: no reason to lose the object over it.
+            log.exception("an answer was not understood", extra=_fields(target, claim))
+            raise FetchFailed(UNREADABLE, repr(error)) from None
+
+    async def _bring_in(
+        self, target: Target, claim: Claim, answer: Answer, event: AnswerEvent
+    ) -> None:
+        """Store the answer, also of a claim that was taken over: the larger number wins."""
+
+        def decide(budget: Budget, _: datetime) -> Budget:
+            # One request was paid for by the claim.
+            budget = pacing.spend(budget, answer.requests - 1)
+            return breaker.answered(budget, claim.number, target.key_version)
+
+        async with self._transaction() as conn:
+            await fetches.insert_answer(conn, event)
+            before, after = await _decided(conn, target, decide)
+            again_s = pacing.again_after_s(claim.answers + 1)
+            await fetches.mark_answered(conn, claim, event.tracking_id, again_s)
+        self._wake([event.lane])
+        if before.open_until is not None and after.open_until is None:
+            log.info("fetching goes on", extra={"source": target.source.name})
+
+    async def _put_off(self, target: Target, claim: Claim, failure: FetchFailed) -> None:
+        """Charge the object, the provider or the key, whichever it is that fails."""
+
+        def decide(budget: Budget, now: datetime) -> Budget:
+            return breaker.failed(budget, claim.number, target.key_version, failure, now)
+
+        async with self._transaction() as conn:
+            before, after = await _decided(conn, target, decide)
+            # With another key in use by now, this says nothing of the object either.
+            is_charged = pacing.is_charged(failure.code) and target.key_version == after.key_version
+            attempts = claim.attempts + is_charged
+            chance = random.random()  # noqa: S311 - jitter
+            await fetches.mark_failed(
+                conn,
+                claim,
+                attempts=attempts,
+                delay_s=pacing.retry_after_s(failure.code, attempts, chance) if is_charged else 0,
+                code=failure.code,
+                error=str(failure),
+            )
+        fields = _fields(target, claim) | {"code": failure.code, "error": str(failure)}
+        level = logging.ERROR if failure.code in (FORBIDDEN, MODE_MISMATCH) else logging.WARNING
+        log.log(level, "fetch failed", extra=fields)
+        if after.open_until is not None and after.open_until != before.open_until:
+            log.error(
+                "nothing is fetched for a while",
+                extra={
+                    "source": target.source.name,
+                    "until": after.open_until.isoformat(),
+                    "error": after.last_error,
+                },
+            )
+
+    # The rest -----------------------------------------------------------------------------------
+
+    async def _end(self) -> None:
+        """Stop what is under way, and let others have it at once."""
+        claims = [claim for _, claim in self._running.values()]
+        for task in list(self._running):
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        if claims:
+            await self._guarded("give back", self._give_back(claims))
+        await self._targets.close()
+
+    async def _give_back(self, claims: list[Claim]) -> None:
+        async with asyncio.timeout(_GIVE_BACK_WITHIN_S), self._transaction() as conn:
+            await fetches.give_back(conn, claims)
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncGenerator[Conn]:
+        async with self._connections, self._crew.db.transaction() as conn:
+            yield conn
+
+    async def _guarded(self, what: str, doing: Awaitable[bool | None]) -> bool:
+        """A claim whose end could not be written runs out, and is fetched again."""
+        try:
+            return bool(await doing)
+        except Exception as error:
+            if is_platform_fault(error):
+                log.warning("fetching put off", extra={"at": what, "error": repr(error)})
+            else:
+                log.exception("fetching failed", extra={"at": what})
+            return False
+
+
+async def _decided(conn: Conn, target: Target, decide: Decide) -> tuple[Budget, Budget]:
+    """The budget before and after a decision, which is written."""
+    before, now = await fetches.await_budget(conn, target.source.id)
+    after = decide(before, now)
+    if after != before:
+        await fetches.save_budget(conn, target.source.id, after)
+    return before, after
+
+
+def _event_of(answer: Answer, target: Target, claim: Claim, span: Span) -> AnswerEvent:
+    return event_of(
+        answer,
+        claim,
+        source_id=target.source.id,
+        lanes=target.source.lanes,
+        tracking_id=new_tracking_id(datetime.now(UTC), secrets.token_bytes(10)),
+        trace_context=telemetry.traceparent_of(span),
+    )
+
+
+def _fields(target: Target, claim: Claim) -> dict[str, object]:
+    return {
+        "source": target.source.name,
+        "object": f"{claim.kind}/{claim.object_id}",
+        "number": claim.number,
+    }

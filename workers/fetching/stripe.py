@@ -1,0 +1,267 @@
+"""
+Asking Stripe: one object by its kind and id, with every list of it whole.
+
+The SDK makes the calls; its retries are off, because a retry is a fetch of its own with a number
+of its own. The version is pinned: what comes back is to have the shape that
+`shared.providers.stripe` was written for, whatever the account's default becomes.
+Source: docs.stripe.com/api, /api/pagination, /error-handling and the stripe SDK (read 2026-11).
+"""
+
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import stripe
+
+from shared.domain.states import (
+    CHARGE_KIND,
+    CUSTOMER_KIND,
+    DISPUTE_KIND,
+    INVOICE_KIND,
+    INVOICE_PAYMENT_KIND,
+    REFUND_KIND,
+    SESSION_KIND,
+    SUBSCRIPTION_KIND,
+    SUMMARY_KIND,
+    WARNING_KIND,
+)
+from workers.fetching.answers import (
+    FORBIDDEN,
+    MODE_MISMATCH,
+    NO_DATE,
+    NOT_FOUND,
+    RATE_LIMITED,
+    REFUSED,
+    SERVER_ERROR,
+    TIMEOUT,
+    UNAUTHORIZED,
+    UNREACHABLE,
+    UNREADABLE,
+    Answer,
+    FetchFailed,
+)
+
+PROVIDER = "stripe"
+API_VERSION = "2026-10-28.endive"
+
+_PAGE = 100
+_KEPT_HEADERS = ("date", "request-id", "stripe-version", "stripe-account")
+
+_PATHS = {
+    SUBSCRIPTION_KIND: "/v1/subscriptions/{id}",
+    SESSION_KIND: "/v1/checkout/sessions/{id}",
+    CUSTOMER_KIND: "/v1/customers/{id}",
+    INVOICE_KIND: "/v1/invoices/{id}",
+    INVOICE_PAYMENT_KIND: "/v1/invoice_payments/{id}",
+    CHARGE_KIND: "/v1/charges/{id}",
+    REFUND_KIND: "/v1/refunds/{id}",
+    DISPUTE_KIND: "/v1/disputes/{id}",
+    WARNING_KIND: "/v1/radar/early_fraud_warnings/{id}",
+}
+_EXPAND = {SESSION_KIND: ["line_items"]}
+_SUMMARY_PATH = "/v1/entitlements/active_entitlements"
+
+_CODES = {401: UNAUTHORIZED, 403: FORBIDDEN}
+
+#: What can be asked for.
+KINDS = frozenset({*_PATHS, SUMMARY_KIND})
+
+
+class Connections:
+    """The connections that all sources of a process share."""
+
+    def __init__(self, timeout_s: float) -> None:
+        # It would write a file into the home of whoever runs us, and tell Stripe of the platform.
+        stripe.enable_telemetry = False
+        self.http = stripe.HTTPXClient(timeout=timeout_s)
+
+    async def close(self) -> None:
+        """Close them."""
+        await self.http.close_async()  # type: ignore[no-untyped-call]
+
+
+class StripeApi:
+    """One API key, and what it can ask for. `base` is None for Stripe's own address."""
+
+    def __init__(self, key: str, base: str | None, connections: Connections) -> None:
+        self._key = key
+        self._client = stripe.StripeClient(
+            key,
+            base_addresses={"api": base} if base is not None else {},
+            stripe_version=API_VERSION,
+            max_network_retries=0,
+            http_client=connections.http,
+        )
+
+    async def get(self, kind: str, object_id: str, account: str, livemode: bool) -> Answer:
+        """
+        The object, of the connected account `account` unless that is "".
+
+        Raises:
+            FetchFailed: there is no answer, or not one about this object.
+        """
+        calls = _Calls(self._request, account, livemode)
+        if kind == SUMMARY_KIND:
+            result = await _summary(calls, object_id)
+        else:
+            result = await _object(calls, kind, object_id)
+        return calls.answer(result)
+
+    async def _request(
+        self, path: str, params: Mapping[str, Any], account: str
+    ) -> stripe.StripeResponse:
+        options = {"stripe_account": account} if account else {}
+        try:
+            response: stripe.StripeResponse = await self._client.raw_request_async(
+                "get", path, **params, **options
+            )
+        except stripe.StripeError as error:
+            raise _failure(error, self._key) from None
+        return response
+
+
+Request = Callable[[str, Mapping[str, Any], str], Awaitable[stripe.StripeResponse]]
+
+
+class _Calls:
+    """The requests of one fetch: what they say of the time, and of whom they are."""
+
+    def __init__(self, request: Request, account: str, livemode: bool) -> None:
+        self._request = request
+        self._account = account
+        self._livemode = livemode
+        self._floor: int | None = None
+        self._ceiling = 0
+        self._headers: list[tuple[str, str]] = []
+        self._requests = 0
+
+    async def get(self, path: str, **params: Any) -> dict[str, Any]:
+        """One JSON object, of the mode that was asked for."""
+        begun_s = time.monotonic()
+        response = await self._request(path, params, self._account)
+        elapsed_s = time.monotonic() - begun_s
+        self._requests += 1
+        date = _date_of(response)
+        if self._floor is None:
+            self._floor = date - math.ceil(elapsed_s) - 1
+        self._ceiling = date
+        self._headers = [
+            (name, response.headers[name]) for name in _KEPT_HEADERS if name in response.headers
+        ]
+        if not isinstance(response.data, dict):
+            raise FetchFailed(UNREADABLE, f"{path} answered no object")
+        self._check_mode(response.data)
+        return response.data
+
+    async def get_all(self, path: str, **params: Any) -> list[Any]:
+        """A list's whole data, page by page."""
+        found: list[Any] = []
+        while True:
+            after = {"starting_after": found[-1]["id"]} if found else {}
+            page = await self.get(path, **params, **after, limit=_PAGE)
+            data = page.get("data")
+            if not isinstance(data, list) or not all(_has_id(one) for one in data):
+                raise FetchFailed(UNREADABLE, f"{path} answered no list")
+            for one in data:
+                self._check_mode(one)
+            found += data
+            if not page.get("has_more"):
+                return found
+            if not data:
+                raise FetchFailed(UNREADABLE, f"{path} has more, and does not give it")
+
+    def answer(self, result: Mapping[str, Any]) -> Answer:
+        """What all of them came to."""
+        assert self._floor is not None
+        return Answer(result, self._floor, self._ceiling, self._requests, self._headers)
+
+    def _check_mode(self, content: Mapping[str, Any]) -> None:
+        livemode = content.get("livemode")
+        if isinstance(livemode, bool) and livemode != self._livemode:
+            word = "live" if livemode else "test"
+            raise FetchFailed(MODE_MISMATCH, f"the API key is one of {word} mode")
+
+
+async def _object(calls: _Calls, kind: str, object_id: str) -> dict[str, Any]:
+    path = _PATHS[kind].format(id=quote(object_id, safe=""))
+    expand = {"expand": _EXPAND[kind]} if kind in _EXPAND else {}
+    found = await calls.get(path, **expand)
+    if (found.get("object"), found.get("id")) != (kind, object_id):
+        raise FetchFailed(UNREADABLE, f"{path} answered another object")
+    if kind == SUBSCRIPTION_KIND and _is_cut(found.get("items")):
+        items = await calls.get_all("/v1/subscription_items", subscription=object_id)
+        found["items"] = {**found["items"], "data": items, "has_more": False}
+    if kind == SESSION_KIND and _is_cut(found.get("line_items")):
+        lines = await calls.get_all(f"{path}/line_items")
+        found["line_items"] = {**found["line_items"], "data": lines, "has_more": False}
+    return found
+
+
+async def _summary(calls: _Calls, customer: str) -> dict[str, Any]:
+    """What the customer is entitled to. It is no object of its own and has to be put together."""
+    active = await calls.get_all(_SUMMARY_PATH, customer=customer)
+    answer: dict[str, Any] = {
+        "object": SUMMARY_KIND,
+        "customer": customer,
+        "entitlements": {"object": "list", "data": active, "has_more": False},
+    }
+    if not active:
+        # An empty list says neither whose it is nor of which mode, and takes everything away: the
+        # key of another account or mode must not be what made it empty.
+        await calls.get(_PATHS[CUSTOMER_KIND].format(id=quote(customer, safe="")))
+    return answer
+
+
+def _is_cut(content: object) -> bool:
+    return isinstance(content, dict) and bool(content.get("has_more"))
+
+
+def _has_id(content: object) -> bool:
+    return isinstance(content, dict) and isinstance(content.get("id"), str)
+
+
+def _date_of(response: stripe.StripeResponse) -> int:
+    """The moment at which the provider answered, in its own clock and unix seconds."""
+    try:
+        date = parsedate_to_datetime(response.headers["date"])
+    except (KeyError, ValueError):
+        # What it contains, and what not, can be told by nothing else.
+        raise FetchFailed(NO_DATE, "the answer has no Date") from None
+    return int((date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp())
+
+
+def _failure(error: stripe.StripeError, key: str) -> FetchFailed:
+    if isinstance(error, stripe.APIConnectionError):
+        cause = error.__cause__
+        code = TIMEOUT if isinstance(cause, httpx.TimeoutException) else UNREACHABLE
+        said = f"{type(cause).__name__}: {cause}"
+        return FetchFailed(code, said.replace(key, "…"))
+    said = (error.user_message or str(error)).replace(key, "…")
+    return FetchFailed(_code_of(error), said, _retry_after_s(error))
+
+
+def _code_of(error: stripe.StripeError) -> str:
+    status = error.http_status or 0
+    if status == 404 or error.code == "resource_missing":
+        return NOT_FOUND
+    if isinstance(error, stripe.RateLimitError):
+        return RATE_LIMITED
+    if status in _CODES:
+        return _CODES[status]
+    if status >= 500:
+        return SERVER_ERROR
+    # A redirect, or a body that is no JSON: whoever answered, it was not the API.
+    return REFUSED if 400 <= status < 500 else UNREADABLE
+
+
+def _retry_after_s(error: stripe.StripeError) -> float | None:
+    try:
+        seconds = float((error.headers or {})["retry-after"])
+    except (KeyError, ValueError):
+        return None
+    return seconds if 0 <= seconds < math.inf else None
