@@ -54,7 +54,8 @@ async def explain(
         reading = _Reading(conn, tenant, feature, moment, now, tense)
         facts = await reading.facts()
     explanation = explaining.explain(facts)
-    return {**msgspec.to_builtins(explanation), "text": text_of(explanation)}
+    shown: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(explanation))
+    return {**shown, "text": text_of(explanation)}
 
 
 @dataclass
@@ -99,13 +100,13 @@ class _Reading:
         """The tenant's objects, and all that bear on them: their customers', what joins them."""
         conn = self.conn
         owned = await objects.read_objects_of_tenant(conn, self.tenant)
-        touched: Sequence[ObjectKey] = ()
+        touched: tuple[list[ObjectKey], list[CustomerKey]] = ([], [])
         if self.tense == "past":
-            # Whoever they belong to now, they may have been the tenant's then.
+            # Whosever they are now, they may have been the tenant's then.
             touched = await explanations.read_touched(conn, self.tenant, self.feature, self.until)
         found = {row.key: row for row in owned}
-        customers = {row.owner for row in owned if row.owner} | set(linked)
-        for row in await objects.read_objects(conn, customers, customers, touched):
+        customers = {row.owner for row in owned if row.owner} | {*linked, *touched[1]}
+        for row in await objects.read_objects(conn, customers, customers, touched[0]):
             found[row.key] = row
         others = {row.owner for row in found.values() if row.owner} - customers
         for row in await objects.read_objects(conn, others, others, ()):

@@ -206,7 +206,7 @@ async def settled_by(conn: Conn, tracking_ids: Iterable[UUID], until: datetime) 
     return {row["tracking_id"] for row in rows}
 
 
-TOUCHED = """
+TOUCHED_OBJECTS = """
 SELECT DISTINCT o.source_id, o.account, o.livemode, o.kind, o.object_id
 FROM audit AS a
 JOIN sources AS s ON s.name = a.source
@@ -214,11 +214,23 @@ JOIN objects AS o ON o.source_id = s.id AND o.kind = split_part(a.subject, '/', 
     AND o.object_id = substr(a.subject, strpos(a.subject, '/') + 1)
 WHERE a.tenant = $1 AND a.feature = $2 AND a.at <= $3 AND a.subject <> ''
 """
+TOUCHED_CUSTOMERS = """
+SELECT DISTINCT o.source_id, o.account, o.livemode, o.customer
+FROM audit AS a
+JOIN sources AS s ON s.name = a.source
+JOIN objects AS o ON o.source_id = s.id
+    AND o.customer = substr(a.subject, strpos(a.subject, '/') + 1)
+WHERE a.tenant = $1 AND a.feature = $2 AND a.at <= $3 AND a.subject LIKE 'customer/%'
+"""
 
 
-async def read_touched(conn: Conn, tenant: str, feature: str, until: datetime) -> list[ObjectKey]:
-    """The objects that changed the feature by then, whosever they are now."""
-    return [ObjectKey(*row.values()) for row in await conn.fetch(TOUCHED, tenant, feature, until)]
+async def read_touched(
+    conn: Conn, tenant: str, feature: str, until: datetime
+) -> tuple[list[ObjectKey], list[CustomerKey]]:
+    """By what the feature was changed until then, whosever it is now: objects, and by links."""
+    seen = await conn.fetch(TOUCHED_OBJECTS, tenant, feature, until)
+    linked = await conn.fetch(TOUCHED_CUSTOMERS, tenant, feature, until)
+    return [ObjectKey(*row.values()) for row in seen], [CustomerKey(*r.values()) for r in linked]
 
 
 MOVED_LATER = """
