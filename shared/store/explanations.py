@@ -185,13 +185,20 @@ async def read_configured(conn: Conn, at: datetime) -> Configured:
     return Configured(row["mode"], row["catalog_version"], frozenset(row["removed"]))
 
 
-FIRST_RECORD = "SELECT at FROM audit WHERE tenant = $1 ORDER BY id LIMIT 1"
+# Times follow the records' order but for moments: a transaction that waited for the tenant's lock
+# has begun before the one that it waited for.
+WAS_RECORDED = """
+SELECT EXISTS (
+    SELECT FROM (SELECT at FROM audit WHERE tenant = $1 ORDER BY id LIMIT 100) AS first
+    WHERE at <= $2
+)
+"""
 
 
 async def was_recorded(conn: Conn, tenant: str, until: datetime) -> bool:
     """Whether anything of the tenant was recorded by then."""
-    first: datetime | None = await conn.fetchval(FIRST_RECORD, tenant)
-    return first is not None and first <= until
+    found: bool = await conn.fetchval(WAS_RECORDED, tenant, until)
+    return found
 
 
 SETTLED_BY = """
