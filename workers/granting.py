@@ -8,7 +8,7 @@ from typing import Any
 from shared.db import Conn
 from shared.domain.audit import Draft
 from shared.domain.catalog import Catalog, FeatureValue, kind_of
-from shared.domain.entitlements import Grant, is_number
+from shared.domain.entitlements import MANUAL, grant_by_hand
 from shared.store import audit, manual_grants
 from shared.store.manual_grants import ManualGrant
 from shared.store.paging import iso
@@ -17,10 +17,6 @@ from workers.entries import FeatureChange
 from workers.holdings import Holdings
 from workers.settling import changes_to_drafts
 from workers.surroundings import Surroundings
-
-PLAN = "manual"
-#: Of two texts, an operator's word is the one that counts.
-RANK = 2**31 - 1
 
 _FEATURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
@@ -96,8 +92,7 @@ async def give(
     if ends_at is not None and ends_at <= holdings.now:
         raise UnfitGrant(f"its end, {iso(ends_at)}, has passed")
     given = await manual_grants.add(conn, tenant, feature, value, ends_at, actor, reason)
-    adds = feature in catalog.added and is_number(value)
-    grant = Grant(tenant, PLAN, feature, value, RANK, valid_until=ends_at, adds=adds)
+    grant = grant_by_hand(tenant, feature, value, ends_at, catalog)
     changes = holdings.give(given.id, (grant,))
     await holdings.save(conn, catalog.version)
     draft = _draft(given, "grant.given", actor, reason, catalog.version, after=content_of(given))
@@ -168,7 +163,7 @@ def _draft(
         step=0,
         action=action,
         actor=actor,
-        subject=f"{PLAN}/{given.id}",
+        subject=f"{MANUAL}/{given.id}",
         catalog_version=catalog_version,
         before=None if before is None else encoded(before),
         after=None if after is None else encoded(after),

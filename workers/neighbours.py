@@ -11,8 +11,8 @@ from shared.domain.payments import (
     Circumstances,
     circumstances,
 )
-from shared.domain.states import CUSTOMER_KIND, SESSION_KIND
-from shared.domain.verdicts import Links, earliest_references
+from shared.domain.situations import joined_with
+from shared.domain.verdicts import Links, links_of
 from workers.entries import Entry
 
 
@@ -57,17 +57,7 @@ class Neighbours:
 
     def component(self, entry: Entry) -> list[Entry]:
         """Everything that joins the object, itself included."""
-        found = {entry.stored.key: entry}
-        ahead = list(entry.stored.joints)
-        passed = set(ahead)
-        while ahead:
-            for near in self._by_joint[ahead.pop()]:
-                if near.stored.key not in found:
-                    found[near.stored.key] = near
-                    further = set(near.stored.joints) - passed
-                    passed |= further
-                    ahead += further
-        return list(found.values())
+        return joined_with(entry, lambda near: near.stored.joints, self._by_joint)
 
     def group(self, entry: Entry) -> list[Entry]:
         """All that can bear on the object: its customer's objects, or what its payment joins."""
@@ -79,19 +69,9 @@ class Neighbours:
         """Who the object may belong to, by what it and its customer's other objects say now."""
         customer = entry.stored.owner
         if customer is None:
-            # A guest's purchase is its own link.
-            register = entry.stored.register
-            own_word = None if register.is_empty else register.newest.reference
-            return Links(sessions=frozenset(() if own_word is None else (own_word,)))
-        own = None
-        sessions = []
-        for near in self._by_customer.get(customer, ()):
-            if near.stored.key.kind == CUSTOMER_KIND:
-                own = near.stored.register.newest.tenant
-            elif near.stored.key.kind == SESSION_KIND:
-                sessions.append(near.stored.register)
-        references = earliest_references(sessions) if sessions else frozenset()
-        return Links(self.operator_links.get(customer), own, references)
+            return links_of(entry.seen, None, None)
+        near = [other.seen for other in self._by_customer.get(customer, ())]
+        return links_of(entry.seen, near, self.operator_links.get(customer))
 
     def circumstances_of(self, entry: Entry) -> dict[ObjectKey, Circumstances]:
         """What bears on the object now, and on those that it was looked at with."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from shared.db import Conn
 from shared.domain.catalog import Catalog, Origin
-from shared.domain.payments import Policy
 from shared.providers import PROVIDERS
 from shared.providers.base import Provider
 from shared.store import grants
@@ -72,10 +71,7 @@ class Surroundings:
         """What deriving must know of where an object comes from."""
         known = self._origins.get((source_id, livemode))
         if known is None:
-            row = self.source(source_id)
-            is_of_mode = row.livemode is None or livemode == (self.mode == "live")
-            policy = Policy.read(row.settings)
-            known = Origin(row.name, row.provider, is_of_mode, row.is_removed, policy)
+            known = self.source(source_id).origin(livemode, self.mode)
             self._origins[source_id, livemode] = known
         return known
 

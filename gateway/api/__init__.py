@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.api.tenants import read_entitlements
+from gateway.api.tenants import read_entitlements, read_explanation
 from shared.db import Database
 
 Answers = Mapping[type[Exception], Callable[[Request, Exception], Response]]
@@ -18,8 +18,11 @@ def create_api(reader: Database, answers: Answers) -> Starlette:
     """The application under `/api/v1/tenants`; `answers` is the gateway's error table."""
     handlers: dict[Any, Any] = dict(answers)
     app = Starlette(
-        # A tenant's id is the operator's to choose, a slash included.
-        routes=[Route("/{tenant:path}/entitlements", read_entitlements)],
+        # A tenant's id is the operator's to choose, a slash included; a feature's name has none.
+        routes=[
+            Route("/{tenant:path}/entitlements", read_entitlements),
+            Route("/{tenant:path}/entitlements/{feature}", read_explanation),
+        ],
         exception_handlers=handlers,
     )
     app.router.redirect_slashes = False

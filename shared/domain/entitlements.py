@@ -5,7 +5,7 @@ from datetime import datetime
 
 import msgspec
 
-from shared.domain.catalog import UNLIMITED, FeatureValue
+from shared.domain.catalog import UNLIMITED, Catalog, FeatureValue
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -44,6 +44,19 @@ class Grant(msgspec.Struct, frozen=True):
         )
 
 
+#: What the grants of operators have for a plan. Of two texts, an operator's word counts.
+MANUAL = "manual"
+_MANUAL_RANK = 2**31 - 1
+
+
+def grant_by_hand(
+    tenant: str, feature: str, value: FeatureValue, until: datetime | None, catalog: Catalog
+) -> Grant:
+    """What an operator gives, until then or without an end."""
+    adds = feature in catalog.added and is_number(value)
+    return Grant(tenant, MANUAL, feature, value, _MANUAL_RANK, None, until, adds)
+
+
 class Entitlement(msgspec.Struct, frozen=True):
     """What a tenant may use of a feature; `valid_until` is when that next changes."""
 
@@ -74,6 +87,17 @@ def _combine(live: Sequence[Grant]) -> FeatureValue:
         return max(live, key=_weight).value
     total = msgspec.structs.replace(added[0], value=sum(_number_of(grant) for grant in added))
     return max((total, *(grant for grant in live if not grant.adds)), key=_weight).value
+
+
+def deciding(live: Sequence[Grant]) -> list[Grant]:
+    """Of which of these, all of them live, their common value is made; of none, none."""
+    if not live:
+        return []
+    value = _combine(live)
+    added = [grant for grant in live if grant.adds]
+    if len(added) > 1 and sum(_number_of(grant) for grant in added) == value:
+        return added
+    return [grant for grant in live if grant.value == value and type(grant.value) is type(value)]
 
 
 def is_number(value: FeatureValue) -> bool:

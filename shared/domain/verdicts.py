@@ -8,12 +8,13 @@ take what another gives.
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from typing import Literal, NamedTuple
 
 import msgspec
 
-from shared.domain.catalog import Catalog, Origin, Plan
+from shared.domain.catalog import Catalog, FeatureValue, Origin, Plan
 from shared.domain.entitlements import Grant, is_number
-from shared.domain.payments import NO_CIRCUMSTANCES, SPEAKS_AGAINST, Circumstances
+from shared.domain.payments import NO_CIRCUMSTANCES, SPEAKS_AGAINST, Circumstances, Seen
 from shared.domain.register import Register, Sighting, Want
 from shared.domain.standings import ACCESS, Standing, standing_of
 from shared.domain.states import (
@@ -22,6 +23,7 @@ from shared.domain.states import (
     SESSION_KIND,
     SUMMARY_KIND,
     UNOBSERVED,
+    ObjectState,
 )
 
 #: Why an object gives nothing yet; what `parked list` shows.
@@ -34,6 +36,10 @@ NEEDS_FETCH = "needs:fetch"
 UNKNOWN_STATUS = "unknown_status"
 OTHER_MODE = "other_mode"
 SOURCE_REMOVED = "source_removed"
+
+#: Whose word says which tenant an object belongs to, and why what it gives ends by itself.
+LinkedBy = Literal["operator", "object", "customer", "session"]
+EndsBy = Literal["scheduled", "trial", "grace", "lasts"]
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -51,6 +57,22 @@ class Verdict(msgspec.Struct, frozen=True):
     withheld: tuple[str, ...] = ()
 
 
+class Offer(NamedTuple):
+    """What a plan gives of one feature, by a state that is worth it."""
+
+    plan: Plan
+    feature: str
+    value: FeatureValue
+    adds: bool
+
+
+class Ending(NamedTuple):
+    """When what a state gives ends, in unix seconds, if nothing else is observed before."""
+
+    at: int
+    by: EndsBy
+
+
 class Links(msgspec.Struct, frozen=True):
     """
     Who a customer may belong to, by rank: the operator's word, the customer's own, then what
@@ -65,7 +87,7 @@ class Links(msgspec.Struct, frozen=True):
 
 def resolve_tenant(own: str | None, links: Links) -> tuple[str | None, str | None]:
     """The tenant of an object that names `own`, or None and what it waits for."""
-    for tenant in (links.operator, own, links.customer):
+    for _, tenant in _ranked(own, links):
         if tenant is not None:
             return tenant, None
     if len(links.sessions) > 1:
@@ -73,6 +95,38 @@ def resolve_tenant(own: str | None, links: Links) -> tuple[str | None, str | Non
     if links.sessions:
         return next(iter(links.sessions)), None
     return None, NEEDS_LINK
+
+
+def linked_by(own: str | None, links: Links) -> LinkedBy | None:
+    """Whose word `resolve_tenant` follows; None where there is none to follow."""
+    for by, tenant in _ranked(own, links):
+        if tenant is not None:
+            return by
+    return "session" if links.sessions else None
+
+
+def _ranked(own: str | None, links: Links) -> tuple[tuple[LinkedBy, str | None], ...]:
+    return ("operator", links.operator), ("object", own), ("customer", links.customer)
+
+
+def links_of(seen: Seen, of_customer: Iterable[Seen] | None, operator: str | None) -> Links:
+    """
+    The links of an object: `of_customer` are all objects of its customer, itself included, and
+    `operator` that customer's link. None: nobody's, as a guest's purchase, which is its own link.
+    """
+    if of_customer is None:
+        register = seen.register
+        own_word = None if register.is_empty else register.newest.reference
+        return Links(sessions=frozenset(() if own_word is None else (own_word,)))
+    own = None
+    sessions = []
+    for near in of_customer:
+        if near.kind == CUSTOMER_KIND:
+            own = near.register.newest.tenant
+        elif near.kind == SESSION_KIND:
+            sessions.append(near.register)
+    references = earliest_references(sessions) if sessions else frozenset()
+    return Links(operator, own, references)
 
 
 def earliest_references(sessions: Iterable[Register]) -> frozenset[str]:
@@ -186,45 +240,65 @@ def _grants_of(
         return ()
     if ACCESS[standing] == "until_end" and state.ends_at is None:
         return ()
-    worth = catalog.plans_of(origin, kind, state)
-    if worth is None:
+    offers = offers_of(origin, kind, state, catalog)
+    if offers is None:
         return None
     begins_at = None
     if state.collection == "void" and origin.policy.voided_collection == "revoke":
         if state.resumes_at is None:
             return ()
-        begins_at = _moment(state.resumes_at)
+        begins_at = moment_of(state.resumes_at)
+    plans = {offer.plan.name: offer.plan for offer in offers}
+    ends_at = {name: _end_of(sighting, standing, plan, around) for name, plan in plans.items()}
+    return tuple(
+        Grant(tenant, plan.name, feature, value, plan.rank, begins_at, ends_at[plan.name], adds)
+        for plan, feature, value, adds in offers
+    )
+
+
+def offers_of(
+    origin: Origin, kind: str, state: ObjectState, catalog: Catalog
+) -> list[Offer] | None:
+    """What the plans of a state are worth, whether it gives access or not; None as `plans_of`."""
+    worth = catalog.plans_of(origin, kind, state)
+    if worth is None:
+        return None
     quantities: Counter[str] = Counter()
     for plan, quantity in worth:
         quantities[plan.name] += quantity
-    grants = []
+    offers = []
     for _, plan in sorted({plan.name: plan for plan, _ in worth}.items()):
-        ends_at = _end_of(sighting, standing, plan, around)
         for feature, value in sorted(plan.features.items()):
             adds = feature in catalog.added and is_number(value)
             given = quantities[plan.name] * value if adds and not isinstance(value, str) else value
-            grants.append(
-                Grant(tenant, plan.name, feature, given, plan.rank, begins_at, ends_at, adds)
-            )
-    return tuple(grants)
+            offers.append(Offer(plan, feature, given, adds))
+    return offers
+
+
+def endings_of(
+    sighting: Sighting, standing: Standing, plan: Plan, around: Circumstances
+) -> list[Ending]:
+    """All that ends what a state gives by `plan`; the earliest decides."""
+    ends: list[Ending] = []
+    state, since = sighting.state, sighting.since
+    if state.ends_at is not None:
+        ends.append(Ending(state.ends_at, "scheduled"))
+    if state.lapses_at is not None and standing is Standing.TRIAL and not around.customer_pays:
+        ends.append(Ending(state.lapses_at, "trial"))
+    if ACCESS[standing] == "grace" and since is not None:
+        ends.append(Ending(since + plan.grace_s, "grace"))
+    if standing is Standing.PAID and since is not None and plan.lasts_s is not None:
+        ends.append(Ending(since + plan.lasts_s, "lasts"))
+    return ends
 
 
 def _end_of(
     sighting: Sighting, standing: Standing, plan: Plan, around: Circumstances
 ) -> datetime | None:
-    ends = []
-    state, since = sighting.state, sighting.since
-    if state.ends_at is not None:
-        ends.append(state.ends_at)
-    if state.lapses_at is not None and standing is Standing.TRIAL and not around.customer_pays:
-        ends.append(state.lapses_at)
-    if ACCESS[standing] == "grace" and since is not None:
-        ends.append(since + plan.grace_s)
-    if standing is Standing.PAID and since is not None and plan.lasts_s is not None:
-        ends.append(since + plan.lasts_s)
-    return _moment(min(ends)) if ends else None
+    ends = endings_of(sighting, standing, plan, around)
+    return moment_of(min(ends).at) if ends else None
 
 
-def _moment(seconds: int) -> datetime:
-    # Bounded: a provider's nonsense date must not become an overflow error.
+def moment_of(seconds: int) -> datetime:
+    """Unix seconds as aware UTC. Bounded: a provider's nonsense date must not be an overflow."""
     return datetime.fromtimestamp(0, UTC) + timedelta(seconds=max(0, min(seconds, 250_000_000_000)))

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from shared.db import Conn
+from shared.domain.catalog import Origin
+from shared.domain.payments import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +19,12 @@ class SourceRow:
     is_removed: bool  # pruned: its events still have to be applied, and it grants nothing
     lanes: tuple[int, ...]
     settings: Mapping[str, object] = field(default_factory=dict)
+
+    def origin(self, livemode: bool, mode: str) -> Origin:
+        """What deriving must know of its objects, in a deployment of that mode."""
+        is_of_mode = self.livemode is None or livemode == (mode == "live")
+        policy = Policy.read(self.settings)
+        return Origin(self.name, self.provider, is_of_mode, self.is_removed, policy)
 
 
 READ_MODE = "SELECT version, mode FROM configuration ORDER BY version DESC LIMIT 1"

@@ -14,6 +14,18 @@ SELECT now() AS now,
        OR EXISTS (SELECT 1 FROM grants WHERE tenant = $1)
        OR EXISTS (SELECT 1 FROM objects WHERE tenant = $1) AS known
 """
+
+
+async def find_tenant(conn: Conn, tenant: str) -> datetime | None:
+    """The database's clock, where anything ever named the tenant; None where nothing did."""
+    if "\0" in tenant:
+        return None
+    found = await conn.fetchrow(IS_KNOWN, tenant)
+    assert found is not None  # a SELECT without FROM has one row
+    now: datetime = found["now"]
+    return now if found["known"] else None
+
+
 READ_GRANTS = """
 SELECT g.plan, g.feature, g.tenant, g.value, g.rank, g.valid_from, g.valid_until,
        g.adds, g.catalog_version, coalesce(s.name, 'operator') AS source,
@@ -53,13 +65,9 @@ async def read_tenant(conn: Conn, tenant: str) -> dict[str, Any] | None:
     the source "operator" and the object "manual/ID". `linkedBy` is "operator:NAME", or
     "provider:NAME" where the provider's own objects name the tenant.
     """
-    if "\0" in tenant:
+    now = await find_tenant(conn, tenant)
+    if now is None:
         return None
-    found = await conn.fetchrow(IS_KNOWN, tenant)
-    assert found is not None  # a SELECT without FROM has one row
-    if not found["known"]:
-        return None
-    now: datetime = found["now"]
     grants: list[tuple[Grant, dict[str, Any]]] = [
         (_grant(row), _shown_grant(row)) for row in await conn.fetch(READ_GRANTS, tenant, now)
     ]

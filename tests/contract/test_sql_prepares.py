@@ -18,6 +18,7 @@ RUN_BY = {
     "shared.store.customers": ("worker", "operator"),
     "shared.store.demo": ("operator",),
     "shared.store.events": ("operator",),
+    "shared.store.explanations": ("reader", "operator"),
     "shared.store.fetches": ("worker",),
     "shared.store.grants": ("worker", "operator"),
     "shared.store.intake": ("gateway",),
@@ -40,6 +41,13 @@ RUN_BY = {
 #: Statements that somebody else runs too.
 ALSO = {
     "reader": {
+        "shared.store.grants": ("GRANTS_OF_TENANTS", "READ_CATALOG"),
+        "shared.store.objects": (
+            "OBJECTS_OF_TENANT", "OBJECTS_OF_CUSTOMERS", "OBJECTS_BY_KEY", "REACHED_BY_JOINTS",
+            "OBJECTS_OF_JOINTS",
+        ),
+        "shared.store.observations": ("READ_OBSERVATIONS",),
+        "shared.store.source_rows": ("READ_MODE", "READ_SOURCES"),
         "shared.store.tenants": ("IS_KNOWN", "READ_GRANTS", "READ_CUSTOMERS"),
         "shared.store.tokens": ("FIND_BY_DIGEST",),
     },

@@ -77,3 +77,75 @@ async def test_the_api_only_reads(acme: Gateway) -> None:
         assert_envelope(answer, 405, "method_not_allowed")
     answer = await acme.client.get("/api/v1/tenants/acme/nothing")
     assert_envelope(answer, 404, "not_found")
+
+
+# Explanations -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def pilot(acme: Gateway) -> Gateway:
+    """acme has seats, given by hand."""
+    await acme.owner.execute(
+        "INSERT INTO manual_grants (object, tenant, feature, value, actor, reason)"
+        " VALUES (7, 'acme', 'seats', '5', 'operator:ana', 'pilot extension')"
+    )
+    await acme.owner.execute(
+        "INSERT INTO grants (object, plan, feature, tenant, value, rank, catalog_version)"
+        " VALUES (7, 'manual', 'seats', 'acme', '5', 0, 0)"
+    )
+    return acme
+
+
+@pytest.mark.parametrize("scope", ["operator", "service", "tenant:acme"])
+async def test_a_feature_is_explained(pilot: Gateway, scope: str) -> None:
+    token = await add_token(pilot, scope)
+    data = assert_envelope(await get(pilot, f"{PATH}/seats", token), 200, None)
+    assert (data["tenant"], data["feature"], data["value"]) == ("acme", "seats", 5)
+    (because,) = data["because"]
+    assert because["operator"]["actor"] == "operator:ana"
+    assert because["operator"]["reason"] == "pilot extension"
+    assert data["text"].startswith("acme may use seats: 5.\n\nWhy:\n- 5 given by operator ana on ")
+
+
+async def test_a_feature_that_nobody_has_is_an_answer(pilot: Gateway) -> None:
+    token = await add_token(pilot, "service")
+    data = assert_envelope(await get(pilot, f"{PATH}/chat", token), 200, None)
+    assert (data["value"], data["isKnown"], data["features"]) == (None, False, ["seats"])
+
+
+async def test_a_moment_may_be_asked_for(pilot: Gateway) -> None:
+    token = await add_token(pilot, "service")
+    past = assert_envelope(await get(pilot, f"{PATH}/seats?at=2020-01-01", token), 200, None)
+    assert (past["tense"], past["at"]) == ("past", "2020-01-01T00:00:00Z")
+    assert past["text"] == "On 1 Jan 2020 00:00 UTC nothing was known of acme."
+    future = assert_envelope(await get(pilot, f"{PATH}/seats?at=2120-01-01", token), 200, None)
+    assert (future["tense"], future["value"]) == ("future", 5)
+
+
+@pytest.mark.parametrize("at", ["", "soon", "2026-11-14T09:30:00+02:00", "9999999999w", "%00"])
+async def test_what_is_no_moment_is_refused(pilot: Gateway, at: str) -> None:
+    """A plus that is not encoded is a space."""
+    token = await add_token(pilot, "service")
+    answer = await get(pilot, f"{PATH}/seats?at={at}", token)
+    assert_envelope(answer, 400, "malformed_request")
+    assert answer.json()["error"]["message"].startswith("at: ")
+
+
+async def test_an_explanation_of_another_tenant_looks_like_none(pilot: Gateway) -> None:
+    token = await add_token(pilot, "tenant:other")
+    theirs = await get(pilot, f"{PATH}/seats", token)
+    absent = await get(pilot, "/api/v1/tenants/nobody/entitlements/seats", token)
+    assert_envelope(theirs, 404, "not_found")
+    assert theirs.json()["error"] == absent.json()["error"]
+    # Nor does a wrong moment tell more.
+    assert_envelope(await get(pilot, f"{PATH}/seats?at=soon", token), 404, "not_found")
+    assert_envelope(await get(pilot, f"{PATH}/seats?at=soon", None), 401, "missing_token")
+
+
+async def test_what_is_no_name_of_a_feature(pilot: Gateway) -> None:
+    token = await add_token(pilot, "service")
+    for feature in ("%00", "x" * 300):
+        answer = await get(pilot, f"{PATH}/{feature}", token)
+        assert_envelope(answer, 400, "malformed_request")
+    slash = await get(pilot, "/api/v1/tenants/a%2Fb/entitlements/seats", token)
+    assert assert_envelope(slash, 200, None)["tenant"] == "a/b"

@@ -73,6 +73,43 @@ def show_command(
     operate(run)
 
 
+@app.command("explain", epilog="Example: sluice tenants explain acme seats --at 48h")
+def explain_command(
+    tenant: Annotated[str, typer.Argument(help="The tenant's id.")],
+    feature: Annotated[str, typer.Argument(help="The feature's name, as the catalog has it.")],
+    at: Annotated[
+        str | None,
+        typer.Option(
+            "--at", help="When: a time, a day (its beginning, UTC), or how long ago, like 48h."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Explain why a tenant may use a feature, or may not; in words that can be sent on."""
+    from shared.domain.events import is_storable
+    from shared.explain import MomentError, explain
+
+    if not is_storable(feature):
+        raise CommandError("FEATURE must be text of 1 to 255 bytes", USAGE)
+
+    async def run(conn: "Conn", _: "Endpoints") -> None:
+        try:
+            found = await explain(conn, tenant, feature, at)
+        except MomentError as error:
+            raise CommandError(f"--at: {error}", USAGE) from None
+        if found is None:
+            raise CommandError(f"nothing ever named a tenant {plain(tenant)}", NOT_FOUND)
+        if as_json:
+            write_json(found)
+            return
+        for line in found["text"].split("\n"):
+            typer.echo(plain(line))
+        if found["value"] is None:
+            note("what waits for a link to a tenant is nobody's: sluice parked list")
+
+    operate(run)
+
+
 @app.command("link", epilog="Example: sluice tenants link acme --source stripe --customer cus_123")
 def link_command(
     tenant: Annotated[str, typer.Argument(help="The tenant's id.")],
