@@ -25,7 +25,8 @@ from shared.domain.reasons import Sight
 from shared.domain.register import Observation, Register, fold
 from shared.domain.situations import Neighbour, Neighbourhood, Situation
 from shared.domain.turns import HeldGrant
-from shared.store import explanations, grants, objects, observations
+from shared.domain.verdicts import Aliases
+from shared.store import explanations, grants, merges, objects, observations
 from shared.store.objects import StoredObject
 from shared.store.source_rows import SourceRow, read_mode, read_sources
 from shared.store.tenants import find_tenant
@@ -46,12 +47,17 @@ async def explain(
     asked = None if at is None else read_moment(at)
     async with conn.transaction():
         await explanations.begin_snapshot(conn)
-        now = await find_tenant(conn, tenant)
-        if now is None:
+        known = await find_tenant(conn, tenant)
+        if known is None:
             return None
+        now = known.now
         moment = now if asked is None else moment_before(now, asked)
         tense: Tense = "now" if asked is None else "past" if moment <= now else "future"
-        reading = _Reading(conn, tenant, feature, moment, now, tense)
+        if known.merged_into is not None and known.merged_at and known.merged_at <= moment:
+            # From then on it is the other's name.
+            tenant = known.merged_into
+        aliases = await merges.aliases_at(conn, tenant, min(moment, now))
+        reading = _Reading(conn, tenant, feature, moment, now, tense, aliases)
         facts = await reading.facts()
     explanation = explaining.explain(facts)
     shown: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(explanation))
@@ -66,6 +72,7 @@ class _Reading:
     at: datetime
     now: datetime
     tense: Tense
+    aliases: Aliases
 
     @property
     def until(self) -> datetime:
@@ -76,7 +83,7 @@ class _Reading:
         """Everything, in the order in which one thing tells what else is needed."""
         conn = self.conn
         record = await self._record()
-        links = await explanations.read_linked_to(conn, self.tenant)
+        links = await explanations.read_linked_to(conn, [self.tenant, *self.aliases])
         rows = await self._rows(links)
         links |= await explanations.read_links_of(conn, {row.owner for row in rows if row.owner})
         if self.tense == "past":
@@ -139,7 +146,7 @@ class _Reading:
             newest_catalog=standing.newest_catalog,
             held=await grants.read_grants(conn, [self.tenant]),
             given=await self._given(),
-            situations=_decided(neighbours, links, sources, mode, catalog),
+            situations=_decided(neighbours, links, sources, mode, catalog, self.aliases),
             operator_links=links,
             record=record,
         )
@@ -180,7 +187,7 @@ class _Reading:
         )
         for version in versions or (0,):
             catalog = await self._catalog(version)
-            situations = _decided(neighbours, links, sources, mode, catalog)
+            situations = _decided(neighbours, links, sources, mode, catalog, self.aliases)
             facts.append(
                 Facts(
                     tenant=self.tenant,
@@ -252,6 +259,7 @@ def _decided(
     sources: Mapping[int, SourceRow],
     mode: str,
     catalog: Catalog,
+    aliases: Aliases,
 ) -> dict[ObjectKey, Situation]:
     origins = {
         (number, livemode): row.origin(livemode, mode)
@@ -263,7 +271,7 @@ def _decided(
         return origins[key.source_id, key.livemode]
 
     tenants = {key: link.tenant for key, link in links.items()}
-    return Neighbourhood(neighbours).decide(tenants, origin_of, catalog)
+    return Neighbourhood(neighbours).decide(tenants, origin_of, catalog, aliases)
 
 
 def _held(

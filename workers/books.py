@@ -15,24 +15,21 @@ from shared.db import Conn
 from shared.domain.catalog import Catalog, Origin
 from shared.domain.keys import CustomerKey, ObjectKey
 from shared.domain.outcomes import Outcome
-from shared.domain.payments import (
-    Circumstances,
-    is_adverse,
-)
-from shared.domain.register import NOTHING, Observation, Register, fold
+from shared.domain.payments import Circumstances, is_adverse
+from shared.domain.register import NOTHING, Register, fold
 from shared.domain.states import (
     ADVERSE_KINDS,
     CUSTOMER_KIND,
     LINKING_KINDS,
-    digest_of,
-    encode_state,
 )
-from shared.domain.verdicts import Links, decide, resolve_tenant
+from shared.domain.verdicts import Links, decide
 from shared.store import customers as customers_store
+from shared.store import grants as grants_store
 from shared.store import objects, observations
 from shared.store.objects import StoredObject
 from shared.store.observations import NewObservation
 from workers.entries import (
+    NO_LOCKS,
     Answer,
     Case,
     Entry,
@@ -55,6 +52,8 @@ class Books:
         self.surroundings = surroundings
         self.now = now
         self.catalog = Catalog(0, {})
+        self.locks = NO_LOCKS
+        self.aliases: dict[str, str] = {}
         self.entries: dict[ObjectKey, Entry] = {}
         self.near = Neighbours(surroundings.origin)
         self.added: list[NewObservation] = []
@@ -73,6 +72,7 @@ class Books:
         Raises:
             SetGrew: something that was found lies under a lock that we do not have.
         """
+        self.locks = locks
         self.near.operator_links = await customers_store.lock_customers(conn, locks.customers)
         await customers_store.lock_joints(conn, locks.joints)
         keys = set(keys)
@@ -97,7 +97,7 @@ class Books:
         others = self.forget(one.event_id, one.tracking_id, but=one.key) if one.replayed else []
         entry = self.entries.get(one.key)
         before = entry.stored.register if entry is not None and entry.observations else None
-        observation = _observation(one)
+        observation = one.observation
         command = one.command
         if entry is None:
             empty = Register(command.version)
@@ -148,19 +148,25 @@ class Books:
 
     async def lock_tenants(
         self, conn: Conn, steps: Iterable[Step], named: Iterable[str] = ()
-    ) -> dict[str, int]:
+    ) -> None:
         """
-        Lock every tenant that any step concerns; then read the catalog and their grants.
+        Lock every tenant that any step concerns, by the name that it goes by now, and those that
+        are `named`; then read the catalog and their grants.
 
-        Returns the catalog versions that the tenants' grants were derived with.
+        Raises:
+            SetGrew: one of them was merged meanwhile.
         """
-        tenants = set(named)
-        for step in steps:
-            for case in step.cases:
-                tenants.update(filter(None, (_tenant_of(case), case.entry.stored.tenant)))
-        versions = await self.holdings.lock(conn, tenants)
+        cases = [case for step in steps for case in step.cases]
+        needed = {*named, *filter(None, (case.entry.stored.tenant for case in cases))}
+        names = needed | self._resolved(cases)
+        claims = {tenant for case in cases for tenant in case.standing.links.sessions}
+        if names or claims:
+            self.aliases = {**await grants_store.add_tenants(conn, names, claims), **self.aliases}
+        resolved = self._resolved(cases)
+        await self.holdings.lock(conn, needed | resolved)
+        if any(self.holdings.tenants[tenant].merged_into is not None for tenant in resolved):
+            raise SetGrew(self.locks)
         self.catalog = await self.surroundings.catalog(conn)
-        return versions
 
     def answer(self, step: Step) -> Answer:
         """Decide a step that an event caused."""
@@ -195,15 +201,20 @@ class Books:
                 self._origin(stored.key),
                 self.catalog,
                 case.around,
+                self.aliases,
             )
             if case.bought is not None:
-                tenant = _tenant_of(case)
+                tenant = case.tenant(self.aliases)
             now = (tenant, verdict.parked, verdict.wants)
             if now != (stored.tenant, stored.parked, stored.wants):
                 stored.tenant, stored.parked, stored.wants = now
                 case.entry.is_dirty = True
             changes += self.holdings.give(case.entry.reference, verdict.grants)
         return changes
+
+    def _resolved(self, cases: Iterable[Case]) -> set[str]:
+        """By the names that they go by now, as far as the aliases are known."""
+        return set(filter(None, (case.tenant(self.aliases) for case in cases)))
 
     async def save(self, conn: Conn) -> None:
         """Write what changed: objects, observations, grants."""
@@ -279,25 +290,6 @@ class Books:
                 case = Case(entry, case.register, case.links, case.around, case_of(bought[0]))
             found[entry.stored.key] = case
         return tuple(found.values())
-
-
-def _observation(one: Sighted) -> Observation:
-    command = one.command
-    return Observation(
-        one.event_id,
-        command.version,
-        command.shape,
-        digest_of(encode_state(command.before)) if command.before is not None else None,
-        digest_of(encode_state(command.after)),
-        command.after,
-        command.ceiling,
-        command.number,
-    )
-
-
-def _tenant_of(case: Case) -> str | None:
-    standing = case.bought or case
-    return resolve_tenant(standing.register.newest.tenant, standing.links)[0]
 
 
 def _key_beside(key: ObjectKey, name: str) -> ObjectKey:

@@ -114,14 +114,18 @@ async def link_customer(
     customer: CustomerKey,
     tenant: str | None,
     actor: str,
+    more: Locks = NO_LOCKS,
 ) -> tuple[list[FeatureChange], int]:
     """
     Set (or with None remove) the operator's link of a customer and derive its objects again.
 
     Returns the changes and the catalog's version; the caller writes the audit records.
+
+    Raises:
+        SetGrew: begin again with these locks too.
     """
     books = Books(surroundings, now)
-    await books.load(conn, Locks(frozenset({customer})), (), {customer})
+    await books.load(conn, more | Locks(frozenset({customer})), (), {customer})
     await customers.set_link(conn, customer, tenant, actor)
     books.near.operator_links[customer] = tenant
     step = books.derive_again(books.near.of(customer))
@@ -151,9 +155,10 @@ async def derive_tenant(
     await books.load(conn, wanted, [stored.key for stored in owned], ())
     of_tenant = [entry for entry in books.entries.values() if entry.stored.tenant == tenant]
     step = books.derive_again(of_tenant)
-    versions = await books.lock_tenants(conn, [step], named=(tenant,))
-    if versions[tenant] >= books.catalog.version:
-        return [], books.catalog.version  # another worker was here first
+    await books.lock_tenants(conn, [step], named=(tenant,))
+    locked = books.holdings.tenants[tenant]
+    if locked.merged_into is not None or locked.catalog_version >= books.catalog.version:
+        return [], books.catalog.version  # somebody else was here first
     # An object may have come to the tenant between the unlocked read and its lock.
     late = [
         Entry(stored)

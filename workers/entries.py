@@ -12,7 +12,8 @@ from shared.domain.keys import CustomerKey, JointKey, ObjectKey
 from shared.domain.outcomes import Outcome
 from shared.domain.payments import Circumstances, Seen, joints_of
 from shared.domain.register import Observation, Register
-from shared.domain.verdicts import Links
+from shared.domain.states import digest_of, encode_state
+from shared.domain.verdicts import Aliases, Links, resolve_tenant
 from shared.store.objects import StoredObject
 
 
@@ -81,6 +82,21 @@ class Sighted(msgspec.Struct, frozen=True):
         joints = (JointKey(*self.key[:3], name) for name in names)
         return Locks(frozenset(owner), frozenset(joints))
 
+    @property
+    def observation(self) -> Observation:
+        """As it is kept and folded."""
+        command = self.command
+        return Observation(
+            self.event_id,
+            command.version,
+            command.shape,
+            digest_of(encode_state(command.before)) if command.before is not None else None,
+            digest_of(encode_state(command.after)),
+            command.after,
+            command.ceiling,
+            command.number,
+        )
+
 
 @dataclass(slots=True)
 class Entry:
@@ -111,6 +127,15 @@ class Case:
     around: Circumstances
     #: What a refund, dispute or warning was paid for: it is that object's tenant whom it concerns.
     bought: "Case | None" = None
+
+    @property
+    def standing(self) -> "Case":
+        """The case that says whom it concerns."""
+        return self.bought or self
+
+    def tenant(self, aliases: Aliases) -> str | None:
+        """Whom it concerns; None where nothing says so, or too much."""
+        return resolve_tenant(self.standing.register.newest.tenant, self.standing.links, aliases)[0]
 
 
 @dataclass(frozen=True, slots=True)

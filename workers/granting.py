@@ -9,7 +9,7 @@ from shared.db import Conn
 from shared.domain.audit import Draft
 from shared.domain.catalog import Catalog, FeatureValue, kind_of
 from shared.domain.entitlements import MANUAL, grant_by_hand
-from shared.store import audit, manual_grants
+from shared.store import audit, manual_grants, merges
 from shared.store.manual_grants import ManualGrant
 from shared.store.paging import iso
 from workers.actions import encoded, new_action
@@ -81,18 +81,19 @@ async def give(
 
     Raises:
         UnfitGrant: nothing was written.
+        SetGrew: begin again.
     """
     if not _FEATURE.fullmatch(feature):
         raise UnfitGrant("a feature's name has letters, digits, _ . and - only, at most 63")
     holdings = Holdings()
-    await holdings.lock(conn, {tenant})
+    name = await holdings.lock_one(conn, tenant)
     catalog = await Surroundings().catalog(conn)
     known = _check_kind(catalog, feature, value)
     ends_at = holdings.now + until if isinstance(until, timedelta) else until
     if ends_at is not None and ends_at <= holdings.now:
         raise UnfitGrant(f"its end, {iso(ends_at)}, has passed")
-    given = await manual_grants.add(conn, tenant, feature, value, ends_at, actor, reason)
-    grant = grant_by_hand(tenant, feature, value, ends_at, catalog)
+    given = await manual_grants.add(conn, name, feature, value, ends_at, actor, reason)
+    grant = grant_by_hand(name, feature, value, ends_at, catalog)
     changes = holdings.give(given.id, (grant,))
     await holdings.save(conn, catalog.version)
     draft = _draft(given, "grant.given", actor, reason, catalog.version, after=content_of(given))
@@ -106,10 +107,11 @@ async def revoke(conn: Conn, tenant: str, number: int, actor: str, reason: str) 
 
     Raises:
         UnknownGrant, RevokedBefore: nothing was written.
+        SetGrew: begin again.
     """
     await _of_tenant(conn, tenant, number)
     holdings = Holdings()
-    versions = await holdings.lock(conn, {tenant})
+    name = await holdings.lock_one(conn, tenant)
     given = await _of_tenant(conn, tenant, number)
     if given.revoked_at is not None:
         raise RevokedBefore(
@@ -117,10 +119,9 @@ async def revoke(conn: Conn, tenant: str, number: int, actor: str, reason: str) 
         )
     await manual_grants.revoke(conn, number, actor, reason)
     changes = holdings.give(number, ())
-    await holdings.save(conn, versions[tenant])
-    draft = _draft(
-        given, "grant.revoked", actor, reason, versions[tenant], before=content_of(given)
-    )
+    version = holdings.tenants[name].catalog_version
+    await holdings.save(conn, version)
+    draft = _draft(given, "grant.revoked", actor, reason, version, before=content_of(given))
     await _audit(conn, draft, changes)
     return Granted(draft.cause_id, given, tuple(changes))
 
@@ -138,7 +139,9 @@ def _check_kind(catalog: Catalog, feature: str, value: FeatureValue) -> bool:
 
 async def _of_tenant(conn: Conn, tenant: str, number: int) -> ManualGrant:
     found = await manual_grants.find(conn, number)
-    if found is None or found.tenant != tenant:
+    merge = (await merges.read_merges(conn, [tenant])).get(tenant)
+    name = tenant if merge is None or merge.into is None else merge.into
+    if found is None or found.tenant != name:
         raise UnknownGrant(f"{tenant!r} has no manual grant {number}")
     return found
 

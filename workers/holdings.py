@@ -1,6 +1,6 @@
 """What tenants hold, in memory and under their locks, and what replacing a grant changes."""
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
 from operator import attrgetter
@@ -14,7 +14,8 @@ from shared.domain.entitlements import Entitlement, Grant, aggregate, is_number
 from shared.domain.keys import ObjectKey
 from shared.domain.turns import Turn
 from shared.store import grants as grants_store
-from workers.entries import Entry, FeatureChange
+from shared.store.grants import LockedTenant
+from workers.entries import NO_LOCKS, Entry, FeatureChange, SetGrew
 from workers.turning import tell_turns
 
 NO_IDS: Mapping[ObjectKey, int] = MappingProxyType({})
@@ -32,31 +33,43 @@ class Holdings:
 
     def __init__(self) -> None:
         self.turns: list[Turn] = []
+        self.tenants: dict[str, LockedTenant] = {}
         #: tenant → object → its grants, objects of other customers and sources included
         self.held: dict[str, dict[int | ObjectKey, tuple[Grant, ...]]] = {}
         self.given: dict[int | ObjectKey, tuple[Grant, ...]] = {}
         self.changed: dict[int | ObjectKey, None] = {}
         self.had_grants: set[int] = set()
 
-    async def lock(self, conn: Conn, tenants: Iterable[str]) -> dict[str, int]:
+    async def lock_one(self, conn: Conn, tenant: str) -> str:
         """
-        Lock the tenants, read what they hold, and tell the trail what the clock did to it.
+        Lock a tenant, which exists from now on, or the one that it was merged into. Returns which.
 
-        Returns the catalogs it was derived with.
+        Raises:
+            SetGrew: begin again: it was merged meanwhile.
         """
+        aliases = await grants_store.add_tenants(conn, [tenant])
+        name = aliases.get(tenant, tenant)
+        await self.lock(conn, {name})
+        if self.tenants[name].merged_into is not None:
+            raise SetGrew(NO_LOCKS)
+        return name
+
+    async def lock(self, conn: Conn, tenants: Iterable[str]) -> None:
+        """Lock tenants, read what they hold, and tell the trail what the clock did to it."""
         names = set(tenants)
         self.held = {tenant: {} for tenant in names}
         self.given = {}
         if not names:
-            return {}
-        self.now, versions = await grants_store.lock_tenants(conn, names)
+            return
+        self.tenants = await grants_store.lock_tenants(conn, names)
+        self.now = max(row.at for row in self.tenants.values())
         read = await grants_store.read_grants(conn, names)
+        versions = {tenant: row.catalog_version for tenant, row in self.tenants.items()}
         self.turns = await tell_turns(conn, read, versions, self.now)
         for number, group in groupby(read, key=attrgetter("object_row")):
             self.given[number] = grants = tuple(one.grant for one in group)
             self.held[grants[0].tenant][number] = grants
             self.had_grants.add(number)
-        return versions
 
     def of(self, entry: Entry) -> tuple[Grant, ...]:
         """What an object gives now."""
@@ -84,11 +97,23 @@ class Holdings:
 
     def follow(self, number: int, added: Container[str]) -> list[FeatureChange]:
         """What was given by hand stays; only whether it adds is the catalog's to say."""
-        grants = (
-            msgspec.structs.replace(grant, adds=grant.feature in added and is_number(grant.value))
-            for grant in self.given.get(number, ())
+        return self.give(number, tuple(_by_hand(self.given.get(number, ()), added)))
+
+    def move(self, number: int, tenant: str, added: Container[str]) -> None:
+        """What was given by hand to one tenant is now another's."""
+        grants = _by_hand(self.given.get(number, ()), added)
+        self.give(number, tuple(msgspec.structs.replace(grant, tenant=tenant) for grant in grants))
+
+    def entitled(self, tenant: str) -> dict[str, Entitlement]:
+        """What the tenant may use as things stand in memory."""
+        return aggregate(
+            [grant for grants in self.held[tenant].values() for grant in grants], self.now
         )
-        return self.give(number, tuple(grants))
+
+    def changes_since(self, tenant: str, before: dict[str, Entitlement]) -> list[FeatureChange]:
+        """What the tenant may use otherwise than before."""
+        found = changed_features(before, self.entitled(tenant))
+        return [FeatureChange(tenant, *change) for change in found]
 
     async def save(
         self, conn: Conn, catalog_version: int, ids: Mapping[ObjectKey, int] = NO_IDS
@@ -111,6 +136,12 @@ class Holdings:
             if grant.feature in features
         ]
         return aggregate(bearing, self.now)
+
+
+def _by_hand(grants: Iterable[Grant], added: Container[str]) -> Iterator[Grant]:
+    for grant in grants:
+        adds = grant.feature in added and is_number(grant.value)
+        yield msgspec.structs.replace(grant, adds=adds)
 
 
 def are_same(some: Sequence[Grant], others: Sequence[Grant]) -> bool:

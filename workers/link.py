@@ -6,11 +6,11 @@ from typing import Any
 from shared.db import Conn
 from shared.domain.audit import Draft
 from shared.domain.keys import CustomerKey
-from shared.store import audit, customers, objects
+from shared.store import audit, customers, merges, objects
 from shared.store.source_rows import read_sources
 from workers.actions import encoded, new_action
 from workers.entitle import link_customer
-from workers.entries import FeatureChange
+from workers.entries import NO_LOCKS, FeatureChange, Locks
 from workers.settling import changes_to_drafts
 from workers.surroundings import Surroundings
 
@@ -21,7 +21,10 @@ class UnknownSourceName(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Linked:
-    """`before` is the operator's link that held until now; `objects` are the customer's own."""
+    """
+    `before` is the operator's link that held until now; `objects` are the customer's own.
+    `merged_into` is the tenant that the named one is another name of.
+    """
 
     action_id: str
     source: str
@@ -30,6 +33,7 @@ class Linked:
     before: str | None
     changes: tuple[FeatureChange, ...]
     objects: int
+    merged_into: str | None
 
     def shown(self) -> dict[str, Any]:
         """As `--json` has it."""
@@ -39,6 +43,7 @@ class Linked:
             "account": self.account,
             "customer": self.customer,
             "before": self.before,
+            "mergedInto": self.merged_into,
             "objects": self.objects,
             "changes": [
                 {"tenant": change.tenant, "feature": change.feature, "action": change.action}
@@ -55,12 +60,14 @@ async def link(
     tenant: str,
     actor: str,
     reason: str | None,
+    more: Locks = NO_LOCKS,
 ) -> Linked:
     """
     Link, derive the customer's objects again and audit it, in the caller's transaction.
 
     Raises:
         UnknownSourceName: nothing was written.
+        SetGrew: begin again with these locks too.
     """
     surroundings = Surroundings()
     await surroundings.refresh(conn)
@@ -69,9 +76,11 @@ async def link(
         raise UnknownSourceName(f"no source {source!r}; see `sluice sources list`")
     # A source has objects of one mode only, and without the notion they are kept as live.
     key = CustomerKey(row.id, account, row.livemode is not False, customer)
-    before = (await customers.lock_customers(conn, [key]))[key]
+    before = (await customers.lock_customers(conn, {key, *more.customers}))[key]
     now, xid = await audit.moment(conn)
-    changes, catalog_version = await link_customer(conn, surroundings, now, key, tenant, actor)
+    changes, catalog_version = await link_customer(
+        conn, surroundings, now, key, tenant, actor, more
+    )
     action_id = str(new_action())
     draft = Draft(
         chain=f"operator:{action_id}",
@@ -96,4 +105,7 @@ async def link(
         xid=xid,
     )
     owned = await objects.read_objects(conn, [key], {key}, [])
-    return Linked(action_id, source, account, customer, before, tuple(changes), len(owned))
+    merge = (await merges.read_merges(conn, [tenant]))[tenant]
+    return Linked(
+        action_id, source, account, customer, before, tuple(changes), len(owned), merge.into
+    )

@@ -15,7 +15,7 @@ from shared.domain.catalog import Catalog, Origin
 from shared.domain.keys import CustomerKey, JointKey, ObjectKey
 from shared.domain.payments import Circumstances, Seen, circumstances, joints_of
 from shared.domain.register import Register
-from shared.domain.verdicts import Links, Verdict, decide, links_of
+from shared.domain.verdicts import NO_ALIASES, Aliases, Links, Verdict, decide, links_of
 
 Thing = TypeVar("Thing")
 
@@ -113,6 +113,7 @@ class Neighbourhood:
         operator_links: Mapping[CustomerKey, str | None],
         origin_of: Callable[[ObjectKey], Origin],
         catalog: Catalog,
+        aliases: Aliases = NO_ALIASES,
     ) -> dict[ObjectKey, Situation]:
         """Every object's situation. `operator_links` has every customer that has one."""
         decided: dict[ObjectKey, Situation] = {}
@@ -127,7 +128,7 @@ class Neighbourhood:
                     links = self._links_of(near, operator_links)
                     bearing = around[near.key.name]
                     tenant, verdict = decide(
-                        near.key.kind, near.register, links, origin, catalog, bearing
+                        near.key.kind, near.register, links, origin, catalog, bearing, aliases
                     )
                     decided[near.key] = Situation(near, origin, links, bearing, tenant, verdict)
         return decided

@@ -6,8 +6,9 @@ take what another gives.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -85,15 +86,23 @@ class Links(msgspec.Struct, frozen=True):
     sessions: frozenset[str] = frozenset()
 
 
-def resolve_tenant(own: str | None, links: Links) -> tuple[str | None, str | None]:
+#: By the name of a merged tenant, the one that it was merged into.
+Aliases = Mapping[str, str]
+NO_ALIASES: Aliases = MappingProxyType({})
+
+
+def resolve_tenant(
+    own: str | None, links: Links, aliases: Aliases = NO_ALIASES
+) -> tuple[str | None, str | None]:
     """The tenant of an object that names `own`, or None and what it waits for."""
     for _, tenant in _ranked(own, links):
         if tenant is not None:
-            return tenant, None
-    if len(links.sessions) > 1:
+            return aliases.get(tenant, tenant), None
+    referenced = {aliases.get(tenant, tenant) for tenant in links.sessions}
+    if len(referenced) > 1:
         return None, LINK_CONFLICT
-    if links.sessions:
-        return next(iter(links.sessions)), None
+    if referenced:
+        return referenced.pop(), None
     return None, NEEDS_LINK
 
 
@@ -152,9 +161,10 @@ def decide(
     origin: Origin,
     catalog: Catalog,
     around: Circumstances = NO_CIRCUMSTANCES,
+    aliases: Aliases = NO_ALIASES,
 ) -> tuple[str | None, Verdict]:
     """The tenant of an object and what it gives: the one place where access is decided."""
-    tenant, waits_for = resolve_tenant(register.newest.tenant, links)
+    tenant, waits_for = resolve_tenant(register.newest.tenant, links, aliases)
     if register.terminal:
         return tenant, Verdict()
     if kind in ADVERSE_KINDS:

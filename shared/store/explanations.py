@@ -66,7 +66,7 @@ async def read_given(conn: Conn, tenant: str, feature: str, until: datetime) -> 
 
 LINKED_TO = """
 SELECT source_id, account, livemode, customer, tenant, linked_by, linked_at
-FROM customers WHERE tenant = $1
+FROM customers WHERE tenant = ANY($1::text[])
 """
 LINKS_OF = """
 SELECT c.source_id, c.account, c.livemode, c.customer, c.tenant, c.linked_by, c.linked_at
@@ -78,9 +78,9 @@ WHERE c.linked_at IS NOT NULL
 """
 
 
-async def read_linked_to(conn: Conn, tenant: str) -> dict[CustomerKey, OperatorLink]:
-    """The customers that operators have linked to the tenant."""
-    return dict(map(_link, await conn.fetch(LINKED_TO, tenant)))
+async def read_linked_to(conn: Conn, tenants: Sequence[str]) -> dict[CustomerKey, OperatorLink]:
+    """The customers that operators have linked to a tenant, by any of its names."""
+    return dict(map(_link, await conn.fetch(LINKED_TO, list(tenants))))
 
 
 async def read_links_of(

@@ -18,36 +18,58 @@ from shared.domain.turns import HeldGrant
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _decode_value = msgspec.json.Decoder(bool | int | float | str).decode
 
+# Unlocked: a name that stands for itself here may be merged before its lock is had.
 ADD_TENANTS = """
-INSERT INTO tenants (tenant, catalog_version)
-SELECT tenant, (SELECT max(version) FROM catalogs) FROM unnest($1::text[]) AS tenant
-ON CONFLICT DO NOTHING
+WITH added AS (
+    INSERT INTO tenants (tenant, catalog_version)
+    SELECT tenant, (SELECT max(version) FROM catalogs) FROM unnest($1::text[]) AS tenant
+    ON CONFLICT DO NOTHING
+)
+SELECT tenant, merged_into FROM tenants
+WHERE tenant = ANY($1::text[] || $2::text[]) AND merged_into IS NOT NULL
 """
+
+
+async def add_tenants(
+    conn: Conn, tenants: Iterable[str], others: Iterable[str] = ()
+) -> dict[str, str]:
+    """
+    Make sure that the tenants exist. Returns into which others those of them that were merged, and
+    of `others`, were.
+    """
+    rows = await conn.fetch(ADD_TENANTS, sorted(tenants), sorted(others))
+    return {row["tenant"]: row["merged_into"] for row in rows}
+
+
 # The clock is read as each row is handed on, which is after it was locked: it is later than what
 # any holder before read there. `now()` is not, in a transaction that had to wait.
 LOCK_TENANTS = """
 WITH locked AS MATERIALIZED (
-    SELECT tenant, catalog_version FROM tenants WHERE tenant = ANY($1::text[])
+    SELECT tenant, catalog_version, merged_into FROM tenants WHERE tenant = ANY($1::text[])
     ORDER BY tenant FOR UPDATE
 )
-SELECT tenant, catalog_version, clock_timestamp() AS at FROM locked
+SELECT tenant, catalog_version, merged_into, clock_timestamp() AS at FROM locked
 """
 
 
-class LockedTenants(NamedTuple):
-    """When all of them were locked, and the catalog that each one's grants were derived with."""
+class LockedTenant(NamedTuple):
+    """
+    What a tenant's row says under its lock: the catalog that its grants were derived with, and
+    the tenant that it was merged into. `at` is when it was locked.
+    """
 
+    catalog_version: int
+    merged_into: str | None
     at: datetime
-    catalog_versions: dict[str, int]
 
 
-async def lock_tenants(conn: Conn, tenants: Iterable[str]) -> LockedTenants:
-    """Make sure that the tenants (at least one) exist and lock them."""
-    names = sorted(tenants)
-    await conn.execute(ADD_TENANTS, names)
-    rows = await conn.fetch(LOCK_TENANTS, names)
-    versions = {row["tenant"]: row["catalog_version"] for row in rows}
-    return LockedTenants(max(row["at"] for row in rows), versions)
+async def lock_tenants(conn: Conn, tenants: Iterable[str]) -> dict[str, LockedTenant]:
+    """Lock tenants that exist, in the order of their names."""
+    rows = await conn.fetch(LOCK_TENANTS, sorted(tenants))
+    return {
+        row["tenant"]: LockedTenant(row["catalog_version"], row["merged_into"], row["at"])
+        for row in rows
+    }
 
 
 GRANTS_OF_TENANTS = """
@@ -136,7 +158,8 @@ async def tenants_that_turned(conn: Conn, limit: int) -> list[str]:
 
 
 OUTDATED_TENANTS = """
-SELECT tenant FROM tenants WHERE catalog_version < (SELECT max(version) FROM catalogs)
+SELECT tenant FROM tenants
+WHERE catalog_version < (SELECT max(version) FROM catalogs) AND merged_into IS NULL
 ORDER BY tenant LIMIT $1
 """
 

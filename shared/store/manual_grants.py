@@ -93,6 +93,17 @@ async def revoke(conn: Conn, number: int, actor: str, reason: str) -> None:
     await conn.execute(REVOKE_MANUAL_GRANT, number, actor, reason)
 
 
+MOVE_MANUAL_GRANTS = """
+UPDATE manual_grants SET tenant = $2 WHERE tenant = $1 RETURNING object, revoked_at
+"""
+
+
+async def move(conn: Conn, tenant: str, into: str) -> list[int]:
+    """Give a tenant's grants to another, both locked. Returns the ids of those not revoked."""
+    rows = await conn.fetch(MOVE_MANUAL_GRANTS, tenant, into)
+    return sorted(row["object"] for row in rows if row["revoked_at"] is None)
+
+
 def _manual_grant(row: Row) -> ManualGrant:
     return ManualGrant(
         id=row["object"],

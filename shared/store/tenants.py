@@ -2,30 +2,41 @@
 
 import json
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from shared.db import Conn, Row
 from shared.domain.entitlements import Grant, aggregate
 from shared.store.paging import Page, iso, page_of
 
 IS_KNOWN = """
-SELECT now() AS now,
-       EXISTS (SELECT 1 FROM tenants WHERE tenant = $1)
+SELECT now() AS now, t.merged_into, t.merged_at,
+       t.tenant IS NOT NULL
        OR EXISTS (SELECT 1 FROM grants WHERE tenant = $1)
        OR EXISTS (SELECT 1 FROM objects WHERE tenant = $1) AS known
+FROM (SELECT) AS one LEFT JOIN tenants AS t ON t.tenant = $1
 """
 
 
-async def find_tenant(conn: Conn, tenant: str) -> datetime | None:
-    """The database's clock, where anything ever named the tenant; None where nothing did."""
+class KnownTenant(NamedTuple):
+    """A tenant that something named. `now` is the database's clock."""
+
+    now: datetime
+    merged_into: str | None
+    merged_at: datetime | None
+
+
+async def find_tenant(conn: Conn, tenant: str) -> KnownTenant | None:
+    """Whether anything ever named the tenant, and into whom it was merged."""
     if "\0" in tenant:
         return None
     found = await conn.fetchrow(IS_KNOWN, tenant)
-    assert found is not None  # a SELECT without FROM has one row
-    now: datetime = found["now"]
-    return now if found["known"] else None
+    assert found is not None  # one row, whatever there is
+    now, merged_into, merged_at, is_known = found.values()
+    return KnownTenant(now, merged_into, merged_at) if is_known else None
 
 
+# A merged tenant's name is looked up by each statement for itself: read before, it would show
+# nothing at all to whom the merge came between.
 READ_GRANTS = """
 SELECT g.plan, g.feature, g.tenant, g.value, g.rank, g.valid_from, g.valid_until,
        g.adds, g.catalog_version, coalesce(s.name, 'operator') AS source,
@@ -33,24 +44,31 @@ SELECT g.plan, g.feature, g.tenant, g.value, g.rank, g.valid_from, g.valid_until
 FROM grants AS g
 LEFT JOIN objects AS o ON o.id = g.object
 LEFT JOIN sources AS s ON s.id = o.source_id
-WHERE g.tenant = $1 AND (g.valid_until IS NULL OR $2 < g.valid_until)
+WHERE g.tenant = coalesce((SELECT merged_into FROM tenants WHERE tenant = $1), $1)
+  AND (g.valid_until IS NULL OR $2 < g.valid_until)
 ORDER BY g.feature, g.plan, source, kind, object_id
 """
 READ_CUSTOMERS = """
-WITH keys AS (
-    SELECT source_id, account, livemode, customer
-    FROM objects
-    WHERE tenant = $1 AND customer IS NOT NULL
+WITH actual AS (
+    SELECT coalesce((SELECT merged_into FROM tenants WHERE tenant = $1), $1) AS tenant
+), names AS (
+    SELECT tenant FROM actual
+    UNION ALL
+    SELECT t.tenant FROM tenants AS t JOIN actual AS a ON t.merged_into = a.tenant
+), keys AS (
+    SELECT o.source_id, o.account, o.livemode, o.customer
+    FROM objects AS o JOIN actual AS a ON a.tenant = o.tenant
+    WHERE o.customer IS NOT NULL
     UNION
-    SELECT source_id, account, livemode, customer
-    FROM customers
-    WHERE tenant = $1
+    SELECT c.source_id, c.account, c.livemode, c.customer
+    FROM customers AS c JOIN names AS n ON n.tenant = c.tenant
 )
 SELECT s.name AS source, s.provider, k.account, k.livemode, k.customer, c.linked_by, c.linked_at
 FROM keys AS k
 JOIN sources AS s ON s.id = k.source_id
 LEFT JOIN customers AS c ON c.source_id = k.source_id AND c.account = k.account
-    AND c.livemode = k.livemode AND c.customer = k.customer AND c.tenant = $1
+    AND c.livemode = k.livemode AND c.customer = k.customer
+    AND c.tenant IN (SELECT tenant FROM names)
 ORDER BY s.name, k.account, k.livemode, k.customer
 """
 
@@ -59,21 +77,26 @@ async def read_tenant(conn: Conn, tenant: str) -> dict[str, Any] | None:
     """
     What `sluice tenants show` and the read API answer; None for a tenant that nothing ever named.
 
-    {"tenant", "entitlements": [{"feature", "value", "validUntil", "grants": […]}],
+    {"tenant", "mergedInto", "mergedAt",
+    "entitlements": [{"feature", "value", "validUntil", "grants": […]}],
     "customers": [{"source", "account", "livemode", "customer", "linkedBy", "linkedAt"}]}. Times
     are RFC 3339; live or not is decided by the database's clock. What an operator gave by hand has
     the source "operator" and the object "manual/ID". `linkedBy` is "operator:NAME", or
-    "provider:NAME" where the provider's own objects name the tenant.
+    "provider:NAME" where the provider's own objects name the tenant. A merged tenant is answered
+    with what the one has that it was merged into, whose name is `mergedInto`.
     """
-    now = await find_tenant(conn, tenant)
-    if now is None:
+    found = await find_tenant(conn, tenant)
+    if found is None:
         return None
+    now = found.now
     grants: list[tuple[Grant, dict[str, Any]]] = [
         (_grant(row), _shown_grant(row)) for row in await conn.fetch(READ_GRANTS, tenant, now)
     ]
     entitlements = aggregate([grant for grant, _ in grants], now)
     return {
         "tenant": tenant,
+        "mergedInto": found.merged_into,
+        "mergedAt": iso(found.merged_at),
         "entitlements": [
             {
                 "feature": feature,
@@ -92,7 +115,7 @@ async def read_tenant(conn: Conn, tenant: str) -> dict[str, Any] | None:
 
 
 LIST_TENANTS = """
-SELECT t.tenant, t.created_at, t.catalog_version,
+SELECT t.tenant, t.created_at, t.catalog_version, t.merged_into,
        (SELECT count(DISTINCT g.feature) FROM grants AS g
         WHERE g.tenant = t.tenant AND (g.valid_from IS NULL OR g.valid_from <= now())
           AND (g.valid_until IS NULL OR now() < g.valid_until)) AS features
@@ -104,7 +127,10 @@ LIMIT $2
 
 
 async def list_tenants(conn: Conn, after: str | None, limit: int) -> Page:
-    """By name: {"tenant", "features" (how many it may use now), "catalogVersion", "createdAt"}."""
+    """
+    By name: {"tenant", "features" (how many it may use now), "catalogVersion", "createdAt",
+    "mergedInto" (the tenant it is another name of)}.
+    """
     rows = await conn.fetch(LIST_TENANTS, after, limit + 1)
     return page_of(rows, limit, _listed, lambda row: (row["tenant"],))
 
@@ -115,6 +141,7 @@ def _listed(row: Row) -> dict[str, Any]:
         "features": row["features"],
         "catalogVersion": row["catalog_version"],
         "createdAt": iso(row["created_at"]),
+        "mergedInto": row["merged_into"],
     }
 
 

@@ -24,6 +24,7 @@ RUN_BY = {
     "shared.store.intake": ("gateway",),
     "shared.store.ledger": ("worker",),
     "shared.store.manual_grants": ("operator",),
+    "shared.store.merges": ("operator",),
     "shared.store.objects": ("worker", "operator"),
     "shared.store.observations": ("worker",),
     "shared.store.parked": ("worker", "operator"),
@@ -50,6 +51,7 @@ ALSO = {
         "shared.store.source_rows": ("READ_MODE", "READ_SOURCES"),
         "shared.store.tenants": ("IS_KNOWN", "READ_GRANTS", "READ_CUSTOMERS"),
         "shared.store.tokens": ("FIND_BY_DIGEST",),
+        "shared.store.merges": ("ALIASES_AT",),
     },
     "worker": {
         "shared.store.source_keys": ("READ_KEYS",),

@@ -54,6 +54,31 @@ async def test_a_tenant_that_nobody_named_is_404(acme: Gateway) -> None:
         assert_envelope(answer, 404, "not_found")
 
 
+async def test_a_merged_tenant_is_answered_with_what_the_other_has(acme: Gateway) -> None:
+    """Whoever still asks by the old name loses nothing, and can see that it is one."""
+    await acme.owner.execute(
+        "UPDATE tenants SET merged_into = 'other', merged_at = now() WHERE tenant = 'acme'"
+    )
+    await acme.owner.execute(
+        "INSERT INTO grants (object, plan, feature, tenant, value, rank, catalog_version)"
+        " VALUES (7, 'manual', 'seats', 'other', '5', 0, 0)"
+    )
+    token = await add_token(acme, "tenant:acme")
+    data = assert_envelope(await get(acme, PATH, token), 200, None)
+    assert (data["tenant"], data["mergedInto"]) == ("acme", "other")
+    assert data["mergedAt"].endswith("Z")
+    assert [(one["feature"], one["value"]) for one in data["entitlements"]] == [("seats", 5)]
+    # A token for the old name is none for the other's own.
+    other = await get(acme, "/api/v1/tenants/other/entitlements", token)
+    assert_envelope(other, 404, "not_found")
+    data = assert_envelope(
+        await get(acme, "/api/v1/tenants/other/entitlements", await add_token(acme, "service")),
+        200,
+        None,
+    )
+    assert (data["tenant"], data["mergedInto"], data["mergedAt"]) == ("other", None, None)
+
+
 async def test_a_tenant_may_hold_a_slash(acme: Gateway) -> None:
     token = await add_token(acme, "service")
     answer = await get(acme, "/api/v1/tenants/a%2Fb/entitlements", token)

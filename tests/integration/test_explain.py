@@ -15,6 +15,7 @@ from tests.support.stack import Stack
 from tests.support.stripe_events import (
     NOW_S,
     charge,
+    customer,
     dispute,
     event,
     invoice,
@@ -26,6 +27,7 @@ from tests.support.stripe_events import (
 )
 from workers.granting import give, revoke
 from workers.link import link
+from workers.merge import merge
 from workers.sweep import derive_again
 
 DAY_S = 86_400
@@ -426,3 +428,20 @@ async def test_who_is_not_there(stack: Stack) -> None:
     await stack.apply(event("customer.subscription.created", subscription(tenant="acme")))
     found = await ask(stack, "seatz")
     assert (found["value"], found["isKnown"], found["features"]) == (None, False, ["seats", "sso"])
+
+
+async def test_a_merged_tenant_is_explained_by_what_it_was_merged_into(stack: Stack) -> None:
+    await stack.apply(
+        event("customer.subscription.created", subscription("sub_1", tenant="old")),
+        event("customer.created", customer("cus_2", tenant="new")),
+    )
+    before = await moment(stack)
+    async with operating(stack) as conn:
+        await merge(conn, "old", "new", "operator:ana", "one company")
+    for name in ("old", "new"):
+        now = await ask(stack, tenant=name)
+        assert (now["tenant"], now["value"]) == ("new", 10)
+        assert "disagrees" not in now["notes"]
+    then = await ask(stack, tenant="old", at=before)
+    assert (then["tenant"], then["value"]) == ("old", 10)
+    assert (await ask(stack, tenant="new", at=before))["value"] is None

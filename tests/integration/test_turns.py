@@ -270,6 +270,39 @@ async def test_events_and_sweeps_of_two_workers_tell_each_end_once(stack: Stack)
     await assert_whole(stack)
 
 
+async def test_a_running_worker_does_it_by_itself(stack: Stack) -> None:
+    end = await soon(stack)
+    await stack.apply(
+        event("customer.subscription.created", subscription(tenant="a", cancel_at=end))
+    )
+    running = asyncio.create_task(Sweep(stack.crew, Rounds(None, 1, dict)).run())  # type: ignore[arg-type]
+    try:
+        async with asyncio.timeout(30):
+            while len(await ends(stack, "a")) < 2:
+                await asyncio.sleep(0.05)
+    finally:
+        running.cancel()
+    late_s = await stack.value(
+        "SELECT extract(epoch FROM max(at))::float8 - $1 FROM audit WHERE cause = 'end'", end
+    )
+    assert late_s >= 0
+
+
+async def test_a_tenant_that_somebody_holds_keeps_no_other_waiting_for_long(stack: Stack) -> None:
+    end = await soon(stack)
+    for name in ("a", "b"):
+        content = subscription(f"sub_{name}", customer=f"cus_{name}", tenant=name, cancel_at=end)
+        await stack.apply(event("customer.subscription.created", content))
+    await passed(stack, end)
+    async with stack.owner.transaction() as conn:
+        await conn.execute("SELECT FROM tenants WHERE tenant = 'a' FOR UPDATE")
+        await sweep(stack.crew)
+        assert len(await ends(stack, "a")) == 0
+        assert len(await ends(stack, "b")) == 2
+    await sweep(stack.crew)
+    assert len(await ends(stack, "a")) == 2
+
+
 async def test_an_end_by_a_clock_that_was_set_back_comes_once_more(stack: Stack) -> None:
     """What was told stays told; a grant that is given again with the same end ends again."""
     end = await soon(stack)

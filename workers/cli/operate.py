@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workers.cli import apply, audit, catalog, events, parked, sources, tenants, tokens
-from workers.cli.exits import CONFLICT, NOT_FOUND, USAGE, CommandError, write_json
+from workers.cli import apply, audit, catalog, events, manual, parked, sources, tenants, tokens
+from workers.cli.exits import CONFLICT, NOT_FOUND, CommandError, write_json
 from workers.cli.output import (
     ActorOption,
     JsonOption,
+    ReasonOption,
     actor_name,
+    checked_reason,
     in_transaction,
     note,
     operate,
@@ -30,6 +32,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(sources.app, name="sources")
     app.add_typer(events.app, name="events")
     app.add_typer(parked.app, name="parked")
+    manual.register(tenants.app)
     app.add_typer(tenants.app, name="tenants")
     app.add_typer(audit.app, name="audit")
     app.add_typer(tokens.app, name="tokens")
@@ -37,7 +40,7 @@ def register(app: typer.Typer) -> None:
 
 def replay(
     event: Annotated[str, typer.Argument(metavar="ID", help="The event's tracking id.")],
-    reason: Annotated[str, typer.Option("--reason", help="Why, for the audit trail.")],
+    reason: ReasonOption,
     actor: ActorOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -47,12 +50,11 @@ def replay(
 
     who = actor_name(actor)
     wanted = tracking_id(event)
-    if not reason.strip():
-        raise CommandError("--reason must say why", USAGE)
+    why = checked_reason(reason)
 
     async def run(conn: "Conn", endpoints: "Endpoints") -> None:
         try:
-            opened = await in_transaction(conn, lambda: open_run(conn, wanted, who, reason))
+            opened = await in_transaction(conn, lambda: open_run(conn, wanted, who, why))
         except UnknownEvent as error:
             raise CommandError(str(error), NOT_FOUND) from None
         except (Unfinished, BodyGone) as error:

@@ -7,6 +7,7 @@ import random
 import re
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from uuid import UUID
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from shared.db import Conn
     from shared.settings import Endpoints
     from shared.store.paging import Page
+    from workers.entries import FeatureChange, Locks
 
 Result = TypeVar("Result")
 
@@ -28,6 +30,7 @@ LimitOption = Annotated[int, typer.Option("--limit", min=1, max=500, help="How m
 CursorOption = Annotated[
     str | None, typer.Option("--cursor", help="Go on where a list ended: its `next`.")
 ]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for the audit trail.")]
 ActorOption = Annotated[
     str | None,
     typer.Option("--actor", help="Who is acting, for the audit trail; $USER unless given."),
@@ -115,6 +118,49 @@ def actor_name(given: str | None) -> str:
     if not name.strip() or "\0" in name or len(name) > 200:
         raise CommandError("--actor must be text of 1 to 200 characters", USAGE)
     return f"operator:{name}"
+
+
+async def deriving(conn: "Conn", work: "Callable[[Locks], Awaitable[Result]]") -> Result:
+    """The same for what derives entitlements, and again where more has to be locked."""
+    from workers.entries import NO_LOCKS, SetGrew
+
+    more = NO_LOCKS
+    while True:
+        try:
+            return await in_transaction(conn, partial(work, more))
+        except SetGrew as grew:
+            more = grew.locks
+
+
+def check_text(name: str, text: str) -> None:
+    """
+    Raises:
+        CommandError: the text is no id.
+    """
+    from shared.domain.events import is_storable
+
+    if not is_storable(text) or not text.strip():
+        raise CommandError(f"{name} must be text of 1 to 255 bytes", USAGE)
+
+
+def checked_reason(reason: str) -> str:
+    """
+    Raises:
+        CommandError: it says nothing, or cannot be written down.
+    """
+    try:
+        reason.encode()
+    except UnicodeEncodeError:
+        raise CommandError("--reason is not UTF-8", USAGE) from None
+    if not reason.strip():
+        raise CommandError("--reason must say why", USAGE)
+    return reason
+
+
+def say_changes(changes: "Sequence[FeatureChange]") -> None:
+    """Whose entitlements changed, on stderr."""
+    for change in changes:
+        note(f"{plain(change.tenant)}: {change.action} {change.feature}")
 
 
 def tracking_id(text: str) -> UUID:

@@ -1,6 +1,5 @@
 """`sluice tenants`: what they may use, why, and whose customers are theirs."""
 
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,28 +10,26 @@ from workers.cli.output import (
     CursorOption,
     JsonOption,
     LimitOption,
+    ReasonOption,
     actor_name,
-    in_transaction,
+    check_text,
+    checked_reason,
+    deriving,
     note,
     operate,
     plain,
     print_heading,
     print_page,
     print_table,
+    say_changes,
 )
 
 if TYPE_CHECKING:
     from shared.db import Conn
     from shared.settings import Endpoints
     from shared.store.manual_grants import ManualGrant
-    from workers.granting import Granted
 
 app = typer.Typer(help="Tenants: what they may use, and why.", no_args_is_help=True)
-
-
-ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for the audit trail.")]
-
-_LONGEST_S = 100 * 366 * 86_400
 
 
 @app.command("list", epilog="Example: sluice tenants list --limit 500 --json")
@@ -64,7 +61,8 @@ def show_command(
         found = await read_tenant(conn, tenant)
         if found is None:
             raise CommandError(f"nothing ever named a tenant {plain(tenant)}", NOT_FOUND)
-        found["manualGrants"] = [_shown(grant) for grant in await of_tenant(conn, tenant)]
+        name = found["mergedInto"] or tenant
+        found["manualGrants"] = [_shown(grant) for grant in await of_tenant(conn, name)]
         if as_json:
             write_json(found)
         else:
@@ -123,20 +121,18 @@ def link_command(
     as_json: JsonOption = False,
 ) -> None:
     """Say that a customer belongs to a tenant. An operator's link overrides every other."""
-    from shared.domain.events import is_storable
     from workers.link import UnknownSourceName, link
 
     who = actor_name(actor)
-    for name, text in (("TENANT", tenant), ("--customer", customer)):
-        if not is_storable(text):
-            raise CommandError(f"{name} must be text of 1 to 255 bytes", USAGE)
-    if account and not is_storable(account):
-        raise CommandError("--account must be text of 1 to 255 bytes", USAGE)
+    check_text("TENANT", tenant)
+    check_text("--customer", customer)
+    if account:
+        check_text("--account", account)
 
     async def run(conn: "Conn", _: "Endpoints") -> None:
         try:
-            linked = await in_transaction(
-                conn, lambda: link(conn, source, account, customer, tenant, who, reason)
+            linked = await deriving(
+                conn, lambda more: link(conn, source, account, customer, tenant, who, reason, more)
             )
         except UnknownSourceName as error:
             raise CommandError(str(error), NOT_FOUND) from None
@@ -144,10 +140,11 @@ def link_command(
             write_json({**linked.shown(), "tenant": tenant})
             return
         typer.echo(f"customer {plain(customer)} of {source} belongs to {plain(tenant)}")
+        if linked.merged_into is not None:
+            note(f"{plain(tenant)} is another name of {plain(linked.merged_into)}")
         if linked.before not in (None, tenant):
             note(f"it belonged to {plain(linked.before)} before")
-        for change in linked.changes:
-            note(f"{plain(change.tenant)}: {change.action} {change.feature}")
+        say_changes(linked.changes)
         if linked.objects == 0:
             note("nothing of this customer was received yet; the link waits for it")
 
@@ -155,139 +152,40 @@ def link_command(
 
 
 @app.command(
-    "grant", epilog='Example: sluice tenants grant acme seats 25 --until 30d --reason "pilot"'
+    "merge",
+    epilog='Example: sluice tenants merge acme-inc acme --reason "one company, two signups"',
 )
-def grant_command(
-    tenant: Annotated[str, typer.Argument(help="The tenant's id.")],
-    feature: Annotated[str, typer.Argument(help="The feature, as plans name it.")],
-    value: Annotated[str, typer.Argument(help='true, false, a number, "unlimited", or a text.')],
-    reason: ReasonOption,
-    until: Annotated[
-        str | None,
-        typer.Option(
-            "--until",
-            help='A time with its zone, or after how long, e.g. "90d"; until revoked unless given.',
-        ),
-    ] = None,
-    actor: ActorOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Give a tenant a feature by hand, beside what its plans give. Given twice is two grants."""
-    from shared.domain.catalog import read_value
-    from shared.store.paging import iso
-    from workers.granting import UnfitGrant, give
-
-    who, why = actor_name(actor), _checked_reason(reason)
-    _check_text("TENANT", tenant)
-    _check_text("VALUE", value)
-    try:
-        wanted = read_value(value)
-    except ValueError as error:
-        raise CommandError(f"VALUE: {error}", USAGE) from None
-    ends = _end(until)
-
-    async def run(conn: "Conn", _: "Endpoints") -> None:
-        try:
-            given = await in_transaction(
-                conn, lambda: give(conn, tenant, feature, wanted, ends, who, why)
-            )
-        except UnfitGrant as error:
-            raise CommandError(str(error), USAGE) from None
-        if not given.is_known:
-            note(f"no plan of the catalog has {plain(feature)}: is it spelled as the product asks?")
-        if as_json:
-            write_json(given.shown())
-            return
-        grant = given.grant
-        lasts = "until it is revoked" if grant.valid_until is None else iso(grant.valid_until)
-        typer.echo(f"grant {grant.id}: {plain(tenant)} has {feature} {plain(value)}, {lasts}")
-        _say_changes(given)
-
-    operate(run)
-
-
-@app.command(
-    "revoke", epilog='Example: sluice tenants revoke acme 1207 --reason "the pilot is over"'
-)
-def revoke_command(
-    tenant: Annotated[str, typer.Argument(help="The tenant's id.")],
-    grant_id: Annotated[
-        str, typer.Argument(metavar="GRANT_ID", help="Its id; `sluice tenants show` has it.")
-    ],
+def merge_command(
+    tenant: Annotated[str, typer.Argument(metavar="FROM", help="The tenant that goes.")],
+    into: Annotated[str, typer.Argument(metavar="INTO", help="The tenant that stays.")],
     reason: ReasonOption,
     actor: ActorOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take back what was given by hand. What plans give stays."""
-    from workers.granting import RevokedBefore, UnknownGrant, revoke
+    """Make one tenant another name of a second one, for good, with all that it has."""
+    from workers.merge import UnknownTenant, Unmergeable, merge
 
-    who, why = actor_name(actor), _checked_reason(reason)
-    _check_text("TENANT", tenant)
-    number = grant_id.removeprefix("manual/")
-    if not (number.isascii() and number.isdigit() and int(number) < 2**63):
-        raise CommandError(f"{plain(grant_id)} is not the id of a manual grant", USAGE)
+    who, why = actor_name(actor), checked_reason(reason)
+    for name, text in (("FROM", tenant), ("INTO", into)):
+        check_text(name, text)
 
     async def run(conn: "Conn", _: "Endpoints") -> None:
         try:
-            taken = await in_transaction(conn, lambda: revoke(conn, tenant, int(number), who, why))
-        except UnknownGrant as error:
-            raise CommandError(f"{plain(error)}; see `sluice tenants show`", NOT_FOUND) from None
-        except RevokedBefore as error:
+            merged = await deriving(conn, lambda more: merge(conn, tenant, into, who, why, more))
+        except UnknownTenant as error:
+            raise CommandError(plain(error), NOT_FOUND) from None
+        except Unmergeable as error:
             raise CommandError(plain(error), CONFLICT) from None
         if as_json:
-            write_json(taken.shown())
+            write_json(merged.shown())
             return
-        typer.echo(f"grant {number} of {plain(tenant)} is revoked")
-        _say_changes(taken)
+        typer.echo(f"{plain(tenant)} is another name of {plain(into)} from now on")
+        note(f"objects: {merged.objects}, manual grants: {merged.manual_grants}")
+        if merged.names:
+            note(f"and so are {', '.join(map(plain, merged.names))}")
+        say_changes(merged.changes)
 
     operate(run)
-
-
-def _check_text(name: str, text: str) -> None:
-    from shared.domain.events import is_storable
-
-    if not is_storable(text) or not text.strip():
-        raise CommandError(f"{name} must be text of 1 to 255 bytes", USAGE)
-
-
-def _checked_reason(reason: str) -> str:
-    try:
-        reason.encode()
-    except UnicodeEncodeError:
-        raise CommandError("--reason is not UTF-8", USAGE) from None
-    if not reason.strip():
-        raise CommandError("--reason must say why", USAGE)
-    return reason
-
-
-def _end(until: str | None) -> datetime | timedelta | None:
-    """A time in UTC, or how long from now by the database's clock."""
-    from workers.declaration import duration_s
-
-    if until is None:
-        return None
-    try:
-        return timedelta(seconds=min(duration_s(until), _LONGEST_S))
-    except ValueError:
-        pass
-    try:
-        moment = datetime.fromisoformat(until)
-        if moment.tzinfo is not None:
-            return moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        pass
-    raise CommandError(
-        f"--until: {plain(until)} is neither a time with its zone, like 2027-01-31T12:00:00Z, nor"
-        ' how long, like "90d"',
-        USAGE,
-    )
-
-
-def _say_changes(granted: "Granted") -> None:
-    for change in granted.changes:
-        note(f"{plain(change.tenant)}: {change.action} {change.feature}")
-    if not granted.changes:
-        note("what it may use now is the same as before")
 
 
 def _shown(grant: "ManualGrant") -> dict[str, Any]:
@@ -304,6 +202,11 @@ def _shown(grant: "ManualGrant") -> dict[str, Any]:
 
 def _print(found: dict[str, Any]) -> None:
     entitlements, customers = found["entitlements"], found["customers"]
+    if found["mergedInto"] is not None:
+        note(
+            f"{plain(found['tenant'])} was merged into {plain(found['mergedInto'])} at"
+            f" {plain(found['mergedAt'])}: what follows is what {plain(found['mergedInto'])} has"
+        )
     if entitlements:
         print_table(
             {"feature": "feature", "value": "value", "validUntil": "until", "by": "by"},

@@ -28,3 +28,12 @@ CREATE INDEX manual_grants_by_tenant ON manual_grants (tenant);
 
 GRANT SELECT ON manual_grants TO sluice_reader, sluice_worker, sluice_operator;
 GRANT INSERT, UPDATE ON manual_grants TO sluice_operator;
+
+-- A merged tenant is another name of the one it was merged into, never of a merged one: whoever
+-- merges that one later moves its names along.
+ALTER TABLE tenants
+    ADD COLUMN merged_into text COLLATE "C",  -- NULL: it stands for itself
+    ADD COLUMN merged_at   timestamptz,
+    ADD CONSTRAINT merged_since CHECK ((merged_into IS NULL) = (merged_at IS NULL)),
+    ADD CONSTRAINT merged_into_another CHECK (merged_into <> tenant);
+CREATE INDEX tenants_merged ON tenants (merged_into) WHERE merged_into IS NOT NULL;

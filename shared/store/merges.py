@@ -1,0 +1,52 @@
+"""Merged tenants: names that stand for another tenant, for good."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from shared.db import Conn
+
+READ_MERGES = """
+SELECT tenant, merged_into, merged_at FROM tenants WHERE tenant = ANY($1::text[])
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Into whom a tenant was merged, and when; None, None: it stands for itself."""
+
+    into: str | None
+    at: datetime | None
+
+
+async def read_merges(conn: Conn, tenants: Iterable[str]) -> dict[str, Merge]:
+    """By name; a tenant that nothing ever named is missing."""
+    rows = await conn.fetch(READ_MERGES, list(tenants))
+    return {row["tenant"]: Merge(row["merged_into"], row["merged_at"]) for row in rows}
+
+
+NAMES_OF_TENANT = "SELECT tenant FROM tenants WHERE merged_into = $1 ORDER BY tenant"
+
+
+async def names_of(conn: Conn, tenant: str) -> list[str]:
+    """The tenants that were merged into this one."""
+    return [row["tenant"] for row in await conn.fetch(NAMES_OF_TENANT, tenant)]
+
+
+ALIASES_AT = "SELECT tenant FROM tenants WHERE merged_into = $1 AND merged_at <= $2"
+
+
+async def aliases_at(conn: Conn, tenant: str, at: datetime) -> dict[str, str]:
+    """The names that stood for the tenant at that moment, each with the tenant's own."""
+    return {row["tenant"]: tenant for row in await conn.fetch(ALIASES_AT, tenant, at)}
+
+
+MERGE_TENANT = """
+UPDATE tenants SET merged_into = $2, merged_at = coalesce(merged_at, now())
+WHERE tenant = $1 OR merged_into = $1
+"""
+
+
+async def merge(conn: Conn, tenant: str, into: str) -> None:
+    """Make a tenant, and what was merged into it before, names of another. All are locked."""
+    await conn.execute(MERGE_TENANT, tenant, into)
