@@ -26,6 +26,10 @@ class ConfigurationConflict(Exception):
     """What is asked for does not fit what holds, or what holds has changed since it was shown."""
 
 
+class Overtaken(ConfigurationConflict):
+    """Somebody else applied since it was shown: look again."""
+
+
 async def difference(
     conn: Conn,
     declared: Declaration,
@@ -87,7 +91,8 @@ async def apply(
     `shown_version` is the version that the operator's consent was given for; None: any.
 
     Raises:
-        ConfigurationConflict: somebody else applied meanwhile; nothing was written.
+        Overtaken: somebody else applied meanwhile; nothing was written.
+        ConfigurationConflict: see `difference`.
         DeclarationError, SealingError: see `difference`.
     """
     await configuration.take_turn(conn)
@@ -95,7 +100,7 @@ async def apply(
         conn, declared, secrets, keys, providers, prune=prune, api_keys=api_keys
     )
     if shown_version is not None and shown_version != stored.version:
-        raise ConfigurationConflict(
+        raise Overtaken(
             f"version {stored.version} was applied while this one was being looked at; apply again"
         )
     if found.is_empty:
@@ -116,17 +121,15 @@ async def apply(
             await configuration.remove_source(conn, gone.id)
             await configuration.delete_secrets(conn, gone.id, [s.slot for s in gone.secrets])
             await source_keys.delete_key(conn, gone.id)
-    catalog_version = stored.catalog_version
     # A new version, also of the same plans, is what has every tenant derived again.
-    if found.plans_changed or _changes_who_grants(stored, found, declared):
-        catalog_version += 1
-        await configuration.insert_catalog(conn, catalog_version, actor, found.plans)
+    if found.derives_again:
+        await configuration.insert_catalog(conn, found.catalog_version, actor, found.catalog)
     await record_action(
         conn,
         new_action(),
         "configuration.applied",
         actor,
-        catalog_version=catalog_version,
+        catalog_version=found.catalog_version,
         before={
             "version": stored.version,
             "catalogVersion": stored.catalog_version,
@@ -134,29 +137,12 @@ async def apply(
         },
         after={
             "version": version,
-            "catalogVersion": catalog_version,
+            "catalogVersion": found.catalog_version,
             "mode": found.mode,
-            "changes": [
-                change.shown()
-                for change in found.changes
-                if change.action not in ("unchanged", "kept")
-            ],
+            "changes": [change.shown() for change in found.changes if change.is_written],
         },
     )
     return version, found
-
-
-def _changes_who_grants(stored: Stored, found: Difference, declared: Declaration) -> bool:
-    """Whether objects of some source grant that did not, or no longer do."""
-    if found.mode != stored.mode:
-        return True
-    if any(change.kind == "source" and change.action == "removed" for change in found.changes):
-        return True
-    before = {name: stored.sources.get(name) for name in declared.sources}
-    return any(
-        old is not None and (old.removed or old.livemode != declared.sources[name].livemode)
-        for name, old in before.items()
-    )
 
 
 async def _write_secrets(

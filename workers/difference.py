@@ -6,38 +6,15 @@ What the file does not name stays, unless pruning is asked for.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
-from shared.domain.catalog import UNLIMITED
 from shared.providers.base import Provider
 from shared.sealing import API_KEY_SLOT, KeyRing, SealingError
 from shared.store.configuration import Holding, Stored, StoredSource
 from shared.store.source_keys import SourceKey
-from workers.declaration import Declaration, DeclarationError, DeclaredSource
-
-Action = Literal["added", "changed", "unchanged", "removed", "kept"]
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """
-    One line of the difference. `kind` is "mode", "source" or "plan". A "kept" one is not in the
-    file and would be removed by pruning. `details` never hold a secret.
-    """
-
-    kind: str
-    name: str
-    action: Action
-    details: tuple[str, ...] = ()
-
-    def shown(self) -> dict[str, Any]:
-        """As `--json` and the audit record have it."""
-        return {
-            "kind": self.kind,
-            "name": self.name,
-            "action": self.action,
-            "details": list(self.details),
-        }
+from workers.changes import Action, Change, merge, word
+from workers.coherence import check_features, check_products
+from workers.declaration import Declaration, DeclaredSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +42,10 @@ NO_KEYS = ApiKeys()
 @dataclass(frozen=True, slots=True)
 class Difference:
     """
-    What an apply would do. `plans` is the catalog that would hold afterwards. `api_keys` has the
-    key to be written, by source; None where it goes.
+    What an apply would do. `plans` and `features` are the catalog that would hold afterwards;
+    with `derives_again` it is a new version, also where only something else changes what an
+    object gives: every tenant is derived again. `api_keys` has
+    the key to be written, by source; None where it goes.
     """
 
     base_version: int
@@ -74,21 +53,21 @@ class Difference:
     changes: tuple[Change, ...]
     secrets: Mapping[str, SecretChange]
     plans: Mapping[str, Any]
+    features: Mapping[str, Any]
+    catalog_version: int
+    derives_again: bool
     api_keys: Mapping[str, str | None] = field(default_factory=dict, repr=False)
     losses: tuple[Holding, ...] = ()
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to write."""
-        return all(change.action in ("unchanged", "kept") for change in self.changes)
+        return not any(change.is_written for change in self.changes)
 
     @property
-    def plans_changed(self) -> bool:
-        """Whether there is a new catalog."""
-        return any(
-            change.kind == "plan" and change.action not in ("unchanged", "kept")
-            for change in self.changes
-        )
+    def catalog(self) -> dict[str, Any]:
+        """The catalog's document, as it is stored."""
+        return {"plans": dict(self.plans), "features": dict(self.features)}
 
     @property
     def removes(self) -> bool:
@@ -120,62 +99,112 @@ def compare(
     key_changes: dict[str, str | None] = {}
     for name, source in declared.sources.items():
         before = stored.sources.get(name)
-        change, secret_changes[name] = _compare_source(source, before, secrets[name], keys)
+        change, secret_changes[name] = _compare_source(
+            source, before, secrets[name], keys, providers[source.provider]
+        )
         key = api_keys.declared[name] if source.api_key is not None else None
         at_rest = api_keys.stored.get(before.id) if before is not None else None
         if said := _compare_key(source, key, at_rest, keys):
             key_changes[name] = key
             change = _saying_more(change, said)
         changes.append(change)
-    left: Action = "removed" if prune else "kept"
     unnamed = [
         name
         for name, source in stored.sources.items()
         if not source.removed and name not in declared.sources
     ]
+    left: Action = "removed" if prune else "kept"
     changes += [Change("source", name, left) for name in unnamed]
-    plans = {
-        name: plan for name, plan in stored.plans.items() if not prune or name in declared.plans
-    }
-    for name, declared_plan in declared.plans.items():
-        document = declared_plan.document()
-        changes.append(_compare_plan(name, stored.plans.get(name), document))
-        plans[name] = document
-    changes += [Change("plan", name, left) for name in stored.plans if name not in declared.plans]
-    owners = {*providers, *declared.sources, *(() if prune else unnamed)}
-    _check_products(declared, owners)
-    _check_features(plans)
+    features, feature_changes = merge(
+        "feature",
+        stored.features,
+        {name: feature.document() for name, feature in declared.features.items()},
+        prune=prune,
+    )
+    plans, plan_changes = merge(
+        "plan",
+        stored.plans,
+        {name: plan.document() for name, plan in declared.plans.items()},
+        prune=prune,
+    )
+    with declared.lines.naming():
+        check_products(declared, {*providers, *declared.sources, *(() if prune else unnamed)})
+        check_features(declared, plans, features)
+    derives_again = any(
+        change.is_written for change in (*feature_changes, *plan_changes)
+    ) or _changes_who_grants(stored, declared, providers, mode, gone=prune and bool(unnamed))
     return Difference(
         base_version=stored.version,
         mode=mode,
-        changes=tuple(changes),
+        changes=(*changes, *feature_changes, *plan_changes),
         secrets=secret_changes,
         plans=plans,
+        features=features,
+        catalog_version=stored.catalog_version + derives_again,
+        derives_again=derives_again,
         api_keys=key_changes,
     )
 
 
+def _changes_who_grants(
+    stored: Stored,
+    declared: Declaration,
+    providers: Mapping[str, Provider],
+    mode: str,
+    *,
+    gone: bool,
+) -> bool:
+    """Whether objects of some source give other things than before, by the same plans."""
+    if mode != stored.mode or gone:
+        return True
+    return any(
+        old is not None
+        and (
+            old.removed
+            or old.livemode != source.livemode
+            or is_told_otherwise(old, source, providers[source.provider])
+        )
+        for source in declared.sources.values()
+        for old in (stored.sources.get(source.name),)
+    )
+
+
+def is_told_otherwise(stored: StoredSource, declared: DeclaredSource, provider: Provider) -> bool:
+    """Whether the source's settings come to something else than those that hold."""
+    before, after = (_effective(one.settings, provider) for one in (stored, declared))
+    return before != after
+
+
+def _effective(named: Mapping[str, Any], provider: Provider) -> dict[str, Any]:
+    """The settings that hold, the provider's defaults included."""
+    return {**{name: values[0] for name, values in provider.settings.items()}, **named}
+
+
 def _compare_source(
-    declared: DeclaredSource, stored: StoredSource | None, secrets: Sequence[str], keys: KeyRing
+    declared: DeclaredSource,
+    stored: StoredSource | None,
+    secrets: Sequence[str],
+    keys: KeyRing,
+    provider: Provider,
 ) -> tuple[Change, SecretChange]:
     wanted = list(dict.fromkeys(secrets))
     if stored is None:
-        details = (f"provider {declared.provider}", f"secrets: {len(wanted)}")
-        return Change("source", declared.name, "added", details), SecretChange(
+        added = [f"provider {declared.provider}", f"secrets: {len(wanted)}"]
+        added += [f"settings.{name}: {value}" for name, value in sorted(declared.settings.items())]
+        return Change("source", declared.name, "added", tuple(added)), SecretChange(
             new=tuple(enumerate(wanted))
         )
     details_list = ["back from removal"] if stored.removed else []
     for field_name in ("provider", "livemode", "tenant"):
         before, after = getattr(stored, field_name), getattr(declared, field_name)
         if before != after:
-            details_list.append(f"{field_name}: {_word(before)} → {_word(after)}")
-    names = sorted(
-        name
-        for name in stored.settings.keys() | declared.settings.keys()
-        if stored.settings.get(name) != declared.settings.get(name)
-    )
-    if names:
-        details_list.append(f"settings: {', '.join(names)}")
+            details_list.append(f"{field_name}: {word(before)} → {word(after)}")
+    old, new = (_effective(one.settings, provider) for one in (stored, declared))
+    details_list += [
+        f"settings.{name}: {word(old.get(name))} → {word(new.get(name))}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
     change = _compare_secrets(stored, wanted, keys)
     if change.new or change.gone:
         details_list.append(f"secrets: {len(change.new)} written, {len(change.gone)} removed")
@@ -226,68 +255,10 @@ def _compare_key(
     elif stored.sealed.key_id != keys.first:
         said.append("api key sealed anew")
     if stored.api_base != declared.api_base:
-        said.append(f"api base: {_word(stored.api_base)} → {_word(declared.api_base)}")
+        said.append(f"api base: {word(stored.api_base)} → {word(declared.api_base)}")
     return said
 
 
 def _saying_more(change: Change, said: Sequence[str]) -> Change:
     action: Action = "changed" if change.action == "unchanged" else change.action
     return replace(change, action=action, details=(*change.details, *said))
-
-
-def _compare_plan(name: str, stored: Mapping[str, Any] | None, declared: dict[str, Any]) -> Change:
-    if stored is None:
-        features = ", ".join(f"{key} {_word(value)}" for key, value in declared["features"].items())
-        return Change("plan", name, "added", (features, f"products: {len(declared['products'])}"))
-    details = []
-    before, after = set(stored.get("products", ())), set(declared["products"])
-    details += [f"product + {product}" for product in sorted(after - before)]
-    details += [f"product - {product}" for product in sorted(before - after)]
-    old, new = stored.get("features", {}), declared["features"]
-    for key in sorted(old.keys() | new.keys()):
-        # True equals 1 in Python, and is another value.
-        if _word(old.get(key)) != _word(new.get(key)):
-            details.append(f"{key}: {_word(old.get(key))} → {_word(new.get(key))}")
-    for key, label in (("graceS", "grace in s"), ("rank", "rank")):
-        if stored.get(key) != declared[key]:
-            details.append(f"{label}: {_word(stored.get(key))} → {declared[key]}")
-    return Change("plan", name, "changed" if details else "unchanged", tuple(details))
-
-
-def _check_products(declared: Declaration, owners: set[str]) -> None:
-    for plan in declared.plans.values():
-        for index, product in enumerate(plan.products):
-            owner = product.partition(":")[0]
-            if owner not in owners:
-                raise DeclarationError(
-                    f"plans.{plan.name}.products[{index}]: {owner!r} is neither a provider nor a"
-                    f" source; known: {', '.join(sorted(owners))}"
-                )
-
-
-def _check_features(plans: Mapping[str, Any]) -> None:
-    """A feature is of one kind in all plans: nothing decides between `true` and 10."""
-    kinds: dict[str, tuple[str, str]] = {}
-    for plan, document in plans.items():
-        for feature, value in document["features"].items():
-            kind = _kind(value)
-            other_kind, other_plan = kinds.setdefault(feature, (kind, plan))
-            if kind != other_kind:
-                raise DeclarationError(
-                    f"plans.{plan}.features.{feature} is {kind}, and {other_kind} in"
-                    f" plans.{other_plan}"
-                )
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, bool):
-        return "true or false"
-    return "text" if isinstance(value, str) and value != UNLIMITED else "a number"
-
-
-def _word(value: object) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value)

@@ -31,7 +31,12 @@ class PayloadError(Exception):
 
 
 class Provider(Protocol):
-    """One kind of source. `name` is what configuration calls it."""
+    """
+    One kind of source. `name` is what configuration calls it.
+
+    `settings` are what a source of this kind may be told about granting: name → the values it
+    knows, the first of which holds where nothing is said.
+    """
 
     name: str
     has_livemode: bool

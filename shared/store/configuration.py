@@ -39,13 +39,14 @@ class StoredSource:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The configuration that holds now. `plans` is the catalog document's {"plans": …}."""
+    """The configuration that holds now; `plans` and `features` are its catalog's document."""
 
     version: int
     mode: str
     sources: Mapping[str, StoredSource] = field(default_factory=dict)
     catalog_version: int = 0
     plans: Mapping[str, Any] = field(default_factory=dict)
+    features: Mapping[str, Any] = field(default_factory=dict)
     seals: frozenset[str] = frozenset()
 
 
@@ -108,6 +109,7 @@ async def read_stored(conn: Conn) -> Stored:
         sources=sources,
         catalog_version=catalog["version"],
         plans=catalog["document"].get("plans", {}),
+        features=catalog["document"].get("features", {}),
         seals=frozenset(row["key_id"] for row in await conn.fetch(READ_SEALS)),
     )
 
@@ -123,9 +125,9 @@ async def insert_version(conn: Conn, version: int, actor: str, mode: str) -> Non
 INSERT_CATALOG = "INSERT INTO catalogs (version, actor, document) VALUES ($1, $2, $3)"
 
 
-async def insert_catalog(conn: Conn, version: int, actor: str, plans: Mapping[str, Any]) -> None:
+async def insert_catalog(conn: Conn, version: int, actor: str, document: Mapping[str, Any]) -> None:
     """A new catalog; the sweep recomputes the tenants whose version is older."""
-    await conn.execute(INSERT_CATALOG, version, actor, {"plans": dict(plans)})
+    await conn.execute(INSERT_CATALOG, version, actor, dict(document))
 
 
 UPSERT_SOURCE = """

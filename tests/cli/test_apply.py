@@ -1,6 +1,7 @@
 """`sluice apply` against a database."""
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ from shared.store.source_rows import read_sources
 from shared.store.sources import load_configuration
 from tests.cli.conftest import Sluice
 from tests.support.stack import Stack
-from tests.support.stripe_events import event, subscription
+from tests.support.stripe_events import NOW_S, event, subscription
+from workers import preview
+from workers.cli import following
+from workers.sweep import derive_again
 
 FILE = """
 [sources.stripe]
@@ -75,7 +79,8 @@ async def test_a_first_apply_is_read_by_the_gateway(
                 "graceS": 604_800,
                 "rank": 0,
             }
-        }
+        },
+        "features": {},
     }
     records = (await sluice("audit", "list", "--json")).json["items"]
     assert [(one["action"], one["cause"], one["step"], one["actor"]) for one in records] == [
@@ -119,6 +124,164 @@ async def test_a_dry_run_writes_nothing(sluice: Sluice, endpoints: Endpoints, fi
     assert "would become version 1" in said.err
     assert await value(endpoints, "SELECT max(version) FROM configuration") == 0
     assert await value(endpoints, "SELECT count(*) FROM sources") == 0
+
+
+def tenants(*names: str) -> list[bytes]:
+    """A subscription for each, to prod_pro."""
+    return [
+        event(
+            "customer.subscription.created",
+            subscription(f"sub_{name}", customer=f"cus_{name}", tenant=name),
+        )
+        for name in names
+    ]
+
+
+async def follow(stack: Stack) -> None:
+    """What workers do, in time."""
+    for row in await stack.fetch("SELECT tenant FROM tenants ORDER BY tenant"):
+        await derive_again(stack.crew, row["tenant"])
+
+
+async def test_who_gets_what_is_shown_before_it_is_so(
+    sluice: Sluice, stack: Stack, file: Path
+) -> None:
+    await stack.apply(*tenants("acme", "globex"))
+    await sluice("apply", file)
+    await follow(stack)
+    file.write_text(FILE.replace("seats = 10, sso = true", 'seats = 20, tier = "gold"'))
+    said = await sluice("apply", file, "--dry-run")
+    assert said.out.splitlines()[-9:] == [
+        "What tenants may use",
+        "tenant  feature  from → to  ",
+        "acme    seats    10 → 20    ",
+        "acme    sso      true → none",
+        "acme    tier     none → gold",
+        "globex  seats    10 → 20    ",
+        "globex  sso      true → none",
+        "globex  tier     none → gold",
+        "2 tenants in all: 2 changed, 2 granted, 2 revoked",
+    ]
+    assert "2 tenants to derive again, with a new catalog" in said.err
+    assert (await stack.features("acme")) == {"seats": 10, "sso": True}
+    applied = (await sluice("apply", file, "--json")).json
+    assert (applied["catalogVersion"], applied["toDerive"]) == (2, 2)
+    assert {**applied["preview"], "changes": len(applied["preview"]["changes"])} == {
+        "tenants": 2,
+        "listed": 2,
+        "lookedAt": 2,
+        "busy": 0,
+        "actions": {
+            "entitlement.changed": 2,
+            "entitlement.granted": 2,
+            "entitlement.revoked": 2,
+        },
+        "changes": 6,
+    }
+    assert applied["preview"]["changes"][0] == {
+        "tenant": "acme",
+        "feature": "seats",
+        "action": "entitlement.changed",
+        "before": {"value": 10, "validUntil": None},
+        "after": {"value": 20, "validUntil": None},
+    }
+    await follow(stack)
+    assert (await stack.features("acme")) == {"seats": 20, "tier": "gold"}
+
+
+async def test_an_end_is_shown_with_its_day(sluice: Sluice, stack: Stack, file: Path) -> None:
+    ends = NOW_S + 10**6
+    await stack.apply(
+        event("customer.subscription.created", subscription(tenant="acme", cancel_at=ends))
+    )
+    file.write_text(FILE.replace("seats = 10, sso = true", "seats = 20"))
+    said = await sluice("apply", file, "--dry-run")
+    until = f"until {datetime.fromtimestamp(ends, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    assert f"10 {until} → 20 {until}" in " ".join(said.out.split())
+
+
+async def test_more_tenants_than_fit_are_counted(
+    sluice: Sluice, stack: Stack, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preview, "LISTED", 2)
+    await stack.apply(*tenants("a", "b", "c", "d"))
+    file.write_text(FILE.replace("10", "20"))
+    said = await sluice("apply", file, "--dry-run")
+    assert said.out.endswith(
+        "b       seats    10 → 20  \nand 2 more tenants\n4 tenants in all: 4 changed\n"
+    )
+    counted = (await sluice("apply", file, "--dry-run", "--json")).json["preview"]
+    assert (counted["tenants"], counted["listed"], len(counted["changes"])) == (4, 2, 2)
+
+
+async def test_without_a_preview_nobody_is_looked_at(
+    sluice: Sluice, stack: Stack, file: Path
+) -> None:
+    await stack.apply(*tenants("acme"))
+    file.write_text(FILE.replace("10", "20"))
+    said = await sluice("apply", file, "--dry-run", "--no-preview")
+    assert "acme" not in said.out + said.err
+    assert "plans.pro.features.seats: 10 → 20" in said.out
+    assert (await sluice("apply", file, "--no-preview", "--json")).json["preview"] is None
+
+
+async def test_nothing_new_for_anybody_is_said(sluice: Sluice, stack: Stack, file: Path) -> None:
+    await stack.apply(*tenants("acme"))
+    file.write_text(FILE + 'grace = "30d"\n')
+    said = await sluice("apply", file)
+    assert "no tenant may use anything else than before" in said.err
+    assert "1 tenant to derive again, with catalog 2: sluice catalog status --watch" in said.err
+
+
+async def test_waiting_ends_when_every_tenant_has_followed(
+    sluice: Sluice, stack: Stack, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(following, "STILL_AFTER_S", 0.2)
+    await stack.apply(*tenants("acme", "globex"))
+    file.write_text(FILE.replace("10", "20"))
+    waiting = asyncio.ensure_future(sluice("apply", file, "--wait", "--json"))
+    while await stack.value("SELECT max(version) FROM catalogs") == 1:
+        await asyncio.sleep(0.05)
+    await derive_again(stack.crew, "acme")
+    await asyncio.sleep(1)
+    assert not waiting.done()
+    await derive_again(stack.crew, "globex")
+    said = await waiting
+    assert said.code == 0, said.err
+    assert said.json["toDerive"] == 2
+    assert said.err.count("of the remaining 1 none has followed for 0 s: does a worker run?") == 1
+    assert said.err.endswith("every tenant has catalog 2\n")
+    again = await sluice("apply", file, "--wait")
+    assert "nothing changes: version 2 holds" in again.err
+    assert again.err.endswith("every tenant has catalog 2\n")
+
+
+async def test_a_setting_that_decides_is_a_new_catalog(
+    sluice: Sluice, endpoints: Endpoints, file: Path
+) -> None:
+    await sluice("apply", file)
+    file.write_text(
+        FILE.replace("livemode = true", 'livemode = true\nsettings = { disputes = "keep" }')
+    )
+    said = await sluice("apply", file)
+    assert "settings.disputes: hold → keep" in said.out
+    assert await value(endpoints, "SELECT settings FROM sources") == {"disputes": "keep"}
+    assert await value(endpoints, "SELECT max(version) FROM catalogs") == 2
+
+
+async def test_features_stay_until_they_are_pruned(
+    sluice: Sluice, endpoints: Endpoints, file: Path
+) -> None:
+    newest = "SELECT document -> 'features' FROM catalogs ORDER BY version DESC LIMIT 1"
+    file.write_text(FILE + '[features.seats]\ncombine = "sum"\n')
+    await sluice("apply", file)
+    assert await value(endpoints, newest) == {"seats": {"combine": "sum"}}
+    file.write_text(FILE)
+    assert "and kept: feature seats" in (await sluice("apply", file)).err
+    assert await value(endpoints, newest) == {"seats": {"combine": "sum"}}
+    assert (await sluice("apply", file, "--prune", "--yes")).code == 0
+    assert await value(endpoints, newest) == {}
 
 
 async def test_pruning_says_who_loses_what_and_wants_a_yes(
@@ -175,13 +338,16 @@ async def test_applies_take_turns(
         said = await waiting
     assert said.code == 0, said.err
     assert said.json["version"] == 2
+    assert "somebody else applied meanwhile; looking again" in said.err
 
 
 async def test_what_is_wrong_is_one_line(
     sluice: Sluice, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for text, said_to_be in [
-        ("mode = \n", "line 1"),
+        ("mode = \n", f"sluice: {file}, line 1: not TOML: Invalid value"),
+        (FILE.replace("10", "-1"), f"{file}, line 9: plans.pro.features.seats: -1 is not a limit"),
+        (FILE.replace("stripe:", "strype:"), f"{file}, line 8: plans.pro.products[0]: 'strype' is"),
         (FILE.replace("env:STRIPE_SECRET", "env:NOWHERE"), "NOWHERE is not set"),
         (FILE.replace("file:second.txt", "file:third.txt"), "third.txt"),
     ]:
@@ -337,7 +503,6 @@ async def test_the_list_of_sources_says_what_fetching_is_at(
             " SELECT id, now() + interval '5 min', 'unauthorized: Invalid API Key' FROM sources"
         )
     stopped = await sluice("sources", "list")
-    assert "stopped" in stopped.out
     assert "stripe: nothing is fetched until 2" in stopped.err
     assert "unauthorized: Invalid API Key" in stopped.err
     (source,) = (await sluice("sources", "list", "--json")).json["items"]

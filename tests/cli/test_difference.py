@@ -20,6 +20,7 @@ PLAN: dict[str, Any] = {
     "graceS": 604_800,
     "rank": 0,
 }
+FEATURES = {"seats": {"combine": "sum"}}
 FILE = """
 [sources.stripe]
 provider = "stripe"
@@ -48,6 +49,7 @@ HELD = Stored(
     sources={"stripe": stored_source(sealed(0, 1, "one"), sealed(1, 1, "two"))},
     catalog_version=2,
     plans={"pro": PLAN},
+    features=FEATURES,
 )
 
 
@@ -87,9 +89,17 @@ def test_everything_is_new_at_first() -> None:
 
 def test_the_same_again_is_nothing() -> None:
     found = differ(HELD)
-    assert actions(found) == {"source stripe": "unchanged", "plan pro": "unchanged"}
+    assert actions(found) == {
+        "source stripe": "unchanged",
+        "plan pro": "unchanged",
+        "feature seats": "kept",
+    }
     assert found.is_empty
-    assert not found.plans_changed
+    assert not found.derives_again
+    assert (found.catalog_version, found.catalog) == (
+        2,
+        {"plans": HELD.plans, "features": FEATURES},
+    )
 
 
 def test_a_secret_keeps_its_slot_wherever_it_stands() -> None:
@@ -129,38 +139,97 @@ def test_no_secret_is_ever_shown() -> None:
 def test_what_changed_is_told() -> None:
     text = FILE.replace("livemode = true", 'livemode = false\ntenant = "acme"').replace(
         'products = ["stripe:prod_1"]\nfeatures = { seats = 10 }',
-        'products = ["stripe:prod_2"]\nfeatures = { seats = 20, sso = true }\n'
-        'grace = "0"\nrank = 1',
+        'products = ["stripe:prod_2"]\nfeatures = { seats = 20, sso = true, tier = "gold" }\n'
+        'grace = "0"\nrank = 1\nlasts = "36h"',
     )
     found = differ(HELD, 'mode = "test"\n' + text)
     assert details(found, "stripe") == ("livemode: true → false", "tenant: none → acme")
     assert details(found, "pro") == (
-        "product + stripe:prod_2",
-        "product - stripe:prod_1",
-        "seats: 10 → 20",
-        "sso: none → true",
-        "grace in s: 604800 → 0",
-        "rank: 0 → 1",
+        "plans.pro.products: + stripe:prod_2",
+        "plans.pro.products: - stripe:prod_1",
+        "plans.pro.features.seats: 10 → 20",
+        "plans.pro.features.sso: none → true",
+        'plans.pro.features.tier: none → "gold"',
+        "plans.pro.grace: 7d → 0",
+        "plans.pro.lasts: none → 36h",
+        "plans.pro.rank: 0 → 1",
     )
     assert details(found, "test") == ("live → test",)
 
 
 def test_true_is_not_one() -> None:
-    stored = replace(HELD, plans={"pro": {**PLAN, "features": {"seats": True}}})
+    plans = {"pro": {**PLAN, "features": {"seats": True}}}
+    stored = replace(HELD, plans=plans, features={})
     found = differ(stored, FILE.replace("seats = 10", "seats = 1"))
-    assert found.plans_changed
+    assert found.derives_again
     assert found.plans["pro"]["features"] == {"seats": 1}
+    assert details(found, "pro") == ("plans.pro.features.seats: true → 1",)
+
+
+def test_a_number_is_not_its_text() -> None:
+    found = differ(replace(HELD, features={}), FILE.replace("seats = 10", 'seats = "10"'))
+    assert details(found, "pro") == ('plans.pro.features.seats: 10 → "10"',)
+    assert found.derives_again
 
 
 def test_what_the_file_does_not_name_stays_unless_pruned() -> None:
     found = differ(HELD, 'mode = "live"\n')
-    assert actions(found) == {"source stripe": "kept", "plan pro": "kept"}
+    named = ("source stripe", "feature seats", "plan pro")
+    assert actions(found) == dict.fromkeys(named, "kept")
     assert found.is_empty
-    assert found.plans == {"pro": PLAN}
+    assert found.catalog == {"plans": {"pro": PLAN}, "features": FEATURES}
     pruned = differ(HELD, 'mode = "live"\n', prune=True)
-    assert actions(pruned) == {"source stripe": "removed", "plan pro": "removed"}
-    assert pruned.plans == {}
+    assert actions(pruned) == dict.fromkeys(named, "removed")
+    assert pruned.catalog == {"plans": {}, "features": {}}
     assert pruned.removes
+
+
+def test_how_a_feature_combines_is_a_new_catalog() -> None:
+    found = differ(replace(HELD, features={}), FILE + '[features.seats]\ncombine = "sum"\n')
+    assert actions(found)["feature seats"] == "added"
+    assert details(found, "seats") == ("combine sum",)
+    assert (found.derives_again, found.catalog_version) == (True, 3)
+    assert found.features == FEATURES
+    back = differ(HELD, FILE + "[features.seats]\n")
+    assert details(back, "seats") == ("features.seats.combine: sum → max",)
+    assert back.features == {"seats": {"combine": "max"}}
+    gone = differ(HELD, FILE, prune=True)
+    assert (actions(gone)["feature seats"], gone.features) == ("removed", {})
+    assert gone.derives_again
+
+
+def test_settings_that_decide_are_a_new_catalog() -> None:
+    settings = FILE.replace("livemode = true", 'livemode = true\nsettings.disputes = "keep"')
+    found = differ(HELD, settings)
+    assert details(found, "stripe") == ("settings.disputes: hold → keep",)
+    assert (found.derives_again, found.catalog_version) == (True, 3)
+    keeping = replace(stored_source(*HELD.sources["stripe"].secrets), settings={"disputes": "keep"})
+    stored = replace(HELD, sources={"stripe": keeping})
+    assert differ(stored, settings).is_empty
+    assert details(differ(stored), "stripe") == ("settings.disputes: keep → hold",)
+    assert details(differ(Stored(0, "live"), settings), "stripe")[-1] == "settings.disputes: keep"
+
+
+def test_saying_a_default_changes_nothing() -> None:
+    settings = FILE.replace("livemode = true", 'livemode = true\nsettings.disputes = "hold"')
+    assert differ(HELD, settings).is_empty
+
+
+def test_what_bears_on_no_object_derives_nothing_again() -> None:
+    new = FILE + '[sources.sandbox]\nprovider = "stripe"\nsecrets = ["x"]\nlivemode = false\n'
+    for stored, text in [
+        (HELD, FILE.replace("livemode = true", 'livemode = true\ntenant = "acme"')),
+        (HELD, new),
+    ]:
+        found = differ(stored, text)
+        assert not found.is_empty
+        assert (found.derives_again, found.catalog_version) == (False, 2)
+    for text, prune in [
+        (FILE.replace("true", "false"), False),
+        ('mode = "test"\n' + FILE, False),
+        (FILE[FILE.index("[plans") :], True),
+    ]:
+        assert differ(HELD, text, prune=prune).derives_again
 
 
 def test_a_removed_source_comes_back() -> None:
@@ -171,19 +240,69 @@ def test_a_removed_source_comes_back() -> None:
 
 
 def test_a_product_must_be_somebodys() -> None:
-    with pytest.raises(DeclarationError, match=r"plans.pro.products\[0\]: 'strype' is neither"):
+    with pytest.raises(DeclarationError) as caught:
         differ(HELD, FILE.replace("stripe:prod_1", "strype:prod_1"))
+    assert str(caught.value) == (
+        "sluice.toml, line 8: plans.pro.products[0]: 'strype' is neither a provider nor a source;"
+        " known: stripe"
+    )
     named = FILE.replace("sources.stripe", "sources.shop").replace("stripe:prod_1", "shop:prod_1")
     assert differ(Stored(0, "live"), named).plans["pro"]["products"] == ["shop:prod_1"]
 
 
-def test_a_feature_is_of_one_kind_in_all_plans_the_stored_ones_too() -> None:
-    other = '[plans.max]\nproducts = ["stripe:p"]\nfeatures = { seats = %s }\n'
-    with pytest.raises(DeclarationError, match=r"plans.max.features.seats is true or false"):
-        differ(HELD, other % "true")
-    with pytest.raises(DeclarationError, match="text"):
-        differ(HELD, other % '"many"')
-    assert not differ(HELD, other % '"unlimited"').is_empty
+MAX = '[plans.max]\nproducts = ["stripe:p"]\n'
+
+
+@pytest.mark.parametrize(
+    ("stored", "text", "said"),
+    [
+        (
+            HELD,
+            MAX + "features.seats = true\n",
+            "line 3: plans.max.features.seats: is true or false, and a number in plans.pro, which"
+            " is kept and not in this file",
+        ),
+        (
+            Stored(0, "live"),
+            FILE + MAX + 'features = {\n seats = "many" }\n'.replace("{\n", "{"),
+            "line 12: plans.max.features.seats: is text, and a number in plans.pro (line 9)",
+        ),
+        (
+            Stored(0, "live"),
+            FILE.replace("10", "true") + '[features.seats]\ncombine = "sum"\n',
+            'line 11: features.seats.combine: "sum" is for numbers, and it is true or false in'
+            " plans.pro (line 9)",
+        ),
+        (
+            HELD,
+            FILE.replace("10", '"ten"'),
+            'line 9: plans.pro.features.seats: is text, and features.seats.combine is "sum", which'
+            " is kept and for numbers",
+        ),
+        (
+            replace(HELD, plans={"pro": {**PLAN, "features": {"seats": "ten"}}}, features={}),
+            '[features.seats]\ncombine = "sum"\n',
+            'line 2: features.seats.combine: "sum" is for numbers, and it is text in plans.pro,'
+            " which is kept and not in this file",
+        ),
+        (
+            HELD,
+            FILE + "[features.seat]\n",
+            "line 10: features.seat: no plan has such a feature",
+        ),
+    ],
+)
+def test_features_mean_one_thing_in_all_plans_the_stored_ones_too(
+    stored: Stored, text: str, said: str
+) -> None:
+    with pytest.raises(DeclarationError) as caught:
+        differ(stored, text)
+    assert str(caught.value) == f"sluice.toml, {said}"
+
+
+def test_unlimited_is_a_number() -> None:
+    found = differ(HELD, FILE + MAX + 'features = { seats = "unlimited" }\n')
+    assert details(found, "max") == ('seats "unlimited"', "products: 1")
 
 
 # API keys ---------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ async def test_filters_and_pages(sluice: Sluice, stack: Stack) -> None:
         for number in range(5)
     ]
     await stack.apply(*bodies)
-    await stack.apply(event("invoice.paid", {"id": "in_1", "object": "invoice"}, event_id="evt_i"))
+    await stack.apply(event("payout.paid", {"id": "po_1", "object": "payout"}, event_id="evt_i"))
     await stack.receive(event("customer.subscription.created", subscription("sub_9")))
 
     async def ids(*args: str) -> list[str]:
@@ -68,7 +68,7 @@ async def test_filters_and_pages(sluice: Sluice, stack: Stack) -> None:
 
     assert len(await ids()) == 7
     assert await ids("--status", "ignored") == ["evt_i"]
-    assert await ids("--type", "invoice.paid") == ["evt_i"]
+    assert await ids("--type", "payout.paid") == ["evt_i"]
     assert len(await ids("--status", "processed")) == 5
     assert len(await ids("--status", "received")) == 1
     assert await ids("--status", "dead") == []

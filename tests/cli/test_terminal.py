@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import time
@@ -20,8 +21,10 @@ from tests.cli.conftest import Sluice
 from tests.support.stack import Stack
 from tests.support.stripe_events import event, subscription
 from workers.cli import build, output
+from workers.sweep import derive_again
 
 FILE = '[sources.stripe]\nprovider = "stripe"\nsecrets = ["whsec_1"]\nlivemode = true\n'
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 SLUICE = (sys.executable, "-m", "workers.cli")
 
 
@@ -65,6 +68,54 @@ async def test_a_terminal_is_asked(home: Path, endpoints: Endpoints, tmp_path: P
     )
     assert (code, await version(endpoints)) == (0, 1)
     assert b"version 1 is applied" in said
+
+
+async def test_whom_it_concerns_is_shown_before_the_question(
+    stack: Stack, home: Path, tmp_path: Path
+) -> None:
+    tenant = "0199b7a2-5d1c-7c3e-9c7e-2f6b7c1d2e3f"
+    await stack.apply(event("customer.subscription.created", subscription(tenant=tenant)))
+    file = tmp_path / "sluice.toml"
+    file.write_text(
+        FILE + '[plans.pro]\nproducts = ["stripe:prod_pro"]\nfeatures = { seats = 20 }\n'
+    )
+    before = await stack.features(tenant)
+    code, said = await asyncio.to_thread(
+        on_a_terminal, ["apply", str(file)], b"n\n", b"Apply this?"
+    )
+    assert code == 1
+    lines = said.decode().split("Apply this?")[0].splitlines()
+    assert any(tenant in line and "seats" in line and "10 → 20" in line for line in lines)
+    assert max(len(ESCAPES.sub("", line)) for line in lines) <= 80
+    assert await stack.features(tenant) == before
+    assert await stack.value("SELECT max(version) FROM catalogs") == 1
+
+
+async def test_a_terminal_has_a_bar_while_tenants_follow(
+    stack: Stack, home: Path, tmp_path: Path
+) -> None:
+    await stack.apply(
+        *(
+            event(
+                "customer.subscription.created",
+                subscription(f"sub_{name}", customer=f"cus_{name}", tenant=name),
+            )
+            for name in ("acme", "globex")
+        )
+    )
+    await stack.configure()
+    await derive_again(stack.crew, "acme")
+    watching = asyncio.ensure_future(
+        asyncio.to_thread(on_a_terminal, ["catalog", "status", "--watch"], b"", b"never asked")
+    )
+    await asyncio.sleep(4)
+    assert not watching.done()
+    await derive_again(stack.crew, "globex")
+    code, said = await watching
+    assert code == 0
+    assert "tenants on catalog 2" in said.decode()
+    assert "1/2" in said.decode()
+    assert "2 of 2" in said.decode()
 
 
 async def test_yes_answers_on_a_terminal(home: Path, endpoints: Endpoints, tmp_path: Path) -> None:
@@ -193,7 +244,8 @@ def test_every_command_of_the_operator_has_an_example() -> None:
     without = []
     root = get_command(build())
     context = typer.Context(root)
-    operators = {"apply", "replay", "sources", "events", "parked", "tenants", "audit", "tokens"}
+    operators = {"apply", "replay", "sources", "events", "parked", "tenants", "audit", "tokens",
+                 "catalog"}  # fmt: skip
     assert isinstance(root, typer.core.TyperGroup)
     for name in operators:
         command = root.get_command(context, name)

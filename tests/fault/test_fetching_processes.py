@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shared.settings import Endpoints, Settings
-from tests.integration.fetching import Scene, until
+from tests.support.fetching import Scene, until
 from tests.support.stack import Stack
 from tests.support.stripe_api import stripe_api
 from tests.support.stripe_events import event, subscription

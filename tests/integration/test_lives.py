@@ -54,6 +54,7 @@ async def told(
     return lives
 
 
+@pytest.mark.timeout(600)  # half a minute on two idle cores
 async def test_thousands_of_lives_end_as_the_model_says(stack: Stack, seed: int) -> None:
     lives = await told(stack, seed, LIVES)
     wrong = await differences(stack, lives)

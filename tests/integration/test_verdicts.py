@@ -34,7 +34,7 @@ async def test_what_cannot_be_read_is_dead_and_kept(stack: Stack) -> None:
 
 
 async def test_unknown_types_are_kept_and_settled(stack: Stack) -> None:
-    await stack.apply(event("invoice.paid", {"id": "in_1", "object": "invoice"}))
+    await stack.apply(event("payout.paid", {"id": "po_1", "object": "payout"}))
     (row,) = await stack.fetch("SELECT status, code FROM settlements")
     assert (row["status"], row["code"]) == ("ignored", "unknown_type")
 

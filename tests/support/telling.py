@@ -8,15 +8,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from shared.domain.keys import CustomerKey
 from shared.store import audit
-from shared.store.objects import CustomerKey
 from tests.support.life import Life
 from tests.support.model import CATALOG, Features
 from tests.support.stack import Stack, drain, new_crew
 from tests.support.stripe_events import NOW_S
-from workers.books import SetGrew
 from workers.crew import Crew
 from workers.entitle import link_customer
+from workers.entries import SetGrew
 
 
 async def tell(

@@ -135,6 +135,17 @@ def test_the_identity_of_a_damaged_envelope_is_read_or_refused(data: st.DataObje
         assert "\0" not in text
 
 
+@pytest.mark.parametrize("kind", ["customer.subscription.updated", "v1.x", FETCHED])
+def test_text_that_is_no_utf_8_is_refused(kind: str) -> None:
+    for body in (
+        event(kind, content_of("customer.subscription.")),
+        thin_event(kind, "charge", "ch_1"),
+        fetched("subscription", "sub_1", content_of("customer.subscription.")),
+    ):
+        for text in (b'"sub_1"', b'"ch_1"', b'"v2.core.event"'):
+            check(kind, body.replace(text, b'"\xff"'))
+
+
 @pytest.mark.parametrize("kind", ["customer.subscription.updated", FETCHED])
 @pytest.mark.parametrize("depth", [500, 2000, 100_000])
 def test_what_is_nested_without_end_is_read_or_refused(kind: str, depth: int) -> None:

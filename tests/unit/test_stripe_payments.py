@@ -6,7 +6,7 @@ import pytest
 
 from shared.domain.standings import STANDINGS
 from shared.domain.states import ObjectState
-from tests.support.reading import observed, told_in_any_order
+from tests.support.reading import content_of, observed, told_in_any_order
 from tests.support.stripe_events import (
     NOW_S,
     charge,
@@ -43,12 +43,12 @@ EXPANDED_INTENT = {"id": "pi_1", "object": "payment_intent"}
         ("refund.created", refund(status="pending"), "arrival", "pending"),
         ("refund.updated", refund(), "edge", "succeeded"),
         ("charge.refund.updated", refund(), "edge", "succeeded"),
-        ("refund.failed", refund(status="failed"), "point", "failed"),
+        ("refund.failed", refund(status="failed"), "edge", "failed"),
         ("charge.dispute.created", dispute(), "arrival", "needs_response"),
         ("charge.dispute.updated", dispute(status="under_review"), "edge", "under_review"),
-        ("charge.dispute.closed", dispute(status="won"), "point", "won"),
-        ("charge.dispute.funds_withdrawn", dispute(), "point", "needs_response"),
-        ("charge.dispute.funds_reinstated", dispute(status="won"), "point", "won"),
+        ("charge.dispute.closed", dispute(status="won"), "edge", "won"),
+        ("charge.dispute.funds_withdrawn", dispute(), "edge", "needs_response"),
+        ("charge.dispute.funds_reinstated", dispute(status="won"), "edge", "won"),
         ("radar.early_fraud_warning.created", warning(), "arrival", "actionable"),
         ("radar.early_fraud_warning.updated", warning(actionable=False), "edge",
          "not_actionable"),
@@ -63,10 +63,13 @@ def test_every_type_observes_its_object(
     assert status in STANDINGS["stripe", seen.kind]
 
 
-@pytest.mark.parametrize("kind", ["refund.updated", "charge.updated", "charge.dispute.updated"])
+@pytest.mark.parametrize(
+    "kind",
+    ["refund.updated", "refund.failed", "charge.updated", "charge.refunded",
+     "charge.dispute.updated", "charge.dispute.closed", "charge.dispute.funds_withdrawn"],
+)  # fmt: skip
 def test_an_update_that_does_not_say_what_changed_is_a_point(kind: str) -> None:
-    contents = {"refund.updated": refund(), "charge.updated": charge()}
-    assert observed(kind, contents.get(kind, dispute())).shape == "point"
+    assert observed(kind, content_of(kind)).shape == "point"
 
 
 # Invoices -------------------------------------------------------------------------------------
@@ -263,3 +266,18 @@ def test_a_dispute_opened_and_charged_within_one_second_converges() -> None:
         ],
     )
     assert (register.newest.status, register.ambiguous) == ("under_review", False)
+
+
+def test_a_dispute_won_within_the_second_of_its_review_converges() -> None:
+    register = told_in_any_order(
+        "dispute",
+        [
+            event("charge.dispute.created", dispute(), created=NOW_S - 5),
+            event("charge.dispute.updated", dispute(status="under_review"),
+                  previous={"status": "needs_response"}),
+            event("charge.dispute.closed", dispute(status="won"),
+                  previous={"status": "under_review"}),
+            event("charge.dispute.funds_reinstated", dispute(status="won")),
+        ],
+    )  # fmt: skip
+    assert (register.newest.status, register.ambiguous) == ("won", False)

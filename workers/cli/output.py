@@ -156,12 +156,14 @@ def console() -> "Console":
     return Console(file=sys.stdout, width=width, highlight=False, soft_wrap=False)
 
 
-def print_table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> None:
+def print_table(
+    columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]], *, keep: int = 2
+) -> None:
     """
     `columns`: the row's key → the heading, the most important first.
 
     Where the terminal is too narrow, the last columns are left out and named on stderr: a table
-    whose every cell is broken into pieces can be read by nobody.
+    whose every cell is broken into pieces can be read by nobody. The first `keep` always stay.
     """
     from rich.table import Table
     from rich.text import Text
@@ -172,7 +174,7 @@ def print_table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -
         min(max([len(heading), *(row[index].cell_len for row in cells)]), _WIDEST_CELL)
         for index, heading in enumerate(columns.values())
     ]
-    fitting = 2
+    fitting = min(keep, len(widths))
     while fitting < len(widths) and sum(widths[: fitting + 1]) + 2 * fitting <= out.width:
         fitting += 1
     headings = list(columns.values())

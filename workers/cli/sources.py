@@ -51,11 +51,11 @@ def list_command(
             "name": "source",
             "provider": "provider",
             "livemode": "live",
-            "secrets": "secrets",
             "url": "url",
             "eventTypes": "event types",
             "apiKey": "api key",
             "fetches": "fetches",
+            "secrets": "secrets",
             "tenant": "tenant",
         }
         nothing = "no sources; declare some: sluice apply FILE"

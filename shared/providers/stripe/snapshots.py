@@ -5,7 +5,8 @@ Snapshots have no version but `created`, in whole seconds, and delivery is not o
 the snapshots of one second in order (`shared.domain.register`) is the state before: `updated`
 events tell it in `previous_attributes`, and some types by their name alone.
 Source: docs.stripe.com/api/events/object and the stripe SDK's `_event.py` (read 2026-11). The
-documents promise `previous_attributes` for `*.updated` only; `charge.refunded` has them too.
+documents promise `previous_attributes` for `*.updated` only; payloads of `charge.refunded` and
+`charge.dispute.closed` have them too.
 """
 
 from collections.abc import Callable, Mapping
