@@ -39,16 +39,6 @@ def joined_with(
     return list(found.values())
 
 
-def owner_among(joined: Iterable[tuple[ObjectKey, Register]]) -> CustomerKey | None:
-    """To whom an object belongs that names no customer itself: whom what it joins names."""
-    named = [
-        CustomerKey(*key[:3], register.newest.customer)
-        for key, register in joined
-        if register.newest.customer is not None
-    ]
-    return min(named, default=None)
-
-
 class Neighbour(msgspec.Struct, frozen=True):
     """An object: its row's id, the customer it belongs to, and its register."""
 
@@ -97,12 +87,10 @@ class Neighbourhood:
     """
 
     def __init__(self, neighbours: Iterable[Neighbour]) -> None:
-        given = list(neighbours)
-        joined = _by_joint(given)
-        self.neighbours = [
-            msgspec.structs.replace(one, owner=_owner_of(one, joined)) for one in given
-        ]
-        self.by_joint = _by_joint(self.neighbours)
+        named = [_owned(one, _named_by(one)) for one in neighbours]
+        joined = _by_joint(named) if any(one.owner is None for one in named) else {}
+        self.neighbours = [_owned(one, _owner_by(one, joined)) for one in named]
+        self.by_joint = _by_joint(self.neighbours) if joined else {}
         self.by_customer: dict[CustomerKey, list[Neighbour]] = defaultdict(list)
         for one in self.neighbours:
             if one.owner is not None:
@@ -120,12 +108,15 @@ class Neighbourhood:
         for one in self.neighbours:
             if one.key not in decided:
                 group = self._group(one)
+                seen = [near.seen for near in group]
                 origin = origin_of(one.key)
-                around = circumstances(
-                    origin.provider, origin.policy, [near.seen for near in group]
-                )
+                around = circumstances(origin.provider, origin.policy, seen)
+                # A customer's objects have their links in common; what has none stands alone.
+                shared = None
+                if one.owner is not None:
+                    shared = links_of(one.seen, seen, operator_links.get(one.owner))
                 for near in group:
-                    links = self._links_of(near, operator_links)
+                    links = shared or links_of(near.seen, None, None)
                     bearing = around[near.key.name]
                     tenant, verdict = decide(
                         near.key.kind, near.register, links, origin, catalog, bearing, aliases
@@ -138,12 +129,6 @@ class Neighbourhood:
             return self.by_customer[one.owner]
         return joined_with(one, lambda near: near.joints, self.by_joint)
 
-    def _links_of(self, one: Neighbour, operator_links: Mapping[CustomerKey, str | None]) -> Links:
-        if one.owner is None:
-            return links_of(one.seen, None, None)
-        near = [other.seen for other in self.by_customer[one.owner]]
-        return links_of(one.seen, near, operator_links.get(one.owner))
-
 
 def _by_joint(neighbours: Iterable[Neighbour]) -> dict[JointKey, list[Neighbour]]:
     found: dict[JointKey, list[Neighbour]] = defaultdict(list)
@@ -153,13 +138,23 @@ def _by_joint(neighbours: Iterable[Neighbour]) -> dict[JointKey, list[Neighbour]
     return found
 
 
-def _owner_of(
+def _owned(one: Neighbour, owner: CustomerKey | None) -> Neighbour:
+    if one.owner is not None or owner is None:
+        return one
+    return msgspec.structs.replace(one, owner=owner)
+
+
+def _named_by(one: Neighbour) -> CustomerKey | None:
+    named = one.register.newest.customer
+    return None if named is None else CustomerKey(*one.key[:3], named)
+
+
+def _owner_by(
     one: Neighbour, by_joint: Mapping[JointKey, Sequence[Neighbour]]
 ) -> CustomerKey | None:
+    """To whom an object belongs that names no customer itself: whom what it joins names."""
     if one.owner is not None:
-        return one.owner
-    named = one.register.newest.customer
-    if named is not None:
-        return CustomerKey(*one.key[:3], named)
+        return None
     joined = joined_with(one, lambda near: near.joints, by_joint)
-    return owner_among((near.key, near.register) for near in joined)
+    named = (_named_by(near) for near in joined)
+    return min((owner for owner in named if owner is not None), default=None)

@@ -1,7 +1,8 @@
 """What is said of why a tenant may use a feature, sentence by sentence."""
 
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 from uuid import UUID
 
 import msgspec
@@ -9,9 +10,10 @@ import pytest
 
 from shared.domain import explaining
 from shared.domain.entitlements import Grant
-from shared.domain.explanation import OperatorLink, Recorded
+from shared.domain.explanation import Combined, Explanation, Note, OperatorLink, Recorded
 from shared.domain.payments import Policy
 from shared.domain.prose import text_of
+from shared.domain.reasons import Reason
 from shared.domain.turns import HeldGrant
 from tests.support.explained import CUSTOMER, DAY_S, NOW, NOW_S, Told, catalog
 
@@ -740,6 +742,23 @@ def test_before_anything_was_known() -> None:
     assert text_of(explanation) == "On 23 Aug 2026 12:00 UTC nothing was known of acme."
 
 
+@pytest.mark.parametrize(
+    ("cause", "actor", "said"),
+    [
+        ("event", "provider:stripe", "because of event evt_1 ("),
+        ("catalog", "system:sweep", "because of catalog version 7 ("),
+        ("operator", "operator:ana", "because of what operator ana did ("),
+        ("end", "system:clock", "because of the clock ("),
+        ("reconcile", "system:sweep", "because of reconcile ("),
+    ],
+)
+def test_what_changed_it_last_is_told(cause: str, actor: str, said: str) -> None:
+    told = Told()
+    told.see("subscription/sub_1", 10, "active", "pro")
+    text = text_of(told.explain(record=recorded(cause=cause, actor=actor)))
+    assert f"It has been so since 19 Nov 2026 12:00 UTC, {said}" in " ".join(text.split())
+
+
 def test_the_future_is_told_from_what_is_known() -> None:
     told = Told()
     told.see("subscription/sub_1", 2, "past_due", "pro")
@@ -786,6 +805,13 @@ def test_a_feature_that_nobody_knows() -> None:
         What acme may use: seats, sso.
         """)
     assert not told.explain("seatz").is_known
+
+
+def test_every_word_of_the_answer_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs/explain.md").read_text()
+    words = {*get_args(Reason), *get_args(Note), *get_args(Combined)}
+    words |= {field.encode_name for field in msgspec.structs.fields(Explanation)}
+    assert {word for word in words if f"`{word}`" not in text} == set()
 
 
 # What is read -------------------------------------------------------------------------------------
