@@ -171,7 +171,8 @@ async def test_two_subscriptions_a_dispute_a_grace_period_and_a_grant_by_hand(
 async def test_the_dispute_is_won_and_it_counts_again(stack: Stack) -> None:
     await stack.configure(plans=PLANS, features=ADDED)
     second = subscription("sub_2", product="prod_team", tenant="acme")
-    await stack.apply(event("customer.subscription.created", second), *disputed())
+    await stack.apply(event("customer.subscription.created", second))
+    await stack.apply(*disputed())
     assert reasons(await ask(stack)) == {"subscription/sub_2": "held"}
     held_at = await moment(stack)
     won = dispute("dp_2", charge="ch_2", payment_intent="pi_2", status="won")
