@@ -53,6 +53,7 @@ class Books:
         self.now = now
         self.catalog = Catalog(0, {})
         self.locks = NO_LOCKS
+        self.whole: set[CustomerKey] = set()
         self.aliases: dict[str, str] = {}
         self.entries: dict[ObjectKey, Entry] = {}
         self.near = Neighbours(surroundings.origin)
@@ -81,10 +82,15 @@ class Books:
         needed = locks_of(self.entries.values())
         if not needed <= locks:
             raise SetGrew(locks | needed)
-        in_part = [customer for customer in locks.customers if customer not in whole]
-        if in_part and any(entry.stored.adverse for entry in self.entries.values()):
+        self.whole = {customer for customer in locks.customers if customer in whole}
+        adverse = [entry.stored for entry in self.entries.values() if entry.stored.adverse]
+        if adverse:
             # Rare: somebody's payment is spoken against, and whose, only the whole tells.
+            owners = {stored.owner for stored in adverse if stored.owner is not None}
+            is_open = any(stored.owner is None for stored in adverse)
+            in_part = (locks.customers if is_open else owners) - self.whole
             self._enter(await objects.read_objects(conn, in_part, in_part, ()))
+            self.whole |= in_part
         ids = [self.entries[key].stored.id for key in keys if key in self.entries]
         if ids:
             seen = await observations.read_observations(conn, ids)
@@ -107,20 +113,26 @@ class Books:
         self.added.append(NewObservation(one.key, observation, one.tracking_id))
         former, was_adverse = entry.stored.owner, entry.stored.adverse
         stood = self._bearing(entry)
-        self._fold(entry)
+        moved = [
+            (near, was)
+            for near, was in self._fold(entry)
+            if near.stored.key.kind in LINKING_KINDS or near.stored.adverse
+        ]
         register = entry.stored.register
         superseded = register == before and (
             command.version < register.version or register.terminal
         )
         affected = [entry, *others]
-        if (
+        if self._bearing(entry) != stood:
+            moved.append((entry, former))
+        elif (
             others
             or was_adverse
             or one.key.kind in ADVERSE_KINDS
-            or self._bearing(entry) != stood
             or any(near.stored.adverse for near in self.near.group(entry))
         ):
             affected += [*self.near.group(entry), *self.near.of(former)]
+        affected += self._around(moved)
         return Step(entry, superseded, self._cases(affected))
 
     def take_back(self, event_id: str, tracking_id: UUID) -> Step:
@@ -237,8 +249,29 @@ class Books:
             self.entries[stored.key] = Entry(stored)
             self.near.enter(self.entries[stored.key])
 
-    def _fold(self, entry: Entry) -> None:
-        """Fold again, and put the object to whom it then belongs and to what it joins."""
+    def _around(self, moved: Iterable[tuple[Entry, CustomerKey | None]]) -> list[Entry]:
+        """
+        All on which these objects bear, where they are now and where they were.
+
+        Raises:
+            SetGrew: not all of their customers' objects have been read.
+        """
+        affected: list[Entry] = []
+        needed: set[CustomerKey] = set()
+        for entry, former in moved:
+            affected += [entry, *self.near.group(entry), *self.near.of(former)]
+            needed.update(filter(None, (entry.stored.owner, former)))
+        if not needed <= self.whole:
+            customers = frozenset(needed)
+            raise SetGrew(self.locks | Locks(customers, whole=customers))
+        return affected
+
+    def _fold(self, entry: Entry) -> list[tuple[Entry, CustomerKey | None]]:
+        """
+        Fold again, and put the object to whom it then belongs and to what it joins.
+
+        Returns the others that change hands by that, with their former owners.
+        """
         stored = entry.stored
         provider = self.surroundings.source(stored.key.source_id).provider
         seen = (observation for _, observation in entry.observations.values())
@@ -248,7 +281,7 @@ class Books:
             stored.register = register
             stored.adverse = is_adverse(provider, entry.seen)
             entry.is_dirty = True
-        self.near.move(entry, joined)
+        return self.near.move(entry, joined)
 
     def _bearing(self, entry: Entry) -> object:
         """What others of the same customer stand on. Where it changes, so may they."""

@@ -66,14 +66,29 @@ def _whole(
     wanted: Locks,
 ) -> frozenset[CustomerKey]:
     """Whose objects are needed all: whoever may bear on them. The others need only their own."""
-    whole = {stored.owner for stored in earlier}
+    whole = {stored.owner for stored in earlier} | wanted.whole
+    whole |= customers_by_summary(surroundings, wanted)
     for one in sighted:
         if one.key.kind in ADVERSE_KINDS or one.command.after.refunded:
             return wanted.customers
-        origin = surroundings.origin(one.key.source_id, one.key.livemode)
-        if one.key.kind in LINKING_KINDS or origin.policy.grants_from == "summary":
+        if one.key.kind in LINKING_KINDS:
             whole |= one.locks.customers
     return wanted.customers & whole
+
+
+def customers_by_summary(surroundings: Surroundings, locks: Locks) -> frozenset[CustomerKey]:
+    """Those whose summary grants: what it gives depends on all that they have."""
+    return frozenset(
+        customer
+        for customer in locks.customers
+        if surroundings.origin(customer.source_id, customer.livemode).policy.grants_from
+        == "summary"
+    )
+
+
+async def locks_of_runs(conn: Conn, tracking_ids: Sequence[UUID]) -> Locks:
+    """What replays of these events lock, whatever they come to observe."""
+    return locks_of(map(Entry, await objects.read_objects_seen_by(conn, tracking_ids)))
 
 
 async def take_back(
@@ -152,7 +167,8 @@ async def derive_tenant(
     # Unlocked: only to know what to lock.
     owned = await objects.read_objects_of_tenant(conn, tenant)
     wanted = more | locks_of(map(Entry, owned))
-    await books.load(conn, wanted, [stored.key for stored in owned], ())
+    whole = customers_by_summary(surroundings, wanted)
+    await books.load(conn, wanted, [stored.key for stored in owned], whole)
     of_tenant = [entry for entry in books.entries.values() if entry.stored.tenant == tenant]
     step = books.derive_again(of_tenant)
     await books.lock_tenants(conn, [step], named=(tenant,))

@@ -19,13 +19,21 @@ from shared.store.objects import StoredObject
 
 @dataclass(frozen=True, slots=True)
 class Locks:
-    """Under what a transaction meets others: customers and joints."""
+    """
+    Under what a transaction meets others: customers and joints. Of the `whole` customers all
+    objects are read.
+    """
 
     customers: frozenset[CustomerKey] = frozenset()
     joints: frozenset[JointKey] = frozenset()
+    whole: frozenset[CustomerKey] = frozenset()
 
     def __or__(self, other: "Locks") -> "Locks":
-        return Locks(self.customers | other.customers, self.joints | other.joints)
+        return Locks(
+            self.customers | other.customers,
+            self.joints | other.joints,
+            self.whole | other.whole,
+        )
 
     def __le__(self, other: "Locks") -> bool:
         return self.customers <= other.customers and self.joints <= other.joints

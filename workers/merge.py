@@ -6,17 +6,20 @@ whatever still names it, an event on its way included, comes to the right place.
 the audit trail ends with the merge.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from shared.db import Conn
 from shared.domain.audit import Draft
+from shared.domain.verdicts import LINK_CONFLICT
 from shared.store import audit, manual_grants, merges, objects
 from shared.store.merges import Merge
 from shared.store.paging import iso
 from workers.actions import encoded, new_action
 from workers.books import Books
+from workers.entitle import customers_by_summary
 from workers.entries import NO_LOCKS, Entry, FeatureChange, Locks, SetGrew, locks_of
 from workers.settling import changes_to_drafts
 from workers.surroundings import Surroundings
@@ -76,10 +79,12 @@ async def merge(
     _check(tenant, into, found)
     names = await merges.names_of(conn, tenant)
     now, xid = await audit.moment(conn)
-    books = await _load(conn, now, tenant, more)
+    books = await _load(conn, now, (tenant, *names), more)
     books.aliases = dict.fromkeys((tenant, *names), into)
     step = books.derive_again(
-        entry for entry in books.entries.values() if entry.stored.tenant == tenant
+        entry
+        for entry in books.entries.values()
+        if entry.stored.tenant == tenant or entry.stored.parked == LINK_CONFLICT
     )
     await books.lock_tenants(conn, [step], named=(tenant, into, *names))
     _check(tenant, into, await merges.read_merges(conn, (tenant, into)))
@@ -126,15 +131,17 @@ def _check(tenant: str, into: str, found: dict[str, Merge]) -> None:
             )
 
 
-async def _load(conn: Conn, now: datetime, tenant: str, more: Locks) -> Books:
-    """The tenant's objects, under their locks."""
+async def _load(conn: Conn, now: datetime, names: Sequence[str], more: Locks) -> Books:
+    """The tenant's objects, and those that several claim with it, under their locks."""
     surroundings = Surroundings()
     await surroundings.refresh(conn)
     books = Books(surroundings, now)
     # Unlocked: only to know what to lock.
-    owned = await objects.read_objects_of_tenant(conn, tenant)
-    wanted = more | locks_of(map(Entry, owned))
-    await books.load(conn, wanted, [stored.key for stored in owned], ())
+    owned = await objects.read_objects_of_tenant(conn, names[0])
+    claimed = await merges.in_conflict_over(conn, names)
+    wanted = more | locks_of(map(Entry, owned)) | Locks(frozenset(claimed.values()))
+    keys = {stored.key for stored in owned} | claimed.keys()
+    await books.load(conn, wanted, keys, customers_by_summary(surroundings, wanted))
     return books
 
 

@@ -32,11 +32,14 @@ class Neighbours:
         for joint in entry.stored.joints:
             self._by_joint[joint].append(entry)
 
-    def move(self, entry: Entry, joined: Iterable[JointKey]) -> None:
+    def move(
+        self, entry: Entry, joined: Iterable[JointKey]
+    ) -> list[tuple[Entry, CustomerKey | None]]:
         """
         Put an object where its new register says that it belongs; it `joined` these before.
 
-        What names no customer belongs to the one that its payment's other objects name.
+        What names no customer belongs to the one that its payment's other objects name. Returns
+        the others whose owner that changed, with the former one.
         """
         stored = entry.stored
         before, now = set(joined), set(stored.joints)
@@ -45,11 +48,16 @@ class Neighbours:
         for joint in now - before:
             self._by_joint[joint].append(entry)
         self._belong(entry, _named_by(entry))
+        moved: list[tuple[Entry, CustomerKey | None]] = []
         if now:
             component = self.component(entry)
             named = {owner for near in component if (owner := _named_by(near)) is not None}
             for near in component if named else ():
+                former = near.stored.owner
                 self._belong(near, _named_by(near) or min(named))
+                if near is not entry and near.stored.owner != former:
+                    moved.append((near, former))
+        return moved
 
     def of(self, customer: CustomerKey | None) -> list[Entry]:
         """A customer's objects, as far as they were read."""

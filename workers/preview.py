@@ -23,7 +23,7 @@ from shared.domain.entitlements import Entitlement
 from shared.domain.register import Register
 from shared.domain.states import ObjectState
 from shared.providers import PROVIDERS
-from shared.store import audit, catalogs
+from shared.store import audit, catalogs, manual_grants
 from shared.store.configuration import Stored
 from shared.store.paging import iso
 from shared.store.source_rows import SourceRow, read_sources
@@ -102,6 +102,7 @@ async def preview(
     )
     concern = Concern.between(document, found.catalog, _told_otherwise(stored, declared))
     tenants = {tenant async for tenant in catalogs.tenants_behind(conn, stored.catalog_version)}
+    tenants |= await manual_grants.tenants_given(conn, _combined_otherwise(document, found.catalog))
     seen = 0
     async for owned in catalogs.owned_objects(conn):
         seen += len(owned)
@@ -202,6 +203,19 @@ class Concern:
         if state.offer is not None:
             refs.append(state.offer)
         return any(f"{owner}:{ref}" in self.products for ref in refs for owner in owners)
+
+
+def _combined_otherwise(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The features that two catalog documents combine in different ways."""
+    old, new = (
+        {name: entry.get("combine", "max") for name, entry in document["features"].items()}
+        for document in (before, after)
+    )
+    return [
+        name
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name, "max") != new.get(name, "max")
+    ]
 
 
 def _meanings(document: Mapping[str, Any]) -> dict[str, str]:

@@ -265,6 +265,10 @@ async def _apply(conn: Conn, crew: Crew, held: LaneLock, batch: Batch, more: Loc
     translated, refused = settling.translate(
         crew.surroundings, batch.events, await settling.horizon(conn)
     )
+    replayed = [event.tracking_id for event in batch.events if event.run > 1]
+    if replayed:
+        # What they take back comes last, and must not wait for customers behind tenants.
+        more |= await entitle.locks_of_runs(conn, replayed)
     scope = Scope(crew.surroundings, held.now, more)
     done = await handlers.apply(conn, scope, translated)
     done, refused = await _undone(conn, scope, done, refused)

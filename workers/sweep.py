@@ -11,6 +11,8 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from shared import telemetry
 from shared.db import Conn, is_platform_fault
 from shared.domain.audit import Draft
@@ -177,5 +179,10 @@ async def _derive(conn: Conn, crew: Crew, tenant: str, more: Locks) -> None:
         actor="system:sweep",
         catalog_version=version,
     )
-    drafts = settling.changes_to_drafts(changes, first_step=1, draft=like)
+    own = [change for change in changes if change.tenant == tenant]
+    # An object that turned out to be another's: that tenant's own derivation numbers from 1 too.
+    others = [change for change in changes if change.tenant != tenant]
+    beside = msgspec.structs.replace(like, cause_id=f"{version}:{tenant}")
+    drafts = settling.changes_to_drafts(own, first_step=1, draft=like)
+    drafts += settling.changes_to_drafts(others, first_step=1, draft=beside)
     await audit.append(conn, drafts, now=now, xid=xid)

@@ -86,10 +86,11 @@ def joints_of(kind: str, object_id: str, refs: Iterable[str]) -> tuple[str, ...]
     """
     The ids by which an object joins others.
 
-    A subscription is none: its invoices have its customer, under whose lock they are found.
+    A subscription is none: its invoices have its customer, under whose lock they are found. A
+    session is one by itself: a guest's, that cost nothing, has no other lock to stand under.
     """
     named = {ref for ref in refs if not ref.startswith(f"{SUBSCRIPTION_KIND}/")}
-    if kind in (INVOICE_KIND, CHARGE_KIND):
+    if kind in (INVOICE_KIND, CHARGE_KIND, SESSION_KIND):
         named.add(f"{kind}/{object_id}")
     return tuple(sorted(named))
 
@@ -219,14 +220,12 @@ class _Payments:
         refunded = _total(refunds)
         told = sum(self._told_by(charge, reached) for charge in charges)
         price = _total(charges) if charges else bought.register.newest.amount or 0
-        if not lost and not refunded and not told:
-            return set()
-        if price and max(refunded, told) + _total(lost) < price:
-            return set()
-        if not price and not lost:
-            return set()
-        by_charge = [charge for charge in charges if told > refunded]
-        return {seen.name for seen in (*refunds, *lost, *by_charge)}
+        # A dispute's amount may differ from the charge's by what the currency did meanwhile.
+        reversals = {dispute.name for dispute in lost}
+        if 0 < price <= max(refunded, told):
+            by_charge = [charge for charge in charges if told > refunded]
+            reversals |= {seen.name for seen in (*refunds, *by_charge)}
+        return reversals
 
     def _told_by(self, charge: Seen, reached: Iterable[str]) -> int:
         """What a charge says was refunded, without what failed since it said so."""

@@ -22,7 +22,7 @@ import msgspec
 
 from shared.domain.commands import Shape
 from shared.domain.standings import ACCESS, TERMINAL, Standing, standing_of
-from shared.domain.states import SESSION_KIND, UNOBSERVED, Item, ObjectState
+from shared.domain.states import CUSTOMER_KIND, SESSION_KIND, UNOBSERVED, Item, ObjectState
 
 #: Why a fetch would help: the order is undecided; a hint says that the object changed; a list is
 #: known not to be whole; a purchase does not say what was bought.
@@ -52,12 +52,13 @@ class Observation(msgspec.Struct, frozen=True):
 class Sighting(msgspec.Struct, frozen=True, omit_defaults=True):
     """
     A state that a second ended in. `since` is where the unbroken run of its standing began, in
-    the provider's seconds; kept where it decides something.
+    the provider's seconds; kept where it decides something. Its name at rest is that of the first
+    standing which it was kept for: older versions read it.
     """
 
     version: int
     state: ObjectState
-    since: int | None = None
+    since: int | None = msgspec.field(default=None, name="past_due_since")
 
 
 class Register(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -112,9 +113,14 @@ def fold(provider: str, kind: str, observations: Iterable[Observation]) -> Regis
     ]
     if terminal:
         last = terminal[-1]
+        state = last.state
+        if kind == CUSTOMER_KIND and state.tenant is None:
+            # A fetch says of a deleted customer that it is deleted, and nothing else.
+            named = [seen.state.tenant for seen in timeline if seen.state.tenant is not None]
+            state = msgspec.structs.replace(state, tenant=named[-1] if named else None)
         return Register(
             newest,
-            (Sighting(last.version, last.state),),
+            (Sighting(last.version, state),),
             terminal=True,
             referenced_since=referenced_since,
         )

@@ -23,16 +23,16 @@ ALTER TABLE observations
     ADD COLUMN number  bigint,                -- of a fetch: taken before it was asked for
     DROP CONSTRAINT observations_shape_check,
     ADD CONSTRAINT observations_shape_check
-        CHECK (shape IN ('edge', 'arrival', 'point', 'fetch', 'hint')),
+        CHECK (shape IN ('edge', 'arrival', 'point', 'fetch', 'hint')) NOT VALID,
     ADD CONSTRAINT fetch_is_numbered
-        CHECK ((shape = 'fetch') = (number IS NOT NULL AND ceiling IS NOT NULL));
+        CHECK ((shape = 'fetch') = (number IS NOT NULL AND ceiling IS NOT NULL)) NOT VALID;
 
 -- What adds is added to what others give; the rest competes with it.
 ALTER TABLE grants ADD COLUMN adds boolean NOT NULL DEFAULT false;
 
--- A register says since when its standing lasts, past due or not.
-UPDATE objects SET register = replace(register::text, '"past_due_since"', '"since"')::json
-WHERE register::text LIKE '%"past_due_since"%';
+-- What had neither customer nor payment stood under no lock.
+UPDATE objects SET joints = ARRAY['checkout.session/' || object_id]
+WHERE kind = 'checkout.session' AND customer IS NULL;
 
 GRANT USAGE ON SEQUENCE objects_id_seq TO sluice_operator;
 GRANT SELECT ON joints TO sluice_reader;

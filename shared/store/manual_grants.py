@@ -1,5 +1,6 @@
 """What operators gave by hand: who gave it, why, and whether it was taken back."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -81,6 +82,17 @@ ORDER BY object
 async def of_tenant(conn: Conn, tenant: str) -> list[ManualGrant]:
     """A tenant's grants that nobody has revoked, those that have ended included."""
     return [_manual_grant(row) for row in await conn.fetch(LIST_MANUAL_GRANTS, tenant)]
+
+
+TENANTS_GIVEN = """
+SELECT DISTINCT tenant FROM manual_grants
+WHERE feature = ANY($1::text[]) AND revoked_at IS NULL
+"""
+
+
+async def tenants_given(conn: Conn, features: Collection[str]) -> set[str]:
+    """Those that were given one of these features by hand, and have it not revoked."""
+    return {row["tenant"] for row in await conn.fetch(TENANTS_GIVEN, list(features))}
 
 
 REVOKE_MANUAL_GRANT = """

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from shared.db import Conn
+from shared.domain.keys import CustomerKey, ObjectKey
 
 READ_MERGES = """
 SELECT tenant, merged_into, merged_at FROM tenants WHERE tenant = ANY($1::text[])
@@ -39,6 +40,26 @@ ALIASES_AT = "SELECT tenant FROM tenants WHERE merged_into = $1 AND merged_at <=
 async def aliases_at(conn: Conn, tenant: str, at: datetime) -> dict[str, str]:
     """The names that stood for the tenant at that moment, each with the tenant's own."""
     return {row["tenant"]: tenant for row in await conn.fetch(ALIASES_AT, tenant, at)}
+
+
+IN_CONFLICT_OVER = """
+SELECT DISTINCT o.source_id, o.account, o.livemode, o.kind, o.object_id, o.customer
+FROM objects o
+JOIN objects s ON s.customer = o.customer AND s.source_id = o.source_id
+ AND s.account = o.account AND s.livemode = o.livemode AND s.kind = 'checkout.session'
+WHERE o.parked = 'link_conflict'
+  AND s.register #>> '{sightings,0,state,reference}' = ANY($1::text[])
+"""
+
+
+async def in_conflict_over(conn: Conn, tenants: Iterable[str]) -> dict[ObjectKey, CustomerKey]:
+    """Objects parked between tenants of which one is among these, with their customers."""
+    found = {}
+    for row in await conn.fetch(IN_CONFLICT_OVER, list(tenants)):
+        source_id, account, livemode, kind, object_id, customer = row.values()
+        key = ObjectKey(source_id, account, livemode, kind, object_id)
+        found[key] = CustomerKey(*key[:3], customer)
+    return found
 
 
 MERGE_TENANT = """

@@ -233,6 +233,16 @@ async def test_pages_are_paid_for(scene: Scene) -> None:
     assert round((await scene.budget())["tokens"]) == 2 - 4
 
 
+async def test_an_object_that_nobody_here_can_read_is_no_answer(scene: Scene) -> None:
+    """Stored, it would settle dead, leave the object wanting, and be fetched for ever."""
+    scene.api.put({**subscription(), "items": "many"})
+    await scene.want()
+    await look(scene.fetching())
+    row = await scene.row()
+    assert (row["last_code"], row["attempts"]) == ("unfit", 1)
+    assert await scene.events() == []
+
+
 @pytest.mark.parametrize("page", [
     {"data": [], "has_more": True}, {"data": [{"no": "id"}], "has_more": True}, {"data": None},
 ])  # fmt: skip

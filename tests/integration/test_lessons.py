@@ -27,6 +27,7 @@ from tests.support.stripe_events import (
     summary,
     warning,
 )
+from workers.sweep import derive_again
 
 PRO = {"seats": 10, "sso": True}
 PASS = {"archive": True}
@@ -270,15 +271,6 @@ async def test_dispute_won_restores(stack: Stack) -> None:
     await told(stack, story, PASS)
 
 
-async def test_partial_dispute_lost_keeps(stack: Stack) -> None:
-    def story(n: str) -> list[bytes]:
-        names = {"charge": f"ch_{n}", "payment_intent": f"pi_{n}"}
-        lost = dispute(f"du_{n}", status="lost", amount=300, **names)
-        return [bought(n), event("charge.dispute.closed", lost)]
-
-    await told(stack, story, PASS)
-
-
 async def test_disputed_invoice_holds_its_subscription_and_no_other(stack: Stack) -> None:
     def story(n: str) -> list[bytes]:
         other = {**sub(n, product="prod_extra"), "id": f"sub_other_{n}"}
@@ -458,3 +450,66 @@ async def test_a_dispute_and_its_purchase_never_pass_each_other(stack: Stack) ->
             await asyncio.gather(drain(stack.crew), drain(second))
     assert await stack.value("SELECT count(*) FROM grants") == 0
     assert await parked(stack) == {}
+
+
+async def test_a_guest_turns_out_to_be_a_customer(stack: Stack) -> None:
+    """A charge that names the customer later makes the guest's session that customer's link."""
+
+    def story(n: str) -> list[bytes]:
+        guest = purchase(f"cs_{n}", customer=None, payment_intent=f"pi_{n}", reference=f"t{n}",
+                         plan="pass", amount=1000)  # fmt: skip
+        known = charge(f"ch_{n}", customer=f"cus_{n}", payment_intent=f"pi_{n}")
+        return [
+            event("checkout.session.completed", guest),
+            event("customer.subscription.created", sub(n, tenant=None)),
+            event("charge.updated", known),
+        ]
+
+    await told(stack, story, {**PRO, **PASS})
+    assert await parked(stack) == {}
+
+
+async def test_two_customers_of_one_payment_and_its_dispute(stack: Stack) -> None:
+    """Whatever that may mean: it means the same in every order."""
+
+    def story(n: str) -> list[bytes]:
+        names = {"charge": f"ch_{n}", "payment_intent": f"pi_{n}"}
+        mine = purchase(f"cs_{n}", customer=f"cus_a{n}", payment_intent=f"pi_{n}", plan="pass",
+                        reference=f"t{n}", amount=1000)  # fmt: skip
+        theirs = {**mine, "id": f"cs_b{n}", "customer": f"cus_b{n}"}
+        return [
+            event("checkout.session.completed", mine),
+            event("checkout.session.completed", theirs),
+            event("charge.dispute.created", dispute(f"du_{n}", **names)),
+        ]
+
+    await stack.configure(plans=CATALOG)
+    found = set()
+    for number, way in enumerate(itertools.permutations(range(3))):
+        bodies = story(str(number))
+        for turn in way:
+            await stack.apply(bodies[turn])
+        rows = await stack.fetch(
+            "SELECT o.kind, rtrim(o.object_id, '012345') AS name, left(o.customer, 5) AS owner,"
+            " o.parked, count(g.object) AS grants"
+            " FROM objects o LEFT JOIN grants g ON g.object = o.id"
+            " WHERE right(o.object_id, 1) = $1 GROUP BY o.id ORDER BY o.kind, o.object_id",
+            str(number),
+        )
+        found.add(tuple(tuple(row.values()) for row in rows))
+    assert len(found) == 1, found
+
+
+async def test_a_summary_says_the_same_to_an_event_and_to_a_new_catalog(stack: Stack) -> None:
+    """The subscription that has lapsed is another tenant's: it counts all the same."""
+    await stack.configure(plans=CATALOG)
+    await stack.set(grants_from="summary")
+    await stack.apply(
+        event("customer.created", customer("cus_1", tenant="a")),
+        event("customer.subscription.updated", subscription("sub_1", status="paused", tenant="b")),
+        event("entitlements.active_entitlement_summary.updated", summary("cus_1", ["sso"])),
+    )
+    assert await stack.features("a") == {}
+    await stack.configure(plans=CATALOG)
+    await derive_again(stack.crew, "a")
+    assert await stack.features("a") == {}

@@ -12,7 +12,7 @@ from shared.domain.keys import ObjectKey
 from shared.domain.states import Item, ObjectState
 from shared.store import grants
 from tests.support.stack import Stack, drain, new_crew
-from tests.support.stripe_events import NOW_S, customer, event, subscription
+from tests.support.stripe_events import NOW_S, customer, event, session, subscription
 from workers import trail
 from workers.entitle import observe
 from workers.entries import NO_LOCKS, SetGrew, Sighted
@@ -187,3 +187,23 @@ async def test_crossed_chains_end_at_one_tenant(stack: Stack) -> None:
     )
     assert {row["merged_into"] for row in into} == {"c"}
     assert len(into) == kinds.count("Merged")
+
+
+@pytest.mark.parametrize("is_merged_first", [True, False])
+async def test_a_merge_settles_what_both_claimed(stack: Stack, is_merged_first: bool) -> None:
+    """Whether the sessions of one second come before it or after."""
+    claims = [
+        event("customer.subscription.created", subscription("sub_1", customer="cus_1")),
+        event("checkout.session.completed", session("cs_1", customer="cus_1", reference="a")),
+        event("checkout.session.completed", session("cs_2", customer="cus_1", reference="b")),
+    ]
+    await stack.apply(
+        event("customer.created", customer("cus_a", tenant="a")),
+        event("customer.created", customer("cus_b", tenant="b")),
+        *(() if is_merged_first else claims),
+    )
+    merged = await merge_now(stack, "a", "b")
+    assert is_merged_first or ("b", "seats") in [(c.tenant, c.feature) for c in merged.changes]
+    await stack.apply(*(claims if is_merged_first else ()))
+    assert await stack.features("b") == PRO
+    assert await stack.value("SELECT count(*) FROM objects WHERE parked IS NOT NULL") == 0

@@ -199,12 +199,8 @@ class Model:
             for refund in self.has.refunds
             if refund.payment is payment and refund.status not in ("failed", "canceled")
         )
-        lost = sum(
-            dispute.amount
-            for dispute in self.has.disputes
-            if dispute.payment is payment and dispute.status == "lost"
-        )
-        return self.is_contested(payment) or refunded + lost >= payment.amount
+        is_refunded = refunded >= payment.amount
+        return self.is_contested(payment) or self.is_lost(payment) or is_refunded
 
     def is_held(self, one: Subscription) -> bool:
         """Whether a payment of its invoices is contested, or was lost and not paid for since."""

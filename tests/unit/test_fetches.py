@@ -3,6 +3,7 @@
 import itertools
 import random
 
+import msgspec
 import pytest
 
 from shared.domain.register import Observation, Register, fold
@@ -163,3 +164,20 @@ def test_any_mixture_folds_alike_in_any_order() -> None:
             rng.shuffle(mixture)
             results.add(repr(fold("stripe", "subscription", mixture)))
         assert len(results) == 1
+
+
+def test_a_customer_that_was_fetched_deleted_keeps_its_tenant() -> None:
+    """What comes back of it is that it is deleted, and nothing else."""
+    known = point(ObjectState("present", customer="cus_1", tenant="acme"), T)
+    gone = fetch(ObjectState("deleted", customer="cus_1"), T + 5, T + 6)
+    assert fold("stripe", "customer", [known, gone]).newest.tenant == "acme"
+    assert fold("stripe", "customer", [gone]).newest.tenant is None
+
+
+def test_registers_of_older_versions_are_read() -> None:
+    """And written so that these read them: they run on while a new version comes."""
+    stored = b'{"version": 1, "sightings": [{"version": 1, "state": {"status": "past_due"},'
+    stored += b' "past_due_since": 1}]}'
+    register = msgspec.json.decode(stored, type=Register)
+    assert register.sightings[0].since == 1
+    assert b'"past_due_since":1' in msgspec.json.encode(register)

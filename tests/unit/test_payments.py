@@ -59,8 +59,10 @@ def of(target: str, *objects: Seen, policy: Policy | None = None) -> Circumstanc
     # What was charged counts, not what the session was opened for.
     ([charge(amount=800), refund("a", 800)], ("refund/a",)),
     ([dispute("lost")], ("dispute/du",)),
-    ([dispute("lost", 300)], ()),
-    ([dispute("lost", 300), refund("a", 700)], ("dispute/du", "refund/a")),
+    # Its amount is in the currency of the day; whatever it is, the dispute was lost.
+    ([dispute("lost", 998)], ("dispute/du",)),
+    ([dispute("lost", 300), refund("a", 700)], ("dispute/du",)),
+    ([dispute("lost", 300), refund("a", 1000)], ("dispute/du", "refund/a")),
     ([dispute("won")], ()),
 ])  # fmt: skip
 def test_a_purchase_is_reversed_by_its_whole_price_only(
@@ -146,6 +148,8 @@ def test_joints_are_what_payments_meet_by() -> None:
         "charge/ch_1", "invoice/in_1", "payment_intent/pi_1",
     )  # fmt: skip
     assert joints_of("subscription", "sub_1", ()) == ()
+    # A guest's that cost nothing would have no lock to stand under.
+    assert joints_of("checkout.session", "cs_1", ()) == ("checkout.session/cs_1",)
 
 
 def test_any_mixture_says_the_same_in_any_order() -> None:

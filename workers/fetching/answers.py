@@ -19,6 +19,7 @@ NOT_FOUND = "not_found"
 FORBIDDEN = "forbidden"
 MODE_MISMATCH = "mode_mismatch"
 REFUSED = "refused"
+UNFIT = "unfit"  # it came, and this version cannot read it
 #: Nobody is to be asked for a while.
 UNAUTHORIZED = "unauthorized"
 RATE_LIMITED = "rate_limited"
@@ -30,7 +31,7 @@ UNREADABLE = "unreadable"
 NO_DATE = "no_date"
 
 #: These say nothing against the provider, and nothing about any other object.
-ABOUT_THE_OBJECT = frozenset({NOT_FOUND, FORBIDDEN, MODE_MISMATCH, REFUSED})
+ABOUT_THE_OBJECT = frozenset({NOT_FOUND, FORBIDDEN, MODE_MISMATCH, REFUSED, UNFIT})
 
 _LONGEST_ERROR = 300
 

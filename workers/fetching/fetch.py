@@ -20,7 +20,10 @@ from opentelemetry.trace import Span, SpanKind
 
 from shared import telemetry
 from shared.db import Conn, is_platform_fault
+from shared.domain.commands import FETCHED
 from shared.domain.events import new_tracking_id
+from shared.providers import PROVIDERS
+from shared.providers.base import PayloadError
 from shared.sealing import KeyRing
 from shared.store import fetches
 from shared.store.fetches import AnswerEvent, Budget, Claim
@@ -31,6 +34,7 @@ from workers.fetching.answers import (
     FORBIDDEN,
     MODE_MISMATCH,
     TIMEOUT,
+    UNFIT,
     UNREADABLE,
     Answer,
     FetchFailed,
@@ -296,7 +300,7 @@ async def _decided(conn: Conn, target: Target, decide: Decide) -> tuple[Budget, 
 
 
 def _event_of(answer: Answer, target: Target, claim: Claim, span: Span) -> AnswerEvent:
-    return event_of(
+    event = event_of(
         answer,
         claim,
         source_id=target.source.id,
@@ -304,6 +308,12 @@ def _event_of(answer: Answer, target: Target, claim: Claim, span: Span) -> Answe
         tracking_id=new_tracking_id(datetime.now(UTC), secrets.token_bytes(10)),
         trace_context=telemetry.traceparent_of(span),
     )
+    try:
+        # What could not be applied would leave the object wanting, and be fetched for ever.
+        PROVIDERS[target.source.provider].translate(FETCHED, event.body)
+    except PayloadError as error:
+        raise FetchFailed(UNFIT, str(error)) from None
+    return event
 
 
 def _fields(target: Target, claim: Claim) -> dict[str, object]:

@@ -17,7 +17,7 @@ from workers.fetching.answers import ABOUT_THE_OBJECT, RATE_LIMITED, UNAUTHORIZE
 #: ago or is mended soon, the last for ever.
 _PATIENCE_S = (5.0, 30.0, 300.0, 3600.0, 21_600.0)
 #: After an answer that left the object wanting. Whatever changes that fast comes to rest.
-_AGAIN_S = (5.0, 30.0, 300.0)
+_AGAIN_S = (5.0, 30.0, 300.0, 3600.0, 21_600.0)
 _BACKOFF = RetryPolicy(base_s=4.0, cap_s=600.0)
 
 

@@ -14,6 +14,8 @@ from shared.domain.states import CHARGE_KIND, INVOICE_KIND, SUBSCRIPTION_KIND, O
 from shared.providers.stripe.fields import Amount, Page, Reference, Seconds, id_of, refs_of
 
 _INTENT_KIND = "payment_intent"
+#: Where Stripe gives no status: one that nobody knows.
+ABSENT = "absent"
 
 
 class _SubscriptionNamed(msgspec.Struct):
@@ -71,10 +73,10 @@ class _ListedPayment(msgspec.Struct):
 
 
 class Invoice(msgspec.Struct):
-    """See docs.stripe.com/api/invoices/object."""
+    """See docs.stripe.com/api/invoices/object. Its status may be null."""
 
     id: str
-    status: str
+    status: str | None = None
     customer: Reference | None = None
     created: Seconds | None = None
     amount_due: Amount | None = None
@@ -93,7 +95,7 @@ class Invoice(msgspec.Struct):
         listed = self.payments.data if self.payments is not None else []
         payments = [one.payment for one in listed if one.payment is not None]
         return ObjectState(
-            status=self.status,
+            status=self.status or ABSENT,
             customer=id_of(self.customer) if self.customer else None,
             amount=self.amount_due,
             started_at=self.created,
@@ -155,15 +157,15 @@ class Charge(msgspec.Struct):
 
 class _Against(msgspec.Struct):
     id: str
-    status: str
     amount: Amount
+    status: str | None = None  # of a refund it may be null
     charge: Reference | None = None
     payment_intent: Reference | None = None
 
     def state(self) -> ObjectState:
         """Its state now."""
         return ObjectState(
-            status=self.status,
+            status=self.status or ABSENT,
             amount=self.amount,
             refs=refs_of((CHARGE_KIND, self.charge), (_INTENT_KIND, self.payment_intent)),
         )
