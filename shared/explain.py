@@ -19,7 +19,7 @@ from shared.domain.catalog import Catalog, Origin
 from shared.domain.entitlements import grant_by_hand
 from shared.domain.explanation import Facts, Given, OperatorLink, Recorded, Tense
 from shared.domain.keys import CustomerKey, ObjectKey
-from shared.domain.moments import MomentError, moment_before, read_moment
+from shared.domain.moments import MomentError, moment_before, read_moment, written
 from shared.domain.prose import text_of
 from shared.domain.reasons import Sight
 from shared.domain.register import Observation, Register, fold
@@ -38,13 +38,15 @@ async def explain(
     conn: Conn, tenant: str, feature: str, at: str | None = None
 ) -> dict[str, Any] | None:
     """
-    The answer as JSON has it (`shared.domain.explanation.Explanation`) with its prose as "text";
-    None for a tenant that nothing ever named. `at` is as `read_moment` takes it.
+    The answer as JSON has it (`shared.domain.explanation.Explanation`) with its prose as "text",
+    and as "mergedFrom" the name that was asked for, where another tenant has it; None for a tenant
+    that nothing ever named. `at` is as `read_moment` takes it.
 
     Raises:
         MomentError: `at` names no moment; nothing was read.
     """
     asked = None if at is None else read_moment(at)
+    asked_for = tenant
     async with conn.transaction():
         await explanations.begin_snapshot(conn)
         known = await find_tenant(conn, tenant)
@@ -61,7 +63,10 @@ async def explain(
         facts = await reading.facts()
     explanation = explaining.explain(facts)
     shown: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(explanation))
-    return {**shown, "text": text_of(explanation)}
+    text = text_of(explanation)
+    if asked_for != tenant and known.merged_at is not None:
+        text = f"{asked_for} was merged into {tenant} on {written(known.merged_at)}.\n\n{text}"
+    return {**shown, "mergedFrom": asked_for if asked_for != tenant else None, "text": text}
 
 
 @dataclass
@@ -210,7 +215,9 @@ class _Reading:
         return next(agreeing, facts[0])
 
     async def _given(self) -> list[Given]:
-        return await explanations.read_given(self.conn, self.tenant, self.feature, self.until)
+        return await explanations.read_given(
+            self.conn, [self.tenant, *self.aliases], self.feature, self.until
+        )
 
     async def _catalog(self, version: int) -> Catalog:
         return Catalog.read(version, await grants.read_catalog(self.conn, version))

@@ -39,6 +39,7 @@ from workers.entries import (
     Sighted,
     Step,
     locks_of,
+    net_changes,
 )
 from workers.holdings import Holdings, are_same
 from workers.neighbours import Neighbours
@@ -222,7 +223,7 @@ class Books:
                 stored.tenant, stored.parked, stored.wants = now
                 case.entry.is_dirty = True
             changes += self.holdings.give(case.entry.reference, verdict.grants)
-        return changes
+        return net_changes(changes) if len(changes) > 1 else changes
 
     def _resolved(self, cases: Iterable[Case]) -> set[str]:
         """By the names that they go by now, as far as the aliases are known."""

@@ -21,6 +21,7 @@ from workers.entries import (
     SetGrew,
     Sighted,
     locks_of,
+    net_changes,
 )
 from workers.surroundings import Surroundings
 
@@ -188,4 +189,4 @@ async def derive_tenant(
         changes += books.holdings.follow(given.id, books.catalog.added)
     await books.save(conn)
     await grants.set_catalog_version(conn, tenant, books.catalog.version)
-    return changes, books.catalog.version
+    return net_changes(changes), books.catalog.version

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import msgspec
 
+from shared.domain.audit import changed_features
 from shared.domain.commands import Observe
 from shared.domain.entitlements import Entitlement
 from shared.domain.keys import CustomerKey, JointKey, ObjectKey
@@ -58,6 +59,23 @@ class FeatureChange(msgspec.Struct, frozen=True):
     action: str
     before: Entitlement | None
     after: Entitlement | None
+
+
+def net_changes(changes: Iterable[FeatureChange]) -> list[FeatureChange]:
+    """A tenant's several objects may change a feature one after the other: from first to last."""
+    before: dict[str, dict[str, Entitlement | None]] = {}
+    after: dict[str, dict[str, Entitlement | None]] = {}
+    for change in changes:
+        before.setdefault(change.tenant, {}).setdefault(change.feature, change.before)
+        after.setdefault(change.tenant, {})[change.feature] = change.after
+    net = []
+    for tenant, had in before.items():
+        found = changed_features(
+            {feature: one for feature, one in had.items() if one is not None},
+            {feature: one for feature, one in after[tenant].items() if one is not None},
+        )
+        net += [FeatureChange(tenant, *change) for change in found]
+    return net
 
 
 @dataclass(slots=True)

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shared.db import Conn, is_lock_timeout
-from shared.domain.audit import changed_features
 from shared.domain.catalog import DEFAULT_GRACE_S, Catalog, Origin
 from shared.domain.entitlements import Entitlement
 from shared.domain.register import Register
@@ -30,7 +29,7 @@ from shared.store.source_rows import SourceRow, read_sources
 from workers.declaration import COMBINES, Declaration
 from workers.difference import Difference, is_told_otherwise
 from workers.entitle import derive_tenant
-from workers.entries import NO_LOCKS, FeatureChange, SetGrew
+from workers.entries import NO_LOCKS, FeatureChange, SetGrew, net_changes
 from workers.surroundings import Surroundings
 
 LISTED = 20
@@ -256,7 +255,7 @@ async def _derive_all(
         if found is None:
             busy += 1
             continue
-        net = _net(found)
+        net = net_changes(found)
         actions.update(change.action for change in net)
         changed += bool(net)
         if net and listed < LISTED:
@@ -298,24 +297,6 @@ async def _derive_and_roll_back(
             tries += 1
             await asyncio.sleep(random.uniform(0.05, 0.2) * tries)  # noqa: S311 - jitter
     return None
-
-
-def _net(changes: list[FeatureChange]) -> list[FeatureChange]:
-    """A tenant's several objects may change a feature one after the other: from first to last."""
-    net = []
-    for tenant in dict.fromkeys(change.tenant for change in changes):
-        before: dict[str, Entitlement | None] = {}
-        after: dict[str, Entitlement | None] = {}
-        for change in changes:
-            if change.tenant == tenant:
-                before.setdefault(change.feature, change.before)
-                after[change.feature] = change.after
-        found = changed_features(
-            {feature: had for feature, had in before.items() if had is not None},
-            {feature: has for feature, has in after.items() if has is not None},
-        )
-        net += [FeatureChange(tenant, *change) for change in found]
-    return net
 
 
 def _shown(entitlement: Entitlement | None) -> dict[str, Any] | None:

@@ -51,6 +51,7 @@ class Given(msgspec.Struct, frozen=True):
     granted_at: datetime
     revoked_at: datetime | None
     revoked_by: str | None = None
+    revoke_reason: str | None = None
 
 
 class OperatorLink(msgspec.Struct, frozen=True):
@@ -163,6 +164,7 @@ class Gift(_Shape, frozen=True):
     at: datetime
     revoked_at: datetime | None
     revoked_by: str | None
+    revoke_reason: str | None = None
 
 
 class Because(_Shape, frozen=True):

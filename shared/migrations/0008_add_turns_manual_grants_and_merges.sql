@@ -13,6 +13,7 @@ CREATE INDEX grants_turning ON grants (turns_at) WHERE turns_at IS NOT NULL;
 CREATE TABLE manual_grants (
     object        bigint PRIMARY KEY,         -- from objects_id_seq: no object has it
     tenant        text COLLATE "C" NOT NULL,
+    given_to      text COLLATE "C" NOT NULL, -- the tenant's name then; a merge moves `tenant` only
     feature       text COLLATE "C" NOT NULL,
     value         json NOT NULL,
     valid_until   timestamptz,                -- NULL: until it is revoked
@@ -25,6 +26,7 @@ CREATE TABLE manual_grants (
     CONSTRAINT revoked_by_whom CHECK (num_nulls(revoked_at, revoked_by, revoke_reason) IN (0, 3))
 );
 CREATE INDEX manual_grants_by_tenant ON manual_grants (tenant);
+CREATE INDEX manual_grants_by_name ON manual_grants (given_to);
 
 GRANT SELECT ON manual_grants TO sluice_reader, sluice_worker, sluice_operator;
 GRANT INSERT, UPDATE ON manual_grants TO sluice_operator;

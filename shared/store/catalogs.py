@@ -21,7 +21,8 @@ _AT_ONCE = 2000
 LIST_CATALOGS = """
 SELECT c.version, c.applied_at, c.actor,
        (SELECT count(*) FROM jsonb_object_keys(c.document -> 'plans')) AS plans,
-       (SELECT count(*) FROM tenants AS t WHERE t.catalog_version = c.version) AS tenants,
+       (SELECT count(*) FROM tenants AS t WHERE t.catalog_version = c.version
+           AND t.merged_into IS NULL) AS tenants,
        c.version = (SELECT max(version) FROM catalogs) AS is_current
 FROM catalogs AS c
 WHERE $1::bigint IS NULL OR c.version < $1
@@ -52,7 +53,8 @@ def _listed(row: Row) -> dict[str, Any]:
 
 READ_CATALOG = """
 SELECT c.version, c.applied_at, c.actor, c.document,
-       (SELECT count(*) FROM tenants AS t WHERE t.catalog_version = c.version) AS tenants,
+       (SELECT count(*) FROM tenants AS t WHERE t.catalog_version = c.version
+           AND t.merged_into IS NULL) AS tenants,
        c.version = (SELECT max(version) FROM catalogs) AS is_current
 FROM catalogs AS c
 WHERE c.version = coalesce($1::bigint, (SELECT max(version) FROM catalogs))
@@ -103,9 +105,10 @@ class Following:
 
 READ_FOLLOWING = """
 SELECT c.version, c.applied_at,
-       (SELECT count(*) FROM tenants) AS tenants,
-       (SELECT count(*) FROM tenants AS t WHERE t.catalog_version < c.version) AS remaining,
-       (SELECT min(catalog_version) FROM tenants) AS oldest
+       (SELECT count(*) FROM tenants WHERE merged_into IS NULL) AS tenants,
+       (SELECT count(*) FROM tenants AS t WHERE t.catalog_version < c.version
+           AND t.merged_into IS NULL) AS remaining,
+       (SELECT min(catalog_version) FROM tenants WHERE merged_into IS NULL) AS oldest
 FROM catalogs AS c
 WHERE c.version = coalesce($1::bigint, (SELECT max(version) FROM catalogs))
 """
@@ -120,7 +123,9 @@ async def read_following(conn: Conn, version: int | None = None) -> Following:
     )
 
 
-COUNT_REMAINING = "SELECT count(*) FROM tenants WHERE catalog_version < $1"
+COUNT_REMAINING = """
+SELECT count(*) FROM tenants WHERE catalog_version < $1 AND merged_into IS NULL
+"""
 
 
 async def count_remaining(conn: Conn, version: int) -> int:

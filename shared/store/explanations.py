@@ -50,15 +50,20 @@ async def read_standing(conn: Conn, tenant: str) -> Standing:
 READ_GIVEN = """
 SELECT object, feature, value, valid_until, actor, reason, granted_at,
        CASE WHEN revoked_at <= $3 THEN revoked_at END AS revoked_at,
-       CASE WHEN revoked_at <= $3 THEN revoked_by END AS revoked_by
-FROM manual_grants WHERE tenant = $1 AND feature = $2 AND granted_at <= $3 ORDER BY object
+       CASE WHEN revoked_at <= $3 THEN revoked_by END AS revoked_by,
+       CASE WHEN revoked_at <= $3 THEN revoke_reason END AS revoke_reason
+FROM manual_grants
+WHERE given_to = ANY($1::text[]) AND feature = $2 AND granted_at <= $3
+ORDER BY object
 """
 
 
-async def read_given(conn: Conn, tenant: str, feature: str, until: datetime) -> list[Given]:
-    """What operators had given the tenant of the feature by then, revoked or not."""
+async def read_given(
+    conn: Conn, names: Sequence[str], feature: str, until: datetime
+) -> list[Given]:
+    """What operators had given of the feature by then, revoked or not, to who had these names."""
     given = []
-    for row in await conn.fetch(READ_GIVEN, tenant, feature, until):
+    for row in await conn.fetch(READ_GIVEN, list(names), feature, until):
         object_row, name, value, *rest = row.values()
         given.append(Given(object_row, name, json.loads(value), *rest))
     return given

@@ -33,8 +33,8 @@ class ManualGrant:
 
 
 ADD_MANUAL_GRANT = """
-INSERT INTO manual_grants (object, tenant, feature, value, valid_until, actor, reason)
-VALUES (nextval('objects_id_seq'), $1, $2, $3, $4, $5, $6)
+INSERT INTO manual_grants (object, tenant, given_to, feature, value, valid_until, actor, reason)
+VALUES (nextval('objects_id_seq'), $1, $1, $2, $3, $4, $5, $6)
 RETURNING object, tenant, feature, value, valid_until, actor, reason, granted_at, revoked_at,
           revoked_by
 """

@@ -231,3 +231,18 @@ async def test_a_transfer_moves_access_and_is_told_on_both_sides(
     )
     assert await stack.features("two") == PRO
     assert (await sluice("audit", "verify")).code == 0
+
+
+async def test_a_merged_tenant_follows_no_catalog(sluice: Sluice, stack: Stack) -> None:
+    """Or `--wait` would wait for it for ever."""
+    await stack.configure()
+    await stack.apply(
+        event("customer.created", customer("cus_1", tenant="old")),
+        event("customer.created", customer("cus_2", tenant="new")),
+    )
+    assert (await sluice("tenants", "merge", "old", "new", "--reason", "one company")).code == 0
+    await stack.configure()
+    await derive_again(stack.crew, "new")
+    following = (await sluice("catalog", "status", "--json")).json
+    assert (following["tenants"], following["remaining"]) == (1, 0)
+    assert (await sluice("catalog", "status", "--watch")).code == 0

@@ -111,8 +111,8 @@ async def test_the_api_only_reads(acme: Gateway) -> None:
 async def pilot(acme: Gateway) -> Gateway:
     """acme has seats, given by hand."""
     await acme.owner.execute(
-        "INSERT INTO manual_grants (object, tenant, feature, value, actor, reason)"
-        " VALUES (7, 'acme', 'seats', '5', 'operator:ana', 'pilot extension')"
+        "INSERT INTO manual_grants (object, tenant, given_to, feature, value, actor, reason)"
+        " VALUES (7, 'acme', 'acme', 'seats', '5', 'operator:ana', 'pilot extension')"
     )
     await acme.owner.execute(
         "INSERT INTO grants (object, plan, feature, tenant, value, rank, catalog_version)"

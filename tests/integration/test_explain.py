@@ -438,11 +438,19 @@ async def test_a_merged_tenant_is_explained_by_what_it_was_merged_into(stack: St
     )
     before = await moment(stack)
     async with operating(stack) as conn:
+        await give(conn, "old", "seats", 12, None, "operator:ana", "pilot")
+    given_at = await moment(stack)
+    async with operating(stack) as conn:
         await merge(conn, "old", "new", "operator:ana", "one company")
     for name in ("old", "new"):
         now = await ask(stack, tenant=name)
-        assert (now["tenant"], now["value"]) == ("new", 10)
-        assert "disagrees" not in now["notes"]
+        assert (now["tenant"], now["value"]) == ("new", 12)
+        assert now["mergedFrom"] == (name if name == "old" else None)
+        assert now["notes"] == []
+    assert (await ask(stack, tenant="old"))["text"].startswith("old was merged into new on ")
     then = await ask(stack, tenant="old", at=before)
-    assert (then["tenant"], then["value"]) == ("old", 10)
+    assert (then["tenant"], then["value"], then["notes"]) == ("old", 10, [])
+    then = await ask(stack, tenant="old", at=given_at)
+    assert (then["value"], then["notes"], len(then["because"])) == (12, [], 2)
+    assert (await ask(stack, tenant="new", at=given_at))["because"] == []
     assert (await ask(stack, tenant="new", at=before))["value"] is None

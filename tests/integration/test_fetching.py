@@ -109,7 +109,12 @@ OBJECTS = {
 async def test_every_kind_has_its_path(scene: Scene) -> None:
     assert OBJECTS.keys() | {SUMMARY} == KINDS
     for kind in OBJECTS:
-        scene.api.put({"object": kind, "id": "x_1", "livemode": True, "status": kind})
+        # What each of them needs to be read at all; its status says which it was.
+        scene.api.put(
+            {"object": kind, "id": "x_1", "livemode": True, "status": kind, "customer": "cus_1",
+             "mode": "setup", "amount": 1, "actionable": True, "invoice": "in_1",
+             "payment": {"type": "payment_intent", "payment_intent": "pi_1"}}
+        )  # fmt: skip
         await scene.want("x_1", kind=kind)
     await look(scene.fetching(at_once=20))
     assert {asked.path for asked in scene.api.asked} == {f"{path}x_1" for path in OBJECTS.values()}
@@ -194,7 +199,13 @@ ACTIVE = "/v1/entitlements/active_entitlements"
 
 async def test_a_summary_is_put_together_from_all_pages(scene: Scene) -> None:
     active = [
-        {"id": f"ent_{n}", "customer": "cus_1", "livemode": True, "lookup_key": f"f{n}"}
+        {
+            "id": f"ent_{n}",
+            "customer": "cus_1",
+            "livemode": True,
+            "lookup_key": f"f{n}",
+            "feature": f"feat_{n}",
+        }
         for n in range(201)
     ]
     scene.api.lists["", ACTIVE] = [*active, {"id": "ent_x", "customer": "cus_2"}]

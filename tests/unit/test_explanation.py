@@ -673,13 +673,17 @@ def test_what_an_operator_gave_without_an_end() -> None:
     [
         (
             {"valid_until": NOW - timedelta(days=1)},
-            "5 given by operator ana on 18 Nov 2026 12:00 UTC ended on 20 Nov 2026 12:00 UTC:"
-            ' "pilot extension".',
+            "5 given by operator ana on 18 Nov 2026 12:00 UTC ended on 20 Nov 2026 12:00 UTC."
+            ' It was given for: "pilot extension".',
         ),
         (
-            {"revoked_at": NOW - timedelta(days=1), "revoked_by": "operator:bo"},
+            {
+                "revoked_at": NOW - timedelta(days=1),
+                "revoked_by": "operator:bo",
+                "revoke_reason": "typo",
+            },
             "5 given by operator ana on 18 Nov 2026 12:00 UTC was revoked by operator bo on 20 Nov"
-            ' 2026 12:00 UTC: "pilot extension".',
+            ' 2026 12:00 UTC: "typo". It was given for: "pilot extension".',
         ),
     ],
 )

@@ -63,6 +63,8 @@ def grant_command(
     check_text("VALUE", value)
     try:
         wanted = read_value(value)
+        if wanted is False:
+            raise CommandError("VALUE: false takes nothing away that something else gives", USAGE)
     except ValueError as error:
         raise CommandError(f"VALUE: {error}", USAGE) from None
     ends = _end(until)
@@ -80,8 +82,9 @@ def grant_command(
             write_json(given.shown())
             return
         grant = given.grant
-        lasts = "until it is revoked" if grant.valid_until is None else iso(grant.valid_until)
-        typer.echo(f"grant {grant.id}: {plain(grant.tenant)} has {feature} {plain(value)}, {lasts}")
+        end = "it is revoked" if grant.valid_until is None else iso(grant.valid_until)
+        what = f"{feature} {plain(value)}"
+        typer.echo(f"grant {grant.id}: {plain(grant.tenant)} is given {what}, until {end}")
         _say(given)
 
     operate(run)

@@ -160,7 +160,10 @@ def checked_reason(reason: str) -> str:
 def say_changes(changes: "Sequence[FeatureChange]") -> None:
     """Whose entitlements changed, on stderr."""
     for change in changes:
-        note(f"{plain(change.tenant)}: {change.action} {change.feature}")
+        before, after = (
+            "nothing" if one is None else plain(one.value) for one in (change.before, change.after)
+        )
+        note(f"{plain(change.tenant)}: {change.feature}: {before} → {after}")
 
 
 def tracking_id(text: str) -> UUID:

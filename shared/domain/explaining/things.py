@@ -66,6 +66,7 @@ def gift_of(given: Given) -> Gift:
         at=given.granted_at,
         revoked_at=given.revoked_at,
         revoked_by=given.revoked_by,
+        revoke_reason=given.revoke_reason,
     )
 
 

@@ -29,12 +29,14 @@ def products_of(products: Sequence[str]) -> str:
 def _over(one: NotGiving) -> str:
     assert one.operator is not None
     value = amount(one.offers[0].value)
-    verb = "ended"
-    if one.reason == "revoked":
-        by = one.operator.revoked_by
-        verb = "was revoked" if by is None else f"was revoked by {actor(by)}"
     at = "" if one.at is None else f" on {written(one.at)}"
-    return f"{value}given by {giver(one.operator)} {verb}{at}{reason(one.operator)}."
+    given = f"{value}given by {giver(one.operator)}"
+    was_for = f" It was given for{reason(one.operator)}." if one.operator.reason else ""
+    if one.reason != "revoked":
+        return f"{given} ended{at}.{was_for}"
+    by = "" if one.operator.revoked_by is None else f" by {actor(one.operator.revoked_by)}"
+    why = "" if one.operator.revoke_reason is None else f': "{one.operator.revoke_reason}"'
+    return f"{given} was revoked{by}{at}{why}.{was_for}"
 
 
 def _lack(one: NotGiving, thing: Thing, mode: str) -> str:
