@@ -30,6 +30,8 @@ EVERY_S = 1.0
 COUNT_EVERY_S = 15.0
 PARTITIONS_EVERY_S = 3600.0
 RETRY_S = 60.0
+#: How long a tenant that could not be derived lets others go first.
+STUCK_S = 5.0
 TENANTS_AT_ONCE = 100
 
 #: What no event to come will mend.
@@ -40,13 +42,15 @@ ALARMING = frozenset({NEEDS_MAPPING, UNKNOWN_STATUS, LINK_CONFLICT})
 class Sweep:
     """
     The duties of one process. `ages` is the oldest unfinished event's, in seconds by source;
-    `parked` are the objects that wait, by source and what for.
+    `parked` are the objects that wait, by source and what for; `stuck` the tenants that could not
+    be derived, with the moment from which they are tried again, in the loop's clock.
     """
 
     crew: Crew
     rounds: Rounds
     ages: dict[str, float] = field(default_factory=dict)
     parked: dict[tuple[str, str], int] = field(default_factory=dict)
+    stuck: dict[str, float] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -97,11 +101,14 @@ class Sweep:
 
     async def derive(self) -> None:
         """Bring tenants to the current catalog."""
+        now_s = asyncio.get_running_loop().time()
+        self.stuck = {tenant: until_s for tenant, until_s in self.stuck.items() if until_s > now_s}
         async with self.crew.db.connection() as conn:
-            outdated = await grants.outdated_tenants(conn, TENANTS_AT_ONCE)
+            outdated = await grants.outdated_tenants(conn, TENANTS_AT_ONCE, self.stuck)
         for tenant in outdated:
-            # One that cannot be derived keeps no other on the old catalog.
-            await _guarded(f"derive {tenant}", derive_again(self.crew, tenant))
+            # One that cannot be derived keeps no other on the old catalog, nor in line.
+            if not await _guarded(f"derive {tenant}", derive_again(self.crew, tenant)):
+                self.stuck[tenant] = now_s + STUCK_S
 
     async def turn(self) -> None:
         """Tell the trail what the clock did, to tenants that nothing else has locked since."""

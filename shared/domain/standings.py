@@ -129,6 +129,8 @@ STANDINGS: dict[tuple[str, str], dict[str, Standing]] = {
         "charge_refunded": Standing.RELEASED,
         "won": Standing.RELEASED,
         "lost": Standing.LOST,
+        "appeal_needs_response": Standing.LOST,  # the money stays away until it is won
+        "appeal_under_review": Standing.LOST,
     },
     ("stripe", WARNING_KIND): {
         "actionable": Standing.CONTESTED,

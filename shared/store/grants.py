@@ -5,7 +5,7 @@ A tenant's lock comes after its customers' (see `shared.store.objects`); only wh
 it may be derived with.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -160,13 +160,14 @@ async def tenants_that_turned(conn: Conn, limit: int) -> list[str]:
 OUTDATED_TENANTS = """
 SELECT tenant FROM tenants
 WHERE catalog_version < (SELECT max(version) FROM catalogs) AND merged_into IS NULL
+  AND tenant <> ALL($2::text[])
 ORDER BY tenant LIMIT $1
 """
 
 
-async def outdated_tenants(conn: Conn, limit: int) -> list[str]:
-    """Tenants whose grants stand on an older catalog than the current one."""
-    return [row["tenant"] for row in await conn.fetch(OUTDATED_TENANTS, limit)]
+async def outdated_tenants(conn: Conn, limit: int, but: Collection[str] = ()) -> list[str]:
+    """Tenants, others than these, whose grants stand on an older catalog than the current one."""
+    return [row["tenant"] for row in await conn.fetch(OUTDATED_TENANTS, limit, list(but))]
 
 
 SET_CATALOG_VERSION = "UPDATE tenants SET catalog_version = $2 WHERE tenant = $1"

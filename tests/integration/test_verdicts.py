@@ -4,6 +4,7 @@ import pytest
 
 from tests.support.stack import Stack
 from tests.support.stripe_events import NOW_S, customer, event, session, subscription
+from workers import sweep as sweep_module
 from workers.process import visit
 from workers.rounds import Rounds
 from workers.sweep import Sweep, derive_again
@@ -193,3 +194,21 @@ async def test_what_only_an_operator_can_mend_is_said_aloud_once(
     assert sweep.parked == {("stripe", "needs:mapping"): 1, ("stripe", "needs:link"): 1}
     said = [record for record in caplog.records if record.levelname == "ERROR"]
     assert [record.__dict__["needs"] for record in said] == ["needs:mapping"]
+
+
+async def test_a_tenant_that_cannot_be_derived_keeps_no_other_waiting(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep_module, "TENANTS_AT_ONCE", 1)
+    sweep = Sweep(stack.crew, Rounds(lambda lane: visit(stack.crew, lane), 1, dict))
+    await stack.apply(
+        event("customer.subscription.created", subscription("sub_a", customer="cus_a", tenant="a")),
+        event("customer.subscription.created", subscription("sub_b", customer="cus_b", tenant="b")),
+    )
+    await stack.configure(plans={"pro": {"products": ["stripe:prod_pro"], "features": {"x": 1}}})
+    async with stack.owner.transaction() as conn:
+        await conn.execute("SELECT 1 FROM customers WHERE customer = 'cus_a' FOR UPDATE")
+        await sweep.derive()
+        await sweep.derive()
+    assert await stack.features("b") == {"x": 1}
+    assert sweep.stuck.keys() == {"a"}

@@ -91,7 +91,9 @@ TABLE: dict[str, tuple[str, dict[tuple[str, str], tuple[str, ...]]]] = {
                                 "needs_response", "under_review"),
         ("stripe", "radar.early_fraud_warning"): ("actionable",),
     }),
-    "dispute lost": ("none", {("stripe", "dispute"): ("lost",)}),
+    "dispute lost": ("none", {
+        ("stripe", "dispute"): ("lost", "appeal_needs_response", "appeal_under_review"),
+    }),
     "came to nothing": ("none", {
         ("stripe", "dispute"): ("won", "warning_closed", "prevented", "charge_refunded"),
         ("stripe", "radar.early_fraud_warning"): ("not_actionable",),
