@@ -41,13 +41,14 @@ class Neighbours:
         What names no customer belongs to the one that its payment's other objects name. Returns
         the others whose owner that changed, with the former one.
         """
-        stored = entry.stored
-        before, now = set(joined), set(stored.joints)
+        self._belong(entry, _named_by(entry))
+        before, now = set(joined), set(entry.stored.joints)
+        if not before and not now:
+            return []
         for joint in before - now:
             self._by_joint[joint].remove(entry)
         for joint in now - before:
             self._by_joint[joint].append(entry)
-        self._belong(entry, _named_by(entry))
         moved: list[tuple[Entry, CustomerKey | None]] = []
         if now:
             component = self.component(entry)

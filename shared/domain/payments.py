@@ -7,7 +7,7 @@ an object is held while any open dispute joins it, and released by the same rule
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -27,6 +27,8 @@ from shared.domain.states import (
 
 #: Where the way from a payment ends: what it was paid for.
 _BOUGHT_KINDS = frozenset({SUBSCRIPTION_KIND, SESSION_KIND})
+#: Others name them, or they stand under no other lock.
+_JOINTS = frozenset({INVOICE_KIND, CHARGE_KIND, SESSION_KIND})
 #: Without one of these there are no circumstances, but for what a charge says was refunded.
 BEARING_KINDS = ADVERSE_KINDS | {CUSTOMER_KIND}
 #: What a refund, dispute or warning must stand at to matter to others.
@@ -82,15 +84,17 @@ class Circumstances(msgspec.Struct, frozen=True):
 NO_CIRCUMSTANCES = Circumstances()
 
 
-def joints_of(kind: str, object_id: str, refs: Iterable[str]) -> tuple[str, ...]:
+def joints_of(kind: str, object_id: str, refs: Collection[str]) -> tuple[str, ...]:
     """
     The ids by which an object joins others.
 
     A subscription is none: its invoices have its customer, under whose lock they are found. A
     session is one by itself: a guest's, that cost nothing, has no other lock to stand under.
     """
+    if not refs and kind not in _JOINTS:
+        return ()  # most objects, and often asked
     named = {ref for ref in refs if not ref.startswith(f"{SUBSCRIPTION_KIND}/")}
-    if kind in (INVOICE_KIND, CHARGE_KIND, SESSION_KIND):
+    if kind in _JOINTS:
         named.add(f"{kind}/{object_id}")
     return tuple(sorted(named))
 
