@@ -5,6 +5,7 @@ Fields are the truth, `shape` is what an event carries. What a payment paid for,
 was paid and since when a subscription is past due are fields that no single event shows.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -20,7 +21,7 @@ class Generation(StrEnum):
 
 
 @dataclass
-class Thing:
+class Thing(ABC):
     """One object. `livemode` is its own, `created` is in unix seconds."""
 
     id: str
@@ -39,8 +40,9 @@ class Thing:
             **self.own(generation),
         }
 
+    @abstractmethod
     def own(self, generation: Generation) -> dict[str, Any]:
-        raise NotImplementedError
+        """What its kind has besides."""
 
 
 @dataclass
