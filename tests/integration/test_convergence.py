@@ -6,12 +6,9 @@ import random
 from typing import Any
 
 from shared.domain.keys import CustomerKey
-from shared.store import audit
 from tests.support.lives import Life, live, shuffled
 from tests.support.stack import PLANS, Stack, drain, new_crew
 from tests.support.stripe_events import NOW_S, customer, event, session, subscription
-from workers.entitle import link_customer
-from workers.entries import SetGrew
 
 
 def expected(life: Life) -> dict[str, Any]:
@@ -75,16 +72,7 @@ async def test_an_object_and_its_link_never_pass_each_other(stack: Stack) -> Non
     async def operate() -> None:
         for who, tenant in by_operator:
             key = CustomerKey(stack.sources["stripe"], "", True, who)
-            while True:
-                try:
-                    async with stack.crew.db.transaction() as conn:
-                        now, _ = await audit.moment(conn)
-                        await link_customer(
-                            conn, stack.crew.surroundings, now, key, tenant, "operator:test"
-                        )
-                    break
-                except SetGrew:
-                    continue
+            await stack.link(key, tenant)
 
     async def receive() -> None:
         for first in range(0, len(bodies), 100):

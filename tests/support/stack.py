@@ -15,14 +15,17 @@ from uuid import UUID
 from shared.db import Database
 from shared.domain.commands import FETCHED
 from shared.domain.events import Identity, lane_number, new_tracking_id, unreadable_identity
+from shared.domain.keys import CustomerKey
 from shared.domain.outcomes import RetryPolicy
 from shared.providers import PROVIDERS
 from shared.providers.base import PayloadError
 from shared.settings import Endpoints, Settings
-from shared.store import intake, work
+from shared.store import audit, intake, work
 from shared.store.intake import Delivery, Receipt
 from shared.store.tenants import read_tenant
 from workers.crew import Crew, enlisted
+from workers.entitle import link_customer
+from workers.entries import NO_LOCKS, SetGrew
 from workers.process import Progress, visit
 
 SECRET = "whsec_test"
@@ -109,6 +112,21 @@ class Stack:
                 " SELECT max(version) + 1, 'test', 'live' FROM configuration"
             )
             await self.crew.surroundings.refresh(conn)
+
+    async def link(self, customer: CustomerKey, tenant: str) -> None:
+        """Make an operator's link, as `sluice tenants link` does."""
+        more = NO_LOCKS
+        while True:
+            try:
+                async with self.crew.db.transaction() as conn:
+                    now, _ = await audit.moment(conn)
+                    surroundings = self.crew.surroundings
+                    await link_customer(
+                        conn, surroundings, now, customer, tenant, "operator:test", more
+                    )
+                return
+            except SetGrew as grew:
+                more = grew.locks
 
     async def lanes(self, source: str = "stripe") -> list[int]:
         rows = await self.fetch("SELECT id FROM lanes WHERE source_id = $1 ORDER BY number",

@@ -9,14 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.domain.keys import CustomerKey
-from shared.store import audit
 from tests.support.life import Life
 from tests.support.model import CATALOG, Features
 from tests.support.stack import Stack, drain, new_crew
 from tests.support.stripe_events import NOW_S
 from workers.crew import Crew
-from workers.entitle import link_customer
-from workers.entries import SetGrew
 
 
 async def tell(
@@ -81,22 +78,8 @@ async def operate(
     ]
     rng.shuffle(links)
     for customer, tenant in links:
-        await _link(stack, customer, tenant)
+        await stack.link(customer, tenant)
         await asyncio.sleep(0.002)
-
-
-async def _link(stack: Stack, customer: CustomerKey, tenant: str) -> None:
-    """What `sluice tenants link` does."""
-    while True:
-        try:
-            async with stack.crew.db.transaction() as conn:
-                now, _ = await audit.moment(conn)
-                await link_customer(
-                    conn, stack.crew.surroundings, now, customer, tenant, "operator:test"
-                )
-            return
-        except SetGrew:
-            continue
 
 
 @dataclass(frozen=True)
