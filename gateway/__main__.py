@@ -24,7 +24,7 @@ from gateway.sources import Sources
 from shared import telemetry
 from shared.db import Database
 from shared.heartbeat import beat
-from shared.providers import PROVIDERS
+from shared.providers import providers
 from shared.queue import Doorbell
 from shared.sealing import KeyRing, SealingError
 from shared.settings import Endpoints, Settings, SettingsError
@@ -132,7 +132,7 @@ async def serve(
 
 def prepare() -> None:
     """What the first requests would otherwise pay for, or every one."""
-    for provider in PROVIDERS.values():
+    for provider in providers().values():
         # An SDK is imported by the first signature it checks, which takes most of a second.
         with contextlib.suppress(Exception):
             now = datetime.now(UTC)

@@ -20,7 +20,7 @@ from starlette.responses import Response
 
 from gateway.door import Visit
 from gateway.envelope import Refusal, answer
-from gateway.sources import Sources
+from gateway.sources import Entrance, Sources
 from shared import telemetry
 from shared.domain.events import (
     Headers,
@@ -29,11 +29,9 @@ from shared.domain.events import (
     new_tracking_id,
     unreadable_identity,
 )
-from shared.providers import PROVIDERS
-from shared.providers.base import PayloadError
+from shared.providers.base import PayloadError, Provider, Reply
 from shared.sealing import KeyRing
 from shared.store.intake import Delivery, Receipt, sha_of
-from shared.store.sources import Source
 
 log = logging.getLogger(__name__)
 
@@ -70,13 +68,17 @@ async def receive(request: Request) -> Response:
     """`POST /api/v1/webhooks/{source}`: 200 once the event is durable, new and duplicate alike."""
     ingress: Ingress = request.app.state.ingress
     visit: Visit = request.scope["visit"]
-    source = await ingress.sources.find(request.path_params["source"])
+    entrance = await ingress.sources.find(request.path_params["source"])
+    source = entrance.source
     visit.source = source.name
     body = await read_body(request, ingress.max_body_bytes)
     headers = read_headers(request)
     now = ingress.now()
-    label = verify(source, headers, body, now, ingress.tolerance_s)
-    identity, unreadable = identify(source, headers, body)
+    provider, label = verify(entrance, headers, body, now, ingress.tolerance_s)
+    reply = provider.handshake(headers, body)
+    if reply is not None:
+        return _shake_hands(visit, reply)
+    identity, unreadable = identify(provider, headers, body)
     receipt = await ingress.store.submit(
         Delivery(
             tracking_id=new_tracking_id(now, os.urandom(10)),
@@ -99,26 +101,33 @@ async def receive(request: Request) -> Response:
     )
 
 
-def verify(source: Source, headers: Headers, body: bytes, now: datetime, tolerance_s: int) -> str:
+def _shake_hands(visit: Visit, reply: Reply) -> Response:
+    visit.outcome = "handshake"
+    return Response(reply.body, reply.status, media_type=reply.media_type)
+
+
+def verify(
+    entrance: Entrance, headers: Headers, body: bytes, now: datetime, tolerance_s: int
+) -> tuple[Provider, str]:
     """
-    The label of the secret that signed the request.
+    The provider, and the label of the secret that signed the request.
 
     Raises:
         SignatureError: it is not the provider's.
         Refusal: we cannot tell. Never a 401 for a fault of our own.
     """
-    provider = PROVIDERS.get(source.provider)
-    if provider is None or not source.readable:
+    source, provider = entrance.source, entrance.provider
+    if provider is None:
         raise Refusal("source_unreadable", "This source cannot be verified now.")
     index = provider.verify(headers, body, source.plaintexts, now, tolerance_s)
     telemetry.verified(source.name, len(body))
-    return source.secrets[index].label
+    return provider, source.secrets[index].label
 
 
-def identify(source: Source, headers: Headers, body: bytes) -> tuple[Identity, str | None]:
+def identify(provider: Provider, headers: Headers, body: bytes) -> tuple[Identity, str | None]:
     """Who the event is, or, where nobody can read that, its own digest and the reason."""
     try:
-        identity = PROVIDERS[source.provider].identify(headers, body)
+        identity = provider.identify(headers, body)
     except PayloadError as error:
         return unreadable_identity(body), _plain(str(error))
     named = (identity.event_id, identity.event_type, identity.subject)

@@ -8,8 +8,12 @@ Saying "unknown" to a provider may cost its endpoint, so it is said only on fres
 import asyncio
 import contextlib
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from shared.db import Line
+from shared.providers import providers
+from shared.providers.base import Configured, Provider
 from shared.sealing import KeyRing, SealingError
 from shared.store.sources import Configuration, Source, load_configuration, read_seals, read_version
 
@@ -30,6 +34,14 @@ class NotConfigured(Exception):
     """Nothing was ever loaded, or nothing fresh enough to deny that the source exists."""
 
 
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """A source beside its provider; None where this process cannot verify its events."""
+
+    source: Source
+    provider: Provider | None
+
+
 class Sources:
     """The configured sources by name. Must be used in one event loop."""
 
@@ -38,6 +50,7 @@ class Sources:
         self._keys = keys
         self._timeout_s = timeout_s
         self._configuration: Configuration | None = None
+        self._entrances: Mapping[str, Entrance] = {}
         self._looked_at = float("-inf")
         self._failed_at = float("-inf")
         self._logged_at = float("-inf")
@@ -74,7 +87,7 @@ class Sources:
                     await task
         await self._line.close()
 
-    async def find(self, name: str) -> Source:
+    async def find(self, name: str) -> Entrance:
         """
         The source called `name`; without waiting wherever it is known.
 
@@ -82,18 +95,17 @@ class Sources:
             UnknownSource: a look not older than two seconds lacks it.
             NotConfigured: no such look could be had.
         """
-        if self._configuration is not None:
-            source = self._configuration.sources.get(name)
-            if source is not None:
-                return source
+        entrance = self._entrances.get(name)
+        if entrance is not None:
+            return entrance
         if not self._is_fresh():
             await self._look_now()
         if self._configuration is None or not self._is_fresh():
             raise NotConfigured
-        source = self._configuration.sources.get(name)
-        if source is None:
+        entrance = self._entrances.get(name)
+        if entrance is None:
             raise UnknownSource(name)
-        return source
+        return entrance
 
     def _is_fresh(self) -> bool:
         return asyncio.get_running_loop().time() - self._looked_at <= _FRESH_FOR_S
@@ -130,6 +142,10 @@ class Sources:
             if known is None or (await read_version(conn))[0] != known.version:
                 known = await load_configuration(conn, self._keys)
         if known is not self._configuration:
+            self._entrances = {
+                name: Entrance(source, _provider_of(source))
+                for name, source in known.sources.items()
+            }
             log.info(
                 "configuration loaded",
                 extra={"version": known.version, "sources": sorted(known.sources)},
@@ -143,3 +159,17 @@ class Sources:
         if now - self._logged_at >= _LOG_EVERY_S:
             self._logged_at = now
             log.warning("the configuration cannot be read", extra={"error": str(error)})
+
+
+def _provider_of(source: Source) -> Provider | None:
+    """The source's provider as it has it configured, or None where its events cannot be read."""
+    provider = providers().get(source.provider)
+    if provider is None or not source.readable:
+        if provider is None:
+            log.error("provider is not installed", extra={"source": source.name})
+        return None
+    try:
+        return provider.for_source(Configured(source.settings, source.livemode, source.tenant))
+    except Exception as error:  # by a newer version, or by another one of an installed package
+        log.error("source cannot be read", extra={"source": source.name, "error": repr(error)})
+        return None

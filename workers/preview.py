@@ -21,7 +21,7 @@ from shared.domain.catalog import DEFAULT_GRACE_S, Catalog, Origin
 from shared.domain.entitlements import Entitlement
 from shared.domain.register import Register
 from shared.domain.states import ObjectState
-from shared.providers import PROVIDERS
+from shared.providers import providers
 from shared.store import audit, catalogs, manual_grants
 from shared.store.configuration import Stored
 from shared.store.paging import iso
@@ -154,7 +154,7 @@ def _told_otherwise(stored: Stored, declared: Declaration) -> frozenset[int]:
         old.id
         for name, source in declared.sources.items()
         if (old := stored.sources.get(name)) is not None
-        and is_told_otherwise(old, source, PROVIDERS[source.provider])
+        and is_told_otherwise(old, source, providers()[source.provider])
     )
 
 

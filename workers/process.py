@@ -263,7 +263,10 @@ async def _apply(conn: Conn, crew: Crew, held: LaneLock, batch: Batch, more: Loc
     if batch.redeliveries:
         await judging.judge(conn, crew.surroundings, batch.redeliveries)
     translated, refused = settling.translate(
-        crew.surroundings, batch.events, await settling.horizon(conn)
+        crew.surroundings,
+        batch.events,
+        await settling.headers_of(conn, crew.surroundings, batch.events),
+        await settling.horizon(conn),
     )
     replayed = [event.tracking_id for event in batch.events if event.run > 1]
     if replayed:

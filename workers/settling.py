@@ -1,13 +1,16 @@
 """The ends of the spine: what an event asks for, and the records that its run leaves."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
+
+import msgspec
 
 from shared.db import Conn, Row
 from shared.domain.audit import Draft, content_of
 from shared.domain.commands import Command
-from shared.domain.events import StoredEvent
+from shared.domain.events import Arrival, Headers, StoredEvent
 from shared.domain.outcomes import (
     BODY_GONE,
     MODE_MISMATCH,
@@ -27,6 +30,8 @@ from workers.surroundings import Surroundings
 
 horizon = read_horizon
 
+_decode_headers = msgspec.json.Decoder(Headers).decode
+
 
 @dataclass(frozen=True, slots=True)
 class Refused:
@@ -40,10 +45,13 @@ class Refused:
 
 
 def translate(
-    surroundings: Surroundings, events: Sequence[StoredEvent], pruned_before: datetime | None
+    surroundings: Surroundings,
+    events: Sequence[StoredEvent],
+    headers: Mapping[UUID, Headers],
+    pruned_before: datetime | None,
 ) -> tuple[list[tuple[StoredEvent, Sequence[Command]]], list[Refused]]:
     """
-    Read what the events ask for.
+    Read what the events ask for; `headers` are theirs whose provider reads them.
 
     Raises:
         UnknownSource: an event's source is not configured here (yet).
@@ -61,10 +69,23 @@ def translate(
             refused.append(Refused(event, "dead", QUARANTINED))
         else:
             try:
-                asked.append((event, provider.translate(event.event_type, event.body)))
+                carried = headers.get(event.tracking_id, ())
+                arrival = Arrival(event.identity, event.body, carried)
+                asked.append((event, provider.translate(arrival)))
             except PayloadError as error:
                 refused.append(Refused(event, "dead", UNREADABLE, str(error)))
     return asked, refused
+
+
+async def headers_of(
+    conn: Conn, surroundings: Surroundings, events: Sequence[StoredEvent]
+) -> dict[UUID, Headers]:
+    """By tracking id, the headers of those events whose provider reads them; mostly of none."""
+    wanted = [event for event in events if surroundings.provider(event.source_id).reads_headers]
+    if not wanted:
+        return {}
+    stored = await work.read_headers(conn, wanted)
+    return {tracking_id: _decode_headers(encoded) for tracking_id, encoded in stored.items()}
 
 
 def _may_be_forgotten(event: StoredEvent, pruned_before: datetime | None) -> bool:

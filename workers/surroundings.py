@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from shared.db import Conn
 from shared.domain.catalog import Catalog, Origin
-from shared.providers import PROVIDERS
-from shared.providers.base import Provider
+from shared.providers import providers
+from shared.providers.base import ConfigurationError, Configured, Provider
 from shared.store import grants
 from shared.store.source_rows import SourceRow, read_mode, read_sources
 
@@ -27,6 +27,7 @@ class Surroundings:
     _sources: dict[int, SourceRow] = field(default_factory=dict)
     _catalogs: dict[int, Catalog] = field(default_factory=dict)
     _origins: dict[tuple[int, bool], Origin] = field(default_factory=dict)
+    _providers: dict[int, Provider] = field(default_factory=dict)
 
     async def refresh(self, conn: Conn) -> bool:
         """Read again if the configuration's version is another one; whether it was."""
@@ -35,6 +36,7 @@ class Surroundings:
             return False
         self._sources = {row.id: row for row in await read_sources(conn)}
         self._origins = {}
+        self._providers = {}
         self.version, self.mode = version, mode
         return True
 
@@ -60,12 +62,16 @@ class Surroundings:
         return {lane: row.id for row in self._sources.values() for lane in row.lanes}
 
     def provider(self, source_id: int) -> Provider:
-        """The code for a source's events; raises UnknownSource where this version lacks it."""
-        row = self.source(source_id)
-        try:
-            return PROVIDERS[row.provider]
-        except KeyError:
-            raise UnknownSource(f"{row.name}: no provider {row.provider!r}") from None
+        """
+        The code for a source's events, as the source has it configured.
+
+        Raises:
+            UnknownSource: this process lacks it, or does not understand what the source says.
+        """
+        known = self._providers.get(source_id)
+        if known is None:
+            known = self._providers[source_id] = _provider_of(self.source(source_id))
+        return known
 
     def origin(self, source_id: int, livemode: bool) -> Origin:
         """What deriving must know of where an object comes from."""
@@ -88,3 +94,15 @@ class Surroundings:
             document = await grants.read_catalog(conn, version)
             self._catalogs = {version: Catalog.read(version, document)}
         return self._catalogs[version]
+
+
+def _provider_of(row: SourceRow) -> Provider:
+    try:
+        provider = providers()[row.provider]
+    except KeyError:
+        raise UnknownSource(f"{row.name}: no provider {row.provider!r}") from None
+    try:
+        return provider.for_source(Configured(row.settings, row.livemode, row.tenant))
+    except ConfigurationError as error:
+        path = ".".join(map(str, error.path))
+        raise UnknownSource(f"{row.name}: {path}: {error.problem}") from None

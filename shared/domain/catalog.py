@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.domain.payments import DEFAULT_POLICY, Policy
-from shared.domain.standings import FAMILIES
+from shared.domain.standings import families_of
 from shared.domain.states import SESSION_KIND, Item, ObjectState
 
 UNLIMITED = "unlimited"
@@ -147,4 +147,4 @@ class Origin:
     @property
     def granting_kinds(self) -> frozenset[str]:
         """The one family of objects that grants."""
-        return FAMILIES[self.provider][self.policy.grants_from]
+        return families_of(self.provider)[self.policy.grants_from]

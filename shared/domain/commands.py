@@ -23,9 +23,10 @@ class Observe(msgspec.Struct, frozen=True):
     """
     An event carries a snapshot of a provider object, or the answer to a fetch of it.
 
-    `version` is in the provider's own clock and unit, only ever compared within one object. A
-    fetch contains all that happened up to `version`, and nothing from after `ceiling`; `number`
-    was taken before it was asked for. A hint's state is `UNOBSERVED`.
+    `version` is in the provider's own clock, only ever compared within one object: unix seconds
+    for Stripe, unix microseconds for every other provider. A fetch contains all that happened up
+    to `version`, and nothing from after `ceiling`; `number` was taken before it was asked for. A
+    hint's state is `UNOBSERVED`.
     """
 
     kind: str
@@ -44,4 +45,8 @@ class Ignore(msgspec.Struct, frozen=True):
     code: str
 
 
-Command = Observe | Ignore
+class Extension(msgspec.Struct, frozen=True):
+    """Base of the commands that installed packages define. One handler applies each kind."""
+
+
+Command = Observe | Ignore | Extension

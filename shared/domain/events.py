@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -39,6 +39,19 @@ class Identity:
     livemode: bool = True
 
 
+class Arrival(NamedTuple):
+    """
+    An event as its provider reads it: what receipt found, and what came.
+
+    `headers` are empty unless the provider says that it reads them; those that held credentials
+    are digests.
+    """
+
+    identity: Identity
+    body: bytes
+    headers: Headers = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Lane:
     """One unit of mutual exclusion of a source."""
@@ -68,6 +81,18 @@ class StoredEvent(msgspec.Struct, frozen=True):
     attempts: int  # failed ones of this run
     actor: str | None  # who asked for the replay or fetched it; None: the provider sent it
     reason: str | None
+
+    @property
+    def identity(self) -> Identity:
+        """What receipt found."""
+        return Identity(
+            self.event_id,
+            self.event_type,
+            self.subject,
+            self.occurred_at,
+            self.account,
+            self.livemode,
+        )
 
 
 def new_tracking_id(now: datetime, random_bytes: bytes) -> UUID:

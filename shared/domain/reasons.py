@@ -14,7 +14,7 @@ from shared.domain.catalog import Catalog
 from shared.domain.entitlements import Grant
 from shared.domain.register import Observation, Sighting, fold
 from shared.domain.situations import Situation
-from shared.domain.standings import ACCESS, FAMILIES, Standing, standing_of
+from shared.domain.standings import ACCESS, Standing, families_of, seconds_of, standing_of
 from shared.domain.states import SESSION_KIND, ObjectState
 from shared.domain.verdicts import (
     LINK_CONFLICT,
@@ -105,7 +105,7 @@ def is_candidate(
         situation.tenant is None and situation.neighbour.owner in customers
     ):
         return False
-    families = FAMILIES[situation.origin.provider].values()
+    families = families_of(situation.origin.provider).values()
     if not any(situation.key.kind in family for family in families):
         return False
     # A session of a subscription, or one that nobody paid, says nothing of what may be used.
@@ -151,7 +151,8 @@ def _reason(
     if situation.register.terminal:
         last = situation.register.sightings[0]
         ended = standing(situation, last.state)
-        return "ended" if ended is None else _BY_STANDING[ended], moment_of(last.version)
+        at = moment_of(seconds_of(situation.origin.provider, last.version))
+        return "ended" if ended is None else _BY_STANDING[ended], at
     barred = _barred(situation)
     if barred is not None:
         return barred, None
@@ -219,16 +220,22 @@ def beginning(
     situation: Situation, sighting: Sighting, sights: Sequence[Sight]
 ) -> tuple[int, Sight | None]:
     """
-    Since when the object stands as in that sighting, in the provider's seconds, and what said so
-    first. Where it has been seen to change within a second, the fold says how that second ended.
+    Since when the object stands as in that sighting, in unix seconds, and what said so first.
+
+    Where it has been seen to change within a second, the fold says how that second ended.
     """
     provider, kind = situation.origin.provider, situation.key.kind
+
+    def in_seconds(one: Sight) -> int:
+        return seconds_of(provider, one.observation.version)
+
     wanted = standing(situation, sighting.state)
     told = [one for one in sights if one.observation.shape != "hint"]
     told = [one for one in told if one.observation.version <= sighting.version]
     same = [one for one in told if standing(situation, one.observation.state) is wanted]
-    since = sighting.since
-    if since is None:
+    if sighting.since is not None:
+        run = [one for one in same if in_seconds(one) >= sighting.since]
+    else:
         other = [
             one.observation.version
             for one in told
@@ -240,8 +247,8 @@ def beginning(
             until = [one.observation for one in told if one.observation.version <= max(other)]
             ended_in = fold(provider, kind, until).newest
             since = max(other) + (standing_of(provider, kind, ended_in.status) is not wanted)
-    run = [one for one in same if one.observation.version >= since]
+        run = [one for one in same if one.observation.version >= since]
     if not run:
-        return sighting.version, None
+        return seconds_of(provider, sighting.version), None
     first = min(run, key=lambda one: (one.observation.version, one.observation.id))
-    return first.observation.version, first
+    return in_seconds(first), first

@@ -21,7 +21,7 @@ from typing import Literal
 import msgspec
 
 from shared.domain.commands import Shape
-from shared.domain.standings import ACCESS, TERMINAL, Standing, standing_of
+from shared.domain.standings import ACCESS, Standing, is_for_good, seconds_of, standing_of
 from shared.domain.states import CUSTOMER_KIND, SESSION_KIND, UNOBSERVED, Item, ObjectState
 
 #: Why a fetch would help: the order is undecided; a hint says that the object changed; a list is
@@ -52,8 +52,8 @@ class Observation(msgspec.Struct, frozen=True):
 class Sighting(msgspec.Struct, frozen=True, omit_defaults=True):
     """
     A state that a second ended in. `since` is where the unbroken run of its standing began, in
-    the provider's seconds; kept where it decides something. Its name at rest is that of the first
-    standing which it was kept for: older versions read it.
+    unix seconds of the provider's clock; kept where it decides something. Its name at rest is that
+    of the first standing which it was kept for: older versions read it.
     """
 
     version: int
@@ -108,9 +108,7 @@ def fold(provider: str, kind: str, observations: Iterable[Observation]) -> Regis
     newest = max(seen.version for seen in timeline)
     referenced = [seen.version for seen in timeline if seen.state.reference is not None]
     referenced_since = min(referenced, default=None)
-    terminal = [
-        seen for seen in timeline if standing_of(provider, kind, seen.state.status) in TERMINAL
-    ]
+    terminal = [seen for seen in timeline if is_for_good(provider, kind, seen.state.status)]
     if terminal:
         last = terminal[-1]
         state = last.state
@@ -146,7 +144,10 @@ def fold(provider: str, kind: str, observations: Iterable[Observation]) -> Regis
             before = ends[-1] if ends else None
             is_run = before is not None and before.since is not None
             is_run = is_run and standing_of(provider, kind, ends[-1].state.status) is standing
-            since = before.since if before is not None and is_run else version
+            began = seconds_of(provider, version)
+            if standing is Standing.PAST_DUE and state.past_due_at is not None:
+                began = state.past_due_at
+            since = before.since if before is not None and is_run else began
         ends.append(Sighting(version, state, since))
     return Register(
         version=newest,

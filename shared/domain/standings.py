@@ -66,7 +66,7 @@ ACCESS: dict[Standing, Access] = {
     Standing.PRESENT: "none",
 }
 
-#: No later snapshot brings an object back from these.
+#: No later snapshot brings an object back from these, but for the kinds that are REVIVABLE.
 TERMINAL = frozenset({Standing.NEVER_STARTED, Standing.ENDED})
 
 #: The status table: (provider, kind) → status → standing. What is not here is unknown, and an
@@ -191,6 +191,41 @@ FAMILIES: dict[str, dict[str, frozenset[str]]] = {
 }
 
 
+#: The families of a provider that FAMILIES does not name.
+NEUTRAL_FAMILIES: dict[str, frozenset[str]] = {
+    "subscriptions": frozenset({SUBSCRIPTION_KIND, ORDER_KIND}),
+}
+
+#: Providers with words of their own. All others speak in standings: "active", "past_due" …
+_WORDED = frozenset(provider for provider, _ in STANDINGS)
+_NEUTRAL = {standing.value: standing for standing in Standing}
+
+#: Kinds whose version key tells what is newest, so that an end need not be for good.
+REVIVABLE = frozenset({("polar", SUBSCRIPTION_KIND), ("polar", ORDER_KIND)})
+
+
 def standing_of(provider: str, kind: str, status: str) -> Standing | None:
     """The standing of a status, or None where this version does not know it."""
-    return STANDINGS.get((provider, kind), {}).get(status)
+    if provider in _WORDED:
+        return STANDINGS.get((provider, kind), {}).get(status)
+    return _NEUTRAL.get(status)
+
+
+def families_of(provider: str) -> dict[str, frozenset[str]]:
+    """Which families of a provider's objects can grant, by what `grants_from` calls them."""
+    return FAMILIES.get(provider, NEUTRAL_FAMILIES)
+
+
+def is_for_good(provider: str, kind: str, status: str) -> bool:
+    """Whether no later snapshot brings an object back from this status."""
+    if (provider, kind) in REVIVABLE or (provider not in _WORDED and kind != CUSTOMER_KIND):
+        return False
+    return standing_of(provider, kind, status) in TERMINAL
+
+
+def seconds_of(provider: str, version: int) -> int:
+    """
+    A version as unix seconds. Stripe's versions are seconds, everybody else's microseconds; see
+    `shared.domain.commands.Observe`.
+    """
+    return version if provider == "stripe" else version // 1_000_000

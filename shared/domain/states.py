@@ -42,6 +42,7 @@ class ObjectState(msgspec.Struct, frozen=True, omit_defaults=True):
     resumes_at: int | None = None  # when it is collected again
     lapses_at: int | None = None  # a trial's end, where nothing is set to pay from then on
     has_payment_method: bool = False  # of a customer: there is a default one
+    past_due_at: int | None = None  # when the run of failed payments began, where the object says
 
 
 #: The status of an object of which only hints came: that it changed, not what it is.
@@ -62,6 +63,14 @@ DISPUTE_KIND = "dispute"
 WARNING_KIND = "radar.early_fraud_warning"
 SUMMARY_KIND = "entitlements.active_entitlement_summary"
 ACCOUNT_KIND = "account"
+#: Polar's: what a customer was given, and all that a customer has.
+BENEFIT_GRANT_KIND = "benefit_grant"
+STATE_KIND = "customer_state"
+#: Clerk's: who signs in, for whom, and what is paid for.
+USER_KIND = "user"
+ORGANIZATION_KIND = "organization"
+MEMBERSHIP_KIND = "organization_membership"
+SUBSCRIPTION_ITEM_KIND = "subscription_item"
 #: What speaks against a payment, and what leads from it to the objects that it paid for.
 ADVERSE_KINDS = frozenset({REFUND_KIND, DISPUTE_KIND, WARNING_KIND})
 PAYMENT_KINDS = ADVERSE_KINDS | {INVOICE_KIND, CHARGE_KIND, INVOICE_PAYMENT_KIND}

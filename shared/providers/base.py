@@ -2,15 +2,18 @@
 What Sluice asks of the code that understands one kind of source.
 
 A provider is pure: every answer is a function of the arguments, the clock included. It lives in
-one module or one package beside this one, with one line in the registry.
+one module or one package beside this one with one line in the registry, or in an installed
+package with an entry point.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from shared.domain.commands import Command
-from shared.domain.events import Headers, Identity
+from shared.domain.events import Arrival, Headers, Identity
 
 
 class SignatureError(Exception):
@@ -30,19 +33,75 @@ class PayloadError(Exception):
     """A verified body that cannot be read as an event. Permanent: reading again will not help."""
 
 
+class ConfigurationError(Exception):
+    """What a source says is not understood. `path` leads to it from the source's own table."""
+
+    def __init__(self, path: tuple[str | int, ...], problem: str) -> None:
+        super().__init__(problem)
+        self.path = path
+        self.problem = problem
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """
+    What a source says to its provider: its `settings` together with the tables that the provider
+    knows, as they were declared. `livemode` is None where the provider has no such notion.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    livemode: bool | None = None
+    tenant: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a verified handshake is answered with; nothing of it is stored."""
+
+    body: bytes
+    media_type: str = "application/json"
+    status: int = 200
+
+
+_NOTHING: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
+
 class Provider(Protocol):
     """
     One kind of source. `name` is what configuration calls it.
 
-    `settings` are what a source of this kind may be told about granting: name → the values it
-    knows, the first of which holds where nothing is said.
+    Derive from it: what has a body here need not be written again.
     """
 
     name: str
-    has_livemode: bool
     secret_hint: str  # what a secret of this provider looks like, for people
+    #: Whether its events are live or test. Where no event says which, the source does.
+    has_livemode: bool = False
     #: What a source's `settings` may say: name → the values it may have, the default first.
-    settings: Mapping[str, tuple[str, ...]]
+    settings: Mapping[str, tuple[str, ...]] = _NOTHING
+    #: The tables of a source, beside `settings`, that are this provider's to read.
+    tables: frozenset[str] = frozenset()
+    #: Whether `translate` needs the headers.
+    reads_headers: bool = False
+
+    def for_source(self, configured: Configured) -> "Provider":
+        """
+        This provider as one source has it configured.
+
+        Raises:
+            ConfigurationError: what the source says is not understood.
+        """
+        return self
+
+    def check_secret(self, secret: str) -> None:
+        """
+        Whether it can be a secret of this provider.
+
+        Raises:
+            ConfigurationError: it cannot, with the empty path. The text never holds the secret.
+        """
+        if not secret:
+            raise ConfigurationError((), "is empty: an empty secret is one anybody can sign with")
 
     def verify(
         self, headers: Headers, body: bytes, secrets: Sequence[str], now: datetime, tolerance_s: int
@@ -57,6 +116,10 @@ class Provider(Protocol):
         """
         ...
 
+    def handshake(self, headers: Headers, body: bytes) -> Reply | None:
+        """What a verified request is answered with that is no event, as a challenge; or None."""
+        return None
+
     def identify(self, headers: Headers, body: bytes) -> Identity:
         """
         Read the little that receipt needs.
@@ -66,7 +129,7 @@ class Provider(Protocol):
         """
         ...
 
-    def translate(self, event_type: str, body: bytes) -> Sequence[Command]:
+    def translate(self, arrival: Arrival) -> Sequence[Command]:
         """
         Read all that the event asks for; empty is not allowed, `Ignore` says nothing.
 
@@ -82,11 +145,11 @@ class Provider(Protocol):
         The types that an endpoint must be sent, for a source with these settings: those that
         decide access, and no other. The provider is set up with them.
         """
-        ...
+        return ()
 
     def same_event(self, first: bytes, second: bytes) -> bool:
         """Whether two bodies under one event id differ in the provider's moving fields only."""
-        ...
+        return first == second
 
     def sign(self, body: bytes, secret: str, now: datetime) -> Headers:
         """The headers the provider would send; for tests, the demo and `make bench`."""

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from shared.db import Conn, Row
-from shared.domain.events import Status, received_at_of
+from shared.domain.events import Arrival, Identity, Status, received_at_of
 from shared.store.paging import Page, iso, page_of
 
 
@@ -31,18 +31,15 @@ class Evidence:
     """One event: `shown` as lists show it, and what only the inbox knows."""
 
     shown: dict[str, Any]
-    provider: str
-    account: str
-    livemode: bool
-    subject: str
+    source_id: int
+    arrival: Arrival
     secret: str
     unreadable: str | None
     trace_context: str
-    body: bytes
 
 
 _EVENT = """
-SELECT i.received_at, i.tracking_id, s.name AS source, s.provider, i.event_id, i.event_type,
+SELECT i.received_at, i.tracking_id, s.name AS source, i.source_id, i.event_id, i.event_type,
        i.occurred_at, i.account, i.livemode, i.subject, i.secret, i.unreadable, i.trace_context,
        w.id IS NOT NULL AS unfinished, w.attempts AS open_attempts, z.outcome, z.tenant,
        CASE WHEN w.id IS NULL THEN coalesce(z.status, 'received')
@@ -113,25 +110,32 @@ async def list_events(
 
 
 READ_EVENT = _EVENT + "WHERE i.received_at = $1 AND i.tracking_id = $2"
-READ_BODY = "SELECT body FROM inbox WHERE received_at = $1 AND tracking_id = $2"
+READ_BODY = "SELECT body, headers FROM inbox WHERE received_at = $1 AND tracking_id = $2"
 
 
 async def read_event(conn: Conn, tracking_id: UUID) -> Evidence | None:
     """The event, or None where its evidence is not (or no longer) kept."""
     received_at = received_at_of(tracking_id)
     row = await conn.fetchrow(READ_EVENT, received_at, tracking_id)
-    if row is None:
+    came = await conn.fetchrow(READ_BODY, received_at, tracking_id)
+    if row is None or came is None:
         return None
+    identity = Identity(
+        row["event_id"],
+        row["event_type"],
+        row["subject"],
+        row["occurred_at"],
+        row["account"],
+        row["livemode"],
+    )
+    headers = tuple((name, value) for name, value in json.loads(came["headers"]))
     return Evidence(
         shown=_shown(row),
-        provider=row["provider"],
-        account=row["account"],
-        livemode=row["livemode"],
-        subject=row["subject"],
+        source_id=row["source_id"],
+        arrival=Arrival(identity, came["body"], headers),
         secret=row["secret"],
         unreadable=row["unreadable"],
         trace_context=row["trace_context"],
-        body=await conn.fetchval(READ_BODY, received_at, tracking_id),
     )
 
 

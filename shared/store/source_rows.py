@@ -19,6 +19,7 @@ class SourceRow:
     is_removed: bool  # pruned: its events still have to be applied, and it grants nothing
     lanes: tuple[int, ...]
     settings: Mapping[str, object] = field(default_factory=dict)
+    tenant: str | None = None
 
     def origin(self, livemode: bool, mode: str) -> Origin:
         """What deriving must know of its objects, in a deployment of that mode."""
@@ -38,7 +39,8 @@ async def read_mode(conn: Conn) -> tuple[int, str]:
 
 
 READ_SOURCES = """
-SELECT s.id, s.name, s.provider, s.livemode, s.settings, s.removed_at IS NOT NULL AS is_removed,
+SELECT s.id, s.name, s.provider, s.livemode, s.settings, s.tenant,
+       s.removed_at IS NOT NULL AS is_removed,
        array(SELECT l.id FROM lanes l WHERE l.source_id = s.id ORDER BY l.number) AS lanes
 FROM sources s ORDER BY s.id
 """
@@ -55,6 +57,7 @@ async def read_sources(conn: Conn) -> list[SourceRow]:
             row["is_removed"],
             tuple(row["lanes"]),
             row["settings"],
+            row["tenant"],
         )
         for row in await conn.fetch(READ_SOURCES)
     ]

@@ -2,8 +2,8 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from shared.db import Conn
 from shared.domain.events import LANES_PER_SOURCE, lane_number
@@ -49,6 +49,7 @@ class Source:
     lanes: tuple[int, ...]
     secrets: tuple[Secret, ...]
     readable: bool
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def lane_of(self, subject: str) -> int:
         """The id of the lane in which events of `subject` are applied."""
@@ -89,7 +90,7 @@ async def read_seals(conn: Conn) -> list[str]:
 
 # One statement, so one snapshot: the version never belongs to other sources than it came with.
 READ_SOURCES = """
-SELECT c.version, c.mode, s.id, s.name, s.provider, s.livemode, s.tenant,
+SELECT c.version, c.mode, s.id, s.name, s.provider, s.livemode, s.tenant, s.settings,
        ARRAY(SELECT l.id FROM lanes l WHERE l.source_id = s.id ORDER BY l.number) AS lanes
 FROM (SELECT version, mode FROM configuration ORDER BY version DESC LIMIT 1) c
 LEFT JOIN sources s ON s.removed_at IS NULL
@@ -129,6 +130,7 @@ async def load_configuration(conn: Conn, keys: KeyRing | None) -> Configuration:
             lanes=tuple(row["lanes"]),
             secrets=opened or (),
             readable=bool(opened) and len(row["lanes"]) >= LANES_PER_SOURCE,
+            settings=row["settings"],
         )
     return Configuration(rows[0]["version"], rows[0]["mode"], sources)
 

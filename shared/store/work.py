@@ -151,6 +151,20 @@ async def read_one(
     return _sorted_out(await conn.fetch(READ_ONE, work_id))
 
 
+READ_HEADERS = """
+SELECT i.tracking_id, i.headers
+FROM unnest($1::timestamptz[], $2::uuid[]) AS asked (received_at, tracking_id)
+JOIN inbox i ON i.received_at = asked.received_at AND i.tracking_id = asked.tracking_id
+"""
+
+
+async def read_headers(conn: Conn, events: Sequence[StoredEvent]) -> dict[UUID, bytes]:
+    """By tracking id, the headers that the events came with: a JSON array of pairs."""
+    received_at = [event.received_at for event in events]
+    rows = await conn.fetch(READ_HEADERS, received_at, [event.tracking_id for event in events])
+    return {row["tracking_id"]: row["headers"] for row in rows}
+
+
 def _sorted_out(rows: Sequence[Row]) -> tuple[list[StoredEvent], list[Redelivery], list[Row]]:
     events, redeliveries, lost = [], [], []
     for row in rows:

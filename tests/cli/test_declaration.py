@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.providers import PROVIDERS
+from shared.providers import providers
 from shared.sealing import KeyRing, new_key
 from shared.store.configuration import Stored
 from workers.declaration import (
@@ -22,7 +22,7 @@ PLAN = '[plans.pro]\nproducts = ["stripe:prod_1"]\nfeatures = { seats = 10 }\n'
 
 
 def read(text: str) -> Declaration:
-    return read_declaration(text.encode(), PROVIDERS)
+    return read_declaration(text.encode(), providers())
 
 
 def test_a_whole_file_is_read() -> None:
@@ -61,13 +61,13 @@ def test_a_whole_file_is_read() -> None:
 
 def test_the_example_is_right() -> None:
     path = Path(__file__).parents[2] / "infra/examples/sluice.toml"
-    declared = read_declaration(path.read_bytes(), PROVIDERS)
+    declared = read_declaration(path.read_bytes(), providers())
     keys = KeyRing.parse(new_key())
     secrets = {name: ["whsec_1"] for name in declared.sources}
-    found = compare(Stored(0, "test"), declared, secrets, keys, PROVIDERS, prune=False)
+    found = compare(Stored(0, "test"), declared, secrets, keys, providers(), prune=False)
     assert {change.action for change in found.changes} == {"added", "changed"}
     settings = declared.sources["stripe"].settings
-    assert settings == {name: values[0] for name, values in PROVIDERS["stripe"].settings.items()}
+    assert settings == {name: values[0] for name, values in providers()["stripe"].settings.items()}
 
 
 def test_an_api_key_and_where_it_is_sent() -> None:
@@ -228,7 +228,7 @@ def test_an_error_names_its_line_and_key(text: str, said: str) -> None:
 
 def test_what_is_not_utf8_is_named_by_its_line() -> None:
     with pytest.raises(DeclarationError, match=r"^my.toml, line 2: not UTF-8$"):
-        read_declaration(b'mode = "live"\n# \xff\n', PROVIDERS, "my.toml")
+        read_declaration(b'mode = "live"\n# \xff\n', providers(), "my.toml")
 
 
 def test_a_declaration_does_not_show_its_secrets() -> None:
@@ -262,7 +262,7 @@ def test_what_is_no_duration(text: str) -> None:
 def secrets(declared: str, environ: dict[str, str], beside: Path) -> list[str]:
     """Of a source that declares a secret of its own in line 4, and this one in line 5."""
     text = SOURCE.replace('["env:S"]', f'[\n  "whsec_1",\n  "{declared}",\n]')
-    return resolve_secrets(read(text), environ, beside)["stripe"]
+    return resolve_secrets(read(text), environ, beside, providers())["stripe"]
 
 
 def test_secrets_are_resolved(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shared.providers import PROVIDERS
+from shared.providers import providers
 from shared.sealing import API_KEY_SLOT, KeyRing, new_key
 from shared.store.configuration import SealedSecret, Stored, StoredSource
 from shared.store.source_keys import SourceKey
@@ -54,7 +54,7 @@ HELD = Stored(
 
 
 def declared(text: str = FILE) -> Declaration:
-    return read_declaration(text.encode(), PROVIDERS)
+    return read_declaration(text.encode(), providers())
 
 
 def differ(
@@ -68,7 +68,7 @@ def differ(
 ) -> Difference:
     file = declared(text)
     resolved = {name: list(secrets) for name in file.sources}
-    return compare(stored, file, resolved, keys, PROVIDERS, prune=prune, api_keys=api_keys)
+    return compare(stored, file, resolved, keys, providers(), prune=prune, api_keys=api_keys)
 
 
 def actions(found: Difference) -> Mapping[str, str]:

@@ -12,7 +12,8 @@ import time
 from collections.abc import Sequence
 
 from shared.domain.commands import Command
-from shared.providers import PROVIDERS
+from shared.domain.events import Arrival
+from shared.providers import providers
 from shared.providers.stripe import Stripe
 
 
@@ -21,15 +22,16 @@ class Killer(Stripe):
 
     name = "stripe"
 
-    def translate(self, event_type: str, body: bytes) -> Sequence[Command]:
+    def translate(self, arrival: Arrival) -> Sequence[Command]:
+        body = arrival.body
         if b'"does": "kill"' in body:
             os.kill(os.getpid(), signal.SIGKILL)
         if b'"does": "hang"' in body:
             time.sleep(3600)
-        return super().translate(event_type, body)
+        return super().translate(arrival)
 
 
 if __name__ == "__main__":
-    PROVIDERS["stripe"] = Killer()
+    providers()["stripe"] = Killer()
     module = sys.argv.pop(1)
     sys.exit(importlib.import_module(module).main())

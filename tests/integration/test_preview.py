@@ -12,7 +12,7 @@ import pytest
 from shared import db
 from shared.db import Conn
 from shared.domain.keys import CustomerKey
-from shared.providers import PROVIDERS
+from shared.providers import providers
 from shared.sealing import KeyRing, new_key
 from shared.store import catalogs, objects
 from tests.support.stack import Stack
@@ -55,10 +55,10 @@ async def operator(stack: Stack) -> AsyncIterator[Conn]:
 async def look(
     conn: Conn, text: str, *, prune: bool = False, report: Any = lambda done, total: None
 ) -> tuple[Declaration, Preview]:
-    declared = read_declaration(text.encode(), PROVIDERS)
+    declared = read_declaration(text.encode(), providers())
     secrets = {name: list(source.secrets) for name, source in declared.sources.items()}
     stored, found = await configure.difference(
-        conn, declared, secrets, KEYS, PROVIDERS, prune=prune
+        conn, declared, secrets, KEYS, providers(), prune=prune
     )
     return declared, await preview(conn, stored, declared, found, report)
 
@@ -68,7 +68,7 @@ async def write(conn: Conn, declared: Declaration, *, prune: bool = False) -> in
     secrets = {name: list(source.secrets) for name, source in declared.sources.items()}
     async with conn.transaction():
         _, found = await configure.apply(
-            conn, declared, secrets, KEYS, PROVIDERS, prune=prune, actor="operator:test",
+            conn, declared, secrets, KEYS, providers(), prune=prune, actor="operator:test",
             shown_version=None,
         )  # fmt: skip
     return found.catalog_version if found.derives_again else None

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from shared.providers import PROVIDERS
+from shared.providers import providers
 from tests.support.stripe_events import NOW_S, event, subscription
 
 
@@ -74,7 +74,7 @@ class Load:
 
     async def _post(self, body: bytes) -> str:
         self.result.sent += 1
-        ((name, value),) = PROVIDERS["stripe"].sign(body, self.secret, datetime.now(UTC))
+        ((name, value),) = providers()["stripe"].sign(body, self.secret, datetime.now(UTC))
         request = (
             f"POST /api/v1/webhooks/stripe HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
             f"content-type: application/json\r\n{name}: {value}\r\n"

@@ -6,14 +6,15 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from shared.domain.commands import Observe
+from shared.domain.commands import Command, Observe
+from shared.domain.events import Arrival, Identity
 from shared.domain.register import Observation, Register, fold
 from shared.domain.states import digest_of, encode_state
-from shared.providers import PROVIDERS
+from shared.providers import providers
 from tests.support import stripe_events as given
 from tests.support.stripe_events import event
 
-STRIPE = PROVIDERS["stripe"]
+STRIPE = providers()["stripe"]
 
 #: Where a type begins so, its snapshot is such an object.
 _CONTENTS = {
@@ -46,8 +47,13 @@ def observed(kind: str, content: dict[str, Any], **more: Any) -> Observe:
     return read(kind, event(kind, content, **more))
 
 
+def asked_of(kind: str, body: bytes) -> Sequence[Command]:
+    """The commands of an event of this type."""
+    return STRIPE.translate(Arrival(Identity("evt_1", kind, "evt_1"), body))
+
+
 def read(kind: str, body: bytes) -> Observe:
-    (command,) = STRIPE.translate(kind, body)
+    (command,) = asked_of(kind, body)
     assert isinstance(command, Observe)
     return command
 

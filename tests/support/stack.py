@@ -3,7 +3,7 @@
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -14,11 +14,16 @@ from uuid import UUID
 
 from shared.db import Database
 from shared.domain.commands import FETCHED
-from shared.domain.events import Identity, lane_number, new_tracking_id, unreadable_identity
+from shared.domain.events import (
+    Headers,
+    Identity,
+    lane_number,
+    new_tracking_id,
+    unreadable_identity,
+)
 from shared.domain.keys import CustomerKey
 from shared.domain.outcomes import RetryPolicy
-from shared.providers import PROVIDERS
-from shared.providers.base import PayloadError
+from shared.providers.base import PayloadError, Provider
 from shared.settings import Endpoints, Settings
 from shared.store import audit, intake, work
 from shared.store.intake import Delivery, Receipt
@@ -82,7 +87,8 @@ class Stack:
     ) -> None:
         """
         Add sources (name → livemode) and a catalog version, as `sluice apply` would. `features`
-        says how the values of some are combined: {"seats": {"combine": "sum"}}.
+        says how the values of some are combined: {"seats": {"combine": "sum"}}. Other providers
+        than Stripe: `add_source` comes first.
         """
         async with self.owner.transaction() as conn:
             for name, livemode in (sources or {"stripe": True}).items():
@@ -98,6 +104,24 @@ class Stack:
                 "INSERT INTO catalogs (version, actor, document)"
                 " SELECT max(version) + 1, 'test', $1 FROM catalogs",
                 {"plans": plans if plans is not None else PLANS, "features": dict(features or {})},
+            )
+            await self.crew.surroundings.refresh(conn)
+
+    async def add_source(
+        self, name: str, provider: str, livemode: bool | None = None, **settings: Any
+    ) -> None:
+        """Add a source of any provider, with its settings and tables, as `sluice apply` would."""
+        async with self.owner.transaction() as conn:
+            self.sources[name] = source_id = await conn.fetchval(
+                "INSERT INTO sources (name, provider, livemode, settings)"
+                " VALUES ($1, $2, $3, $4) RETURNING id",
+                name, provider, livemode, settings,
+            )  # fmt: skip
+            await conn.execute(ADD_LANES, source_id)
+            await conn.execute(
+                "INSERT INTO configuration (version, actor, mode)"
+                " SELECT max(version) + 1, 'test', (SELECT mode FROM configuration"
+                "   ORDER BY version DESC LIMIT 1) FROM configuration"
             )
             await self.crew.surroundings.refresh(conn)
 
@@ -133,10 +157,21 @@ class Stack:
                                 self.sources[source])  # fmt: skip
         return [row["id"] for row in rows]
 
-    async def receive(self, *bodies: bytes, source: str = "stripe") -> list[Receipt]:
-        """Store bodies as the gateway does once their signature is verified."""
+    async def receive(
+        self, *bodies: bytes, source: str = "stripe", headers: Sequence[Headers] = ()
+    ) -> list[Receipt]:
+        """
+        Store bodies as the gateway does once their signature is verified. `headers` are those of
+        each, for providers that read them.
+        """
         lanes = await self.lanes(source)
-        deliveries = [_delivery(body, self.sources[source], lanes) for body in bodies]
+        source_id = self.sources[source]
+        provider = self.crew.surroundings.provider(source_id)
+        came = headers or [()] * len(bodies)
+        deliveries = [
+            _delivery(provider, body, carried, source_id, lanes)
+            for body, carried in zip(bodies, came, strict=True)
+        ]
         receipts: list[Receipt] = []
         async with self.gateway.connection() as conn:
             for first in range(0, len(deliveries), 500):
@@ -147,9 +182,11 @@ class Stack:
         """Visit lanes until nothing is due."""
         await drain(crew or self.crew)
 
-    async def apply(self, *bodies: bytes, source: str = "stripe") -> list[UUID]:
+    async def apply(
+        self, *bodies: bytes, source: str = "stripe", headers: Sequence[Headers] = ()
+    ) -> list[UUID]:
         """Receive, and drain."""
-        receipts = await self.receive(*bodies, source=source)
+        receipts = await self.receive(*bodies, source=source, headers=headers)
         await self.drain()
         return [receipt.tracking_id for receipt in receipts]
 
@@ -223,11 +260,12 @@ def _answered(body: bytes) -> Identity | None:
     return Identity(f"fetch/{answer['number']}", FETCHED, subject, livemode=True)
 
 
-def _delivery(body: bytes, source_id: int, lanes: list[int]) -> Delivery:
-    provider = PROVIDERS["stripe"]
+def _delivery(
+    provider: Provider, body: bytes, headers: Headers, source_id: int, lanes: list[int]
+) -> Delivery:
     unreadable = None
     try:
-        identity = _answered(body) or provider.identify((), body)
+        identity = _answered(body) or provider.identify(headers, body)
     except PayloadError as error:
         identity, unreadable = unreadable_identity(body), str(error)
     return Delivery(
@@ -237,7 +275,7 @@ def _delivery(body: bytes, source_id: int, lanes: list[int]) -> Delivery:
         identity=identity,
         unreadable=unreadable,
         secret="0.1",
-        headers=b"[]",
+        headers=json.dumps(headers).encode(),
         body=body,
         body_sha=sha256(body).digest(),
         trace_context="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",

@@ -16,10 +16,10 @@ from shared.domain.payments import DEFAULT_POLICY, Seen, circumstances
 from shared.domain.register import Observation, fold
 from shared.domain.states import digest_of, encode_state
 from shared.domain.verdicts import Links, decide, earliest_references
-from shared.providers import PROVIDERS
 from tests.support.draw import live, seed_of_run
 from tests.support.life import Life
 from tests.support.model import CATALOG, Features
+from tests.support.reading import asked_of
 from tests.support.stripe_events import NOW_S
 from tests.support.telling import Difference, report
 
@@ -32,7 +32,7 @@ def observed(life: Life) -> list[Seen]:
     by_object: dict[tuple[str, str], list[Observation]] = defaultdict(list)
     for body in life.told:
         told = json.loads(body)
-        for command in PROVIDERS["stripe"].translate(told["type"], body):
+        for command in asked_of(told["type"], body):
             if isinstance(command, Observe):
                 before = command.before
                 by_object[command.kind, command.object_id].append(

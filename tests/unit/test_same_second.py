@@ -10,8 +10,8 @@ import pytest
 
 from shared.domain.register import Observation, Register, fold
 from shared.domain.states import ObjectState, digest_of, encode_state
-from shared.providers import PROVIDERS
 from tests.support.lives import Life, difference, live, shuffled
+from tests.support.reading import asked_of
 from tests.support.stripe_events import (
     NOW_S,
     charge,
@@ -24,7 +24,6 @@ from tests.support.stripe_events import (
 )
 
 LIVES = 10_000
-STRIPE = PROVIDERS["stripe"]
 
 
 def observations(bodies: list[bytes]) -> list[Observation]:
@@ -32,7 +31,7 @@ def observations(bodies: list[bytes]) -> list[Observation]:
     kept: dict[str, Observation] = {}
     for body in bodies:
         head = msgspec.json.decode(body)
-        (command,) = STRIPE.translate(head["type"], body)
+        (command,) = asked_of(head["type"], body)
         before = getattr(command, "before", None)
         kept.setdefault(
             head["id"],
@@ -52,7 +51,7 @@ def truth(life: Life) -> ObjectState:
     """The last object's state, read from an event that only says what it is."""
     content = {"id": "evt", "type": "x", "created": 0, "data": {"object": life.end}}
     body = msgspec.json.encode(content)
-    (command,) = STRIPE.translate("customer.subscription.resumed", body)
+    (command,) = asked_of("customer.subscription.resumed", body)
     return command.after
 
 
@@ -167,7 +166,7 @@ def test_other_objects_end_as_they_ended(kind: str, seed: int) -> None:
         seen = observations(shuffled(rng, events))
         register = folded(seen, kind)
         assert begins is None or not register.ambiguous, f"seed {seed}, number {number}"
-        (last,) = STRIPE.translate(changes, event(changes, walk[-1]))
+        (last,) = asked_of(changes, event(changes, walk[-1]))
         decided += not register.ambiguous
         assert register.ambiguous or register.newest == last.after, f"seed {seed}, number {number}"
     assert decided > 500

@@ -12,7 +12,7 @@ from shared.domain.standings import FAMILIES
 from shared.domain.states import SUMMARY_KIND
 from shared.providers.base import PayloadError, SignatureError
 from tests.support import stripe_events as given
-from tests.support.reading import STRIPE, content_of
+from tests.support.reading import STRIPE, asked_of, content_of
 from tests.support.stripe_events import account, customer, event, summary, thin_event
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -24,7 +24,7 @@ SUMMARY_UPDATED = "entitlements.active_entitlement_summary.updated"
 
 @pytest.mark.parametrize("kind", ["customer.source.created", "payment_intent.succeeded", "v2.x"])
 def test_other_types_are_ignored(kind: str) -> None:
-    assert STRIPE.translate(kind, event(kind, {"id": "x"})) == (Ignore("unknown_type"),)
+    assert asked_of(kind, event(kind, {"id": "x"})) == (Ignore("unknown_type"),)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_other_types_are_ignored(kind: str) -> None:
 )  # fmt: skip
 def test_known_types_without_an_effect_say_why(code: str, kind: str) -> None:
     for body in (event(kind, {"object": "whatever"}), b"not read"):
-        assert STRIPE.translate(kind, body) == (Ignore(code),)
+        assert asked_of(kind, body) == (Ignore(code),)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_known_types_without_an_effect_say_why(code: str, kind: str) -> None:
 )
 def test_an_object_of_another_shape_is_a_payload_error(content: dict[str, Any]) -> None:
     with pytest.raises(PayloadError, match=r"^customer\.subscription\.created: "):
-        STRIPE.translate("customer.subscription.created", event("x", content))
+        asked_of("customer.subscription.created", event("x", content))
 
 
 def test_an_endpoint_needs_only_types_that_change_something() -> None:
@@ -77,7 +77,7 @@ def test_an_endpoint_needs_only_types_that_change_something() -> None:
         assert len(set(asked)) == len(asked) > 20
         for kind in asked:
             body = event(kind, content_of(kind), account="acct_1")
-            (command,) = STRIPE.translate(kind, body)
+            (command,) = asked_of(kind, body)
             assert isinstance(command, Observe), kind
 
 
@@ -187,7 +187,7 @@ def test_any_secret_may_match_and_the_window_has_two_sides() -> None:
 def test_a_thin_event_is_signed_alike() -> None:
     body = thin_event("v1.x", "charge", "ch_1")
     assert STRIPE.verify(STRIPE.sign(body, "whsec_a", NOW), body, ["whsec_a"], NOW, 300) == 0
-    (command,) = STRIPE.translate("v1.x", body)
+    (command,) = asked_of("v1.x", body)
     assert isinstance(command, Observe)
 
 

@@ -14,7 +14,7 @@ from shared.domain.states import encode_state
 from shared.providers.base import PayloadError
 from shared.providers.stripe.events import BUILDERS
 from shared.providers.stripe.fields import LATEST_S
-from tests.support.reading import STRIPE, content_of
+from tests.support.reading import STRIPE, asked_of, content_of
 from tests.support.stripe_events import event, fetched, thin_event
 
 TYPES = sorted(BUILDERS)
@@ -69,7 +69,7 @@ def damaged(draw: st.DrawFn, content: dict[str, Any]) -> dict[str, Any]:
 
 def check(kind: str, body: bytes) -> None:
     try:
-        commands = STRIPE.translate(kind, body)
+        commands = asked_of(kind, body)
     except PayloadError:
         return
     assert commands

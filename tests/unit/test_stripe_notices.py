@@ -10,7 +10,7 @@ from shared.domain.states import UNOBSERVED, Item, ObjectState
 from shared.providers.base import PayloadError
 from shared.providers.stripe.snapshots import MODELS
 from tests.support import stripe_events as given
-from tests.support.reading import STRIPE, observed, read, told_in_any_order
+from tests.support.reading import asked_of, observed, read, told_in_any_order
 from tests.support.stripe_events import (
     NOW_S,
     account,
@@ -111,7 +111,7 @@ def test_an_account_deauthorized_in_the_second_of_its_update_is_gone() -> None:
 def test_without_its_account_a_deauthorization_says_nothing() -> None:
     kind = "account.application.deauthorized"
     with pytest.raises(PayloadError, match="no account"):
-        STRIPE.translate(kind, event(kind, APPLICATION))
+        asked_of(kind, event(kind, APPLICATION))
 
 
 # Thin events ----------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ def test_a_thin_event_is_a_hint(kind: str) -> None:
     ],
 )
 def test_other_thin_events_are_ignored(code: str, kind: str, related: str | None) -> None:
-    assert STRIPE.translate(kind, thin_event(kind, related, "id_1")) == (Ignore(code),)
+    assert asked_of(kind, thin_event(kind, related, "id_1")) == (Ignore(code),)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_other_thin_events_are_ignored(code: str, kind: str, related: str | None
 )  # fmt: skip
 def test_a_thin_event_of_another_shape_is_a_payload_error(body: bytes) -> None:
     with pytest.raises(PayloadError):
-        STRIPE.translate("v1.x", body)
+        asked_of("v1.x", body)
 
 
 # Fetches --------------------------------------------------------------------------------------
@@ -222,4 +222,4 @@ def test_an_answered_deletion_is_one() -> None:
 )
 def test_an_answer_of_another_shape_is_a_payload_error(body: bytes) -> None:
     with pytest.raises(PayloadError, match=r"^sluice\.fetched: "):
-        STRIPE.translate(FETCHED, body)
+        asked_of(FETCHED, body)

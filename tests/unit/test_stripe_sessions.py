@@ -6,7 +6,7 @@ import pytest
 
 from shared.domain.states import Item
 from shared.providers.base import PayloadError
-from tests.support.reading import STRIPE, observed, told_in_any_order
+from tests.support.reading import asked_of, observed, told_in_any_order
 from tests.support.stripe_events import (
     NOW_S,
     event,
@@ -110,7 +110,7 @@ def test_lines_with_more_to_come_are_partial() -> None:
 
 def test_a_purchase_must_say_whether_it_was_paid() -> None:
     with pytest.raises(PayloadError, match="payment_status"):
-        STRIPE.translate(COMPLETED, event(COMPLETED, purchase(payment_status=None)))
+        asked_of(COMPLETED, event(COMPLETED, purchase(payment_status=None)))
 
 
 # Delayed payments -----------------------------------------------------------------------------
@@ -164,5 +164,5 @@ def test_a_fetched_session_has_its_own_status_where_it_is_not_complete(
     content: dict[str, Any], status: str, reference: str | None
 ) -> None:
     body = fetched("checkout.session", "cs_1", content)
-    (command,) = STRIPE.translate("sluice.fetched", body)
+    (command,) = asked_of("sluice.fetched", body)
     assert (command.after.status, command.after.reference) == (status, reference)

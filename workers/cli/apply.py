@@ -91,7 +91,7 @@ def apply(
 
     Shows what changes, and which tenants may then use what, before anything is written.
     """
-    from shared.providers import PROVIDERS
+    from shared.providers import providers
     from shared.sealing import KeyRing
     from workers.declaration import (
         DeclarationError,
@@ -102,8 +102,8 @@ def apply(
 
     who = actor_name(actor)
     try:
-        declared = read_declaration(file.read_bytes(), PROVIDERS, str(file))
-        secrets = resolve_secrets(declared, os.environ, file.parent)
+        declared = read_declaration(file.read_bytes(), providers(), str(file))
+        secrets = resolve_secrets(declared, os.environ, file.parent, providers())
         api_keys = resolve_api_keys(declared, os.environ, file.parent)
     except OSError as error:
         raise CommandError(f"{file} cannot be read: {error.strerror}", USAGE) from None
@@ -137,7 +137,7 @@ def apply(
 
 async def _apply(conn: "Conn", asked: Applying, *, may_remove: bool) -> Outcome:
     """Look, show, ask and write; look again where somebody else applied and nobody was asked."""
-    from shared.providers import PROVIDERS
+    from shared.providers import providers
     from shared.store.catalogs import read_following
     from workers import configure
 
@@ -147,7 +147,7 @@ async def _apply(conn: "Conn", asked: Applying, *, may_remove: bool) -> Outcome:
             asked.declared,
             asked.secrets,
             asked.keys,
-            PROVIDERS,
+            providers(),
             prune=asked.prune,
             api_keys=asked.api_keys,
         )
@@ -181,7 +181,7 @@ async def _apply(conn: "Conn", asked: Applying, *, may_remove: bool) -> Outcome:
 
 
 async def _write(conn: "Conn", asked: Applying, *, shown_version: int) -> int:
-    from shared.providers import PROVIDERS
+    from shared.providers import providers
     from workers import configure
 
     version, _ = await in_transaction(
@@ -191,7 +191,7 @@ async def _write(conn: "Conn", asked: Applying, *, shown_version: int) -> int:
             asked.declared,
             asked.secrets,
             asked.keys,
-            PROVIDERS,
+            providers(),
             prune=asked.prune,
             actor=asked.actor,
             shown_version=shown_version,

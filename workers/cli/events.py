@@ -22,8 +22,10 @@ from workers.cli.output import (
 
 if TYPE_CHECKING:
     from shared.db import Conn
+    from shared.domain.commands import Command
     from shared.settings import Endpoints
     from shared.store.events import Evidence
+    from workers.surroundings import Surroundings
 
 app = typer.Typer(help="Events: what was received, and what became of it.", no_args_is_help=True)
 
@@ -103,6 +105,7 @@ async def tell(conn: "Conn", wanted: UUID) -> dict[str, Any]:
     """
     from shared.store import events, trail
     from workers.actions import replay_action
+    from workers.surroundings import Surroundings
 
     evidence = await events.read_event(conn, wanted)
     runs = await events.read_runs(conn, wanted)
@@ -111,6 +114,8 @@ async def tell(conn: "Conn", wanted: UUID) -> dict[str, Any]:
     redeliveries = await events.read_redeliveries(conn, wanted)
     actions = [replay_action(wanted, run["run"]) for run in runs if run["run"] > 1]
     audit = await trail.list_records_of_event(conn, wanted, actions, None, None, 500)
+    surroundings = Surroundings()
+    await surroundings.refresh(conn)
     story = _of_evidence(evidence) if evidence is not None else _without_evidence(wanted, runs)
     first = {
         "receivedAt": story["receivedAt"],
@@ -124,7 +129,7 @@ async def tell(conn: "Conn", wanted: UUID) -> dict[str, Any]:
         "receipts": [first, *redeliveries],
         "runs": runs,
         "failures": await events.read_failures(conn, wanted),
-        "commands": _commands(evidence),
+        "commands": _commands(surroundings, evidence),
         "objects": await events.read_objects(conn, wanted),
         "audit": audit.items[::-1],
     }
@@ -133,12 +138,12 @@ async def tell(conn: "Conn", wanted: UUID) -> dict[str, Any]:
 def _of_evidence(evidence: "Evidence") -> dict[str, Any]:
     return {
         **evidence.shown,
-        "account": evidence.account,
-        "livemode": evidence.livemode,
-        "subject": evidence.subject,
+        "account": evidence.arrival.identity.account,
+        "livemode": evidence.arrival.identity.livemode,
+        "subject": evidence.arrival.identity.subject,
         "secret": evidence.secret,
         "verdict": evidence.unreadable or "verified",
-        "bodyBytes": len(evidence.body),
+        "bodyBytes": len(evidence.arrival.body),
         "traceContext": evidence.trace_context,
     }
 
@@ -166,30 +171,36 @@ def _without_evidence(wanted: UUID, runs: list[dict[str, Any]]) -> dict[str, Any
     }
 
 
-def _commands(evidence: "Evidence | None") -> list[dict[str, Any]] | None:
+def _commands(
+    surroundings: "Surroundings", evidence: "Evidence | None"
+) -> list[dict[str, Any]] | None:
     """What the body asks for by today's code; None where nothing can be read."""
-    from shared.domain.commands import Ignore
-    from shared.providers import PROVIDERS
     from shared.providers.base import PayloadError
+    from workers.surroundings import UnknownSource
 
-    if evidence is None or evidence.unreadable or evidence.provider not in PROVIDERS:
+    if evidence is None or evidence.unreadable:
         return None
     try:
-        commands = PROVIDERS[evidence.provider].translate(evidence.shown["type"], evidence.body)
-    except PayloadError:
+        commands = surroundings.provider(evidence.source_id).translate(evidence.arrival)
+    except (PayloadError, UnknownSource):
         return None
-    return [
-        {"command": "ignore", "code": command.code}
-        if isinstance(command, Ignore)
-        else {
+    return [_command(command) for command in commands]
+
+
+def _command(command: "Command") -> dict[str, Any]:
+    from shared.domain.commands import Ignore, Observe
+
+    if isinstance(command, Ignore):
+        return {"command": "ignore", "code": command.code}
+    if isinstance(command, Observe):
+        return {
             "command": "observe",
             "object": f"{command.kind}/{command.object_id}",
             "version": command.version,
             "shape": command.shape,
             "status": command.after.status,
         }
-        for command in commands
-    ]
+    return {"command": type(command).__name__}
 
 
 _PARTS: tuple[tuple[str, str, Mapping[str, str]], ...] = (

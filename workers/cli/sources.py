@@ -73,10 +73,10 @@ def url_of(endpoints: "Endpoints", source: str) -> str:
 
 
 def _shown(source: "ListedSource", endpoints: "Endpoints") -> dict[str, Any]:
-    from shared.providers import PROVIDERS
+    from shared.providers import providers
     from shared.store.paging import iso
 
-    provider = PROVIDERS.get(source.provider)
+    provider = providers().get(source.provider)
     return {
         "name": source.name,
         "provider": source.provider,

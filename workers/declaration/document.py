@@ -10,7 +10,7 @@ from typing import Any
 from shared.providers.base import Provider
 from workers.declaration.lines import Lines
 from workers.declaration.plans import DeclaredFeature, DeclaredPlan, read_feature, read_plan
-from workers.declaration.sources import DeclaredSource, read_source, resolve_secret
+from workers.declaration.sources import DeclaredSource, check_secret, read_source, resolve_secret
 from workers.declaration.tables import DeclarationError, only, table_at
 
 _TOML_PLACE = re.compile(r" \(at line (\d+), column (\d+)\)")
@@ -45,22 +45,27 @@ def read_declaration(
 
 
 def resolve_secrets(
-    declared: Declaration, environ: Mapping[str, str], beside: Path
+    declared: Declaration,
+    environ: Mapping[str, str],
+    beside: Path,
+    providers: Mapping[str, Provider],
 ) -> dict[str, list[str]]:
     """
     The secrets of every source, by its name and in their order.
 
     Raises:
-        DeclarationError: see `resolve_secret`.
+        DeclarationError: see `resolve_secret` and `check_secret`.
     """
+    found: dict[str, list[str]] = {}
     with declared.lines.naming():
-        return {
-            name: [
-                resolve_secret(secret, ("sources", name, "secrets", index), environ, beside)
-                for index, secret in enumerate(source.secrets)
-            ]
-            for name, source in declared.sources.items()
-        }
+        for name, source in declared.sources.items():
+            found[name] = []
+            for index, pointer in enumerate(source.secrets):
+                path = ("sources", name, "secrets", index)
+                secret = resolve_secret(pointer, path, environ, beside)
+                check_secret(secret, path, providers[source.provider])
+                found[name].append(secret)
+    return found
 
 
 def resolve_api_keys(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.domain.events import is_storable
-from shared.providers.base import Provider
+from shared.providers.base import ConfigurationError, Configured, Provider
 from workers.declaration.tables import DeclarationError, KeyPath, only, table_at
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -20,7 +20,8 @@ _ADDRESS = re.compile(
 class DeclaredSource:
     """
     One `[sources.NAME]`. `secrets` and `api_key` are as written: "env:NAME", "file:PATH" or the
-    secret; `settings` are those that the file names, of `Provider.settings`. `api_base` is None
+    secret; `settings` are those that the file names, of `Provider.settings`, and the provider's own
+    tables. `api_base` is None
     where the provider's own address is meant.
     """
 
@@ -29,9 +30,12 @@ class DeclaredSource:
     secrets: tuple[str, ...] = field(repr=False)
     livemode: bool | None = None
     tenant: str | None = None
-    settings: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     api_key: str | None = field(default=None, repr=False)
     api_base: str | None = None
+
+
+_OWN_KEYS = ("provider", "secrets", "livemode", "tenant", "settings", "api_key", "api_base")
 
 
 def resolve_secret(declared: str, path: KeyPath, environ: Mapping[str, str], beside: Path) -> str:
@@ -79,7 +83,7 @@ def read_source(
     only(
         table,
         path,
-        {"provider", "secrets", "livemode", "tenant", "settings", "api_key", "api_base"},
+        {*_OWN_KEYS, *_tables_of(table, providers)},
     )
     known = ", ".join(sorted(providers))
     provider = table.get("provider")
@@ -93,16 +97,41 @@ def read_source(
         raise DeclarationError(
             path, f"named like the provider {name}, which it is not: {name}:ID would be ambiguous"
         )
-    return DeclaredSource(
+    declared = DeclaredSource(
         name=name,
         provider=provider,
         secrets=_secrets(table, path, providers[provider]),
         livemode=_livemode(table, path, providers[provider]),
         tenant=_tenant(table, path),
-        settings=_settings(table, (*path, "settings"), providers[provider]),
+        settings={
+            **_settings(table, (*path, "settings"), providers[provider]),
+            **{name: table[name] for name in sorted(providers[provider].tables) if name in table},
+        },
         api_key=_api_key(table, path),
         api_base=_api_base(table, path),
     )
+    configured = Configured(declared.settings, declared.livemode, declared.tenant)
+    try:
+        providers[provider].for_source(configured)
+    except ConfigurationError as error:
+        raise DeclarationError((*path, *error.path), error.problem) from None
+    return declared
+
+
+def check_secret(secret: str, path: KeyPath, provider: Provider) -> None:
+    """
+    Raises:
+        DeclarationError: the resolved secret can be none of this provider; never says it.
+    """
+    try:
+        provider.check_secret(secret)
+    except ConfigurationError as error:
+        raise DeclarationError(path, error.problem) from None
+
+
+def _tables_of(table: Mapping[str, Any], providers: Mapping[str, Provider]) -> frozenset[str]:
+    provider = providers.get(str(table.get("provider")))
+    return provider.tables if provider is not None else frozenset()
 
 
 def _secrets(table: Mapping[str, Any], path: KeyPath, provider: Provider) -> tuple[str, ...]:

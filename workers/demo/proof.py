@@ -83,4 +83,4 @@ async def received_bytes(conn: Conn, tenant: str) -> bytes | None:
     if not page.items or page.items[0]["cause"] != "event":
         return None
     evidence = await events.read_event(conn, UUID(page.items[0]["causeId"]))
-    return evidence.body if evidence is not None else None
+    return evidence.arrival.body if evidence is not None else None

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 from uuid import UUID
 
-from shared.providers import PROVIDERS
+from shared.providers import providers
 from workers.demo.bodies import Event
 
 _TIMEOUT_S = 5.0
@@ -60,7 +60,7 @@ class Sender:
         return answer
 
     async def _post(self, body: bytes, secret: str) -> Answer:
-        signed = dict(PROVIDERS["stripe"].sign(body, secret, datetime.now(UTC)))
+        signed = dict(providers()["stripe"].sign(body, secret, datetime.now(UTC)))
         headers = {**signed, "content-type": "application/json", "user-agent": "sluice-demo"}
         started_s = time.perf_counter()
         try:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from shared.db import Conn
 from shared.domain.catalog import FeatureValue
-from shared.providers import PROVIDERS
+from shared.providers import providers
 from shared.sealing import KeyRing, SealingError
 from shared.store import configuration
 from shared.store.configuration import StoredSource
@@ -68,7 +68,7 @@ async def prepare(conn: Conn, keys: KeyRing, actor: str) -> Setting:
         declared,
         {SOURCE: known},
         keys,
-        PROVIDERS,
+        providers(),
         prune=False,
         actor=actor,
         shown_version=None,

@@ -20,9 +20,7 @@ from opentelemetry.trace import Span, SpanKind
 
 from shared import telemetry
 from shared.db import Conn, is_platform_fault
-from shared.domain.commands import FETCHED
-from shared.domain.events import new_tracking_id
-from shared.providers import PROVIDERS
+from shared.domain.events import Arrival, new_tracking_id
 from shared.providers.base import PayloadError
 from shared.sealing import KeyRing
 from shared.store import fetches
@@ -310,7 +308,7 @@ def _event_of(answer: Answer, target: Target, claim: Claim, span: Span) -> Answe
     )
     try:
         # What could not be applied would leave the object wanting, and be fetched for ever.
-        PROVIDERS[target.source.provider].translate(FETCHED, event.body)
+        target.provider.translate(Arrival(event.identity, event.body))
     except PayloadError as error:
         raise FetchFailed(UNFIT, str(error)) from None
     return event

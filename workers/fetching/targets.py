@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shared.db import Conn
+from shared.providers.base import Provider
 from shared.sealing import API_KEY_SLOT, KeyRing, SealingError
 from shared.store import fetches, source_keys
 from shared.store.source_keys import SourceKey
@@ -23,6 +24,7 @@ class Target:
     """A source that can be asked. `key_version` tells its keys apart: a newer one is larger."""
 
     source: SourceRow
+    provider: Provider
     key_version: int
     api: "StripeApi"
 
@@ -52,9 +54,10 @@ class Targets:
         for source_id, key in stored.items():
             try:
                 source = surroundings.source(source_id)
+                provider = surroundings.provider(source_id)
             except UnknownSource:
                 return  # written since the last look; the next one finds both
-            target = self._target(source, key)
+            target = self._target(source, provider, key)
             if target is not None:
                 found[source_id] = target
         await fetches.add_budgets(conn, sorted(found))
@@ -68,7 +71,7 @@ class Targets:
         if self._connections is not None:
             await self._connections.close()
 
-    def _target(self, source: SourceRow, key: SourceKey) -> Target | None:
+    def _target(self, source: SourceRow, provider: Provider, key: SourceKey) -> Target | None:
         # The SDK takes a quarter of a second to import, and most workers never need it.
         from workers.fetching import stripe
 
@@ -96,4 +99,4 @@ class Targets:
             self._connections = stripe.Connections(self._pace.within_s)
         self.kinds = stripe.KINDS
         api = stripe.StripeApi(plaintext, key.api_base, self._connections)
-        return Target(source, key.version, api)
+        return Target(source, provider, key.version, api)

@@ -6,6 +6,7 @@ from shared.domain.explanation import Against, Facts, Gift, Given, Thing
 from shared.domain.reasons import Sight, beginning, standing
 from shared.domain.register import Sighting
 from shared.domain.situations import Situation
+from shared.domain.standings import seconds_of
 from shared.domain.states import CHARGE_KIND, ObjectState
 from shared.domain.verdicts import linked_by, moment_of
 
@@ -46,7 +47,7 @@ def against_of(facts: Facts, situation: Situation) -> Against:
     at, first = _since(facts, situation, next(iter(register.sightings), None))
     if situation.key.kind == CHARGE_KIND:
         sights = facts.sights.get(situation.key, ())
-        at = moment_of(register.version)
+        at = moment_of(seconds_of(situation.origin.provider, register.version))
         first = next((one for one in sights if one.observation.version == register.version), None)
     return Against(
         object=situation.key.name,

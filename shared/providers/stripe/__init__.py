@@ -10,11 +10,12 @@ from datetime import datetime
 from typing import Any
 
 from shared.domain.commands import Command
-from shared.domain.events import Headers, Identity
+from shared.domain.events import Arrival, Headers, Identity
+from shared.providers.base import Provider
 from shared.providers.stripe import events, receipt, signature
 
 
-class Stripe:
+class Stripe(Provider):
     """See `shared.providers.base.Provider`."""
 
     name = "stripe"
@@ -32,9 +33,9 @@ class Stripe:
         """See `Provider.identify`."""
         return receipt.identify(body)
 
-    def translate(self, event_type: str, body: bytes) -> Sequence[Command]:
+    def translate(self, arrival: Arrival) -> Sequence[Command]:
         """See `Provider.translate`."""
-        return events.translate(event_type, body)
+        return events.translate(arrival.identity.event_type, arrival.body)
 
     def event_types(self, settings: Mapping[str, Any]) -> Sequence[str]:
         """See `Provider.event_types`."""

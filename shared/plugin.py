@@ -1,0 +1,208 @@
+"""
+What packages of your own are built on: providers, commands, handlers and what they send.
+
+Import from here and from nowhere else: all other modules may change with any version. A package
+names its classes as entry points, `sluice.providers` and `sluice.handlers`; `docs/extending.md`
+tells how from the beginning.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, Literal, Protocol, TypeVar
+from uuid import UUID
+
+from shared.domain.commands import Command, Extension, Ignore, Observe
+from shared.domain.events import Arrival, Headers, Identity
+from shared.domain.standings import Standing
+from shared.domain.states import (
+    CUSTOMER_KIND,
+    ORDER_KIND,
+    SUBSCRIPTION_KIND,
+    Item,
+    ObjectState,
+)
+from shared.providers.base import (
+    ConfigurationError,
+    Configured,
+    PayloadError,
+    Provider,
+    Reply,
+    SignatureError,
+    header,
+)
+
+__all__ = [
+    "CUSTOMER_KIND",
+    "ORDER_KIND",
+    "SUBSCRIPTION_KIND",
+    "Arrival",
+    "Command",
+    "ConfigurationError",
+    "Configured",
+    "Event",
+    "Extension",
+    "Handler",
+    "Headers",
+    "Identity",
+    "Ignore",
+    "Item",
+    "ObjectState",
+    "Observe",
+    "Outgoing",
+    "PayloadError",
+    "Permanent",
+    "Provider",
+    "Reply",
+    "Result",
+    "SignatureError",
+    "Standing",
+    "Transaction",
+    "header",
+]
+
+C = TypeVar("C", bound=Extension)
+
+
+class Permanent(Exception):
+    """
+    Trying again will not help: the event, or the message, is a dead letter at once.
+
+    `code` is a word for lists and metrics, like "no_such_account".
+    """
+
+    def __init__(self, code: str, text: str = "") -> None:
+        super().__init__(text or code)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """
+    The event that a handler is given.
+
+    `source` is the configured name, `provider` what it is of. Of an entitlement that changed,
+    `provider` is "sluice", `event_type` "entitlement.granted", "entitlement.changed" or
+    "entitlement.revoked", `body` JSON: {"tenant", "feature", "before", "after"}. `received_at` and
+    `occurred_at` are aware UTC. `run` is 1, and more in replays.
+    """
+
+    tracking_id: UUID
+    source: str
+    provider: str
+    event_id: str
+    event_type: str
+    subject: str
+    account: str
+    livemode: bool
+    received_at: datetime
+    occurred_at: datetime | None
+    body: bytes
+    headers: Headers
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """
+    What a handler did: `unchanged` where it found nothing to do, `ignored` where the event is
+    none of its business, which needs a `code`. `tenant` is whom it concerns, for the trail.
+    """
+
+    outcome: Literal["applied", "unchanged", "ignored"] = "applied"
+    code: str | None = None
+    tenant: str | None = None
+
+
+class Transaction(Protocol):
+    """
+    The transaction of the event: all of it is committed together with the event's settlement, or
+    none of it is.
+
+    Statements run as the role `sluice_extension`, which has the rights that you give it and none
+    to Sluice's own tables. There is no commit; an exception rolls back.
+    """
+
+    now: datetime  # by the database's clock, of this transaction
+
+    async def execute(self, query: str, *args: Any) -> str:
+        """Run a statement; returns its status, like "INSERT 0 1"."""
+        ...
+
+    async def fetch(self, query: str, *args: Any) -> Sequence[Mapping[str, Any]]:
+        """All rows of a query."""
+        ...
+
+    async def fetchrow(self, query: str, *args: Any) -> Mapping[str, Any] | None:
+        """Its first row, or None."""
+        ...
+
+    async def fetchval(self, query: str, *args: Any) -> Any:
+        """The first column of its first row, or None."""
+        ...
+
+    def send(self, payload: Any, *, key: str | None = None) -> None:
+        """
+        Put a message into the outbox: once this transaction has committed, `Handler.send` gets it.
+
+        `payload` is anything that JSON holds. Messages of one handler with the same `key` are one
+        message, sent once; unless given, it is made of the event's tracking id and the message's
+        number within the event, so that a replay does not send again.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """
+    A message to be sent. `key` is the same however often it is tried, and unique among all that
+    Sluice sends: give it to the receiver as its idempotency key. `attempt` begins at 1.
+    """
+
+    key: str
+    payload: Any
+    created_at: datetime
+    attempt: int
+
+
+class Handler(Protocol, Generic[C]):
+    """
+    Applies the commands of one type.
+
+    They come from a provider of yours, in the transaction of the provider's event; or from what
+    the handler listens to: then each event that fits is brought to it as an event of its own, with
+    its own transaction, attempts and place in the list of dead letters, so that nothing that a
+    handler does can hold up an entitlement.
+    """
+
+    name: str  # a-z, 0-9 and -; do not change it: keys and the place in the feed hang on it
+    command: type[C]
+    #: Longer than this, and the attempt has failed.
+    timeout_s: float = 5.0
+    #: "PROVIDER:TYPE", where TYPE may have * in it: "stripe:customer.subscription.*",
+    #: "sluice:entitlement.*". What came before the handler was installed is not brought to it.
+    listens_to: tuple[str, ...] = ()
+
+    def read(self, event: Event) -> C | None:
+        """What an event that it listens to asks for; None: nothing. Pure."""
+        return None
+
+    async def handle(self, event: Event, command: C, transaction: Transaction) -> Result:
+        """
+        Apply one command.
+
+        Raises:
+            Permanent: the event is dead at once.
+            Exception: anything else is one failed attempt; the event comes again, later.
+        """
+        ...
+
+    async def send(self, message: Outgoing) -> None:
+        """
+        Do what a message asks for, outside of any transaction. It may be asked more than once.
+
+        Raises:
+            Permanent: the message is dead at once.
+            Exception: anything else is one failed attempt; the message comes again, later.
+        """
+        raise Permanent("cannot_send", f"{self.name} has no send()")

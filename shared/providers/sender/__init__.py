@@ -1,0 +1,1 @@
+"""Senders that are configuration only: any signature, any body."""

@@ -1,0 +1,163 @@
+"""
+Standard Webhooks, and Svix, whose headers have another name.
+
+`webhook-id`, `webhook-timestamp` (unix seconds of this attempt) and `webhook-signature`, a list
+of "v1,<base64>" (HMAC-SHA256) and "v1a,<base64>" (Ed25519) over "<id>.<timestamp>.<body>".
+Source: github.com/standard-webhooks/standard-webhooks, `spec/standard-webhooks.md`, and the SDKs
+`svix` 2.9 and `standardwebhooks` 1.1 (read 2026-11). Neither SDK is given the clock, the body's
+bytes or a v1a signature, and both raise what they should not at hostile input: so they are what
+this is tested against, and what signs.
+"""
+
+import base64
+import binascii
+import hmac
+from collections.abc import Sequence
+from datetime import datetime
+from hashlib import sha256
+from typing import NamedTuple
+
+from shared.domain.events import Headers
+from shared.providers.base import ConfigurationError, SignatureError, header
+
+#: What the headers of a family begin with.
+STANDARD = ("webhook-",)
+SVIX = ("svix-", "webhook-")
+
+_SECRET_PREFIX = "whsec_"  # noqa: S105 - of a secret, no secret
+_PUBLIC_PREFIX = "whpk_"
+_LONGEST_TIMESTAMP = 12
+_MOST_SIGNATURES = 32
+
+
+class Key(NamedTuple):
+    """What one signature version is checked with: `v1` a shared key, `v1a` a public one."""
+
+    version: str
+    key: bytes
+
+
+class _Signed(NamedTuple):
+    content: bytes
+    timestamp: int
+    signatures: list[tuple[str, bytes]]
+
+
+def key_of(secret: str) -> Key:
+    """
+    The key in "whsec_<base64>" (its prefix may be missing) or "whpk_<base64>".
+
+    Raises:
+        ConfigurationError: it holds none. The text does not say what it holds.
+    """
+    is_public = secret.startswith(_PUBLIC_PREFIX)
+    encoded = secret.removeprefix(_PUBLIC_PREFIX if is_public else _SECRET_PREFIX)
+    try:
+        key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise ConfigurationError((), 'is not "whsec_…" or "whpk_…" in base64') from None
+    if not key:
+        raise ConfigurationError((), "is empty: an empty secret is one anybody can sign with")
+    if is_public and len(key) != 32:
+        raise ConfigurationError((), "is no Ed25519 public key: it has not 32 bytes")
+    return Key("v1a" if is_public else "v1", key)
+
+
+def message_id(headers: Headers, prefixes: Sequence[str] = STANDARD) -> str | None:
+    """The id of the message, the same for every delivery of it."""
+    return _named(headers, "id", prefixes)
+
+
+def verify(
+    headers: Headers,
+    body: bytes,
+    keys: Sequence[Sequence[Key]],
+    now: datetime,
+    tolerance_s: int,
+    prefixes: Sequence[str] = STANDARD,
+) -> int:
+    """
+    The index of the secret that signed; `keys` has the keys that each secret may stand for.
+
+    Raises:
+        SignatureError: none did, or not at this time. The window is two-sided.
+    """
+    signed = _read(headers, body, prefixes)
+    matched = None
+    for index, of_secret in enumerate(keys):
+        # Every one is tried, whichever matches.
+        same = [_matches(signed, key) for key in of_secret]
+        if any(same) and matched is None:
+            matched = index
+    if matched is None:
+        raise SignatureError("wrong_signature")
+    age_s = int(now.timestamp()) - signed.timestamp
+    if age_s > tolerance_s:
+        raise SignatureError("timestamp_too_old")
+    if age_s < -tolerance_s:
+        raise SignatureError("timestamp_in_future")
+    return matched
+
+
+def sign(
+    body: bytes, key: bytes, message: str, now: datetime, prefix: str = STANDARD[0]
+) -> Headers:
+    """The headers of a v1 delivery, as the official SDK makes them."""
+    from svix.webhooks import Webhook
+
+    signature = Webhook(key).sign(message, now, body.decode())
+    return (
+        (f"{prefix}id", message),
+        (f"{prefix}timestamp", str(int(now.timestamp()))),
+        (f"{prefix}signature", signature),
+    )
+
+
+def _read(headers: Headers, body: bytes, prefixes: Sequence[str]) -> _Signed:
+    parts = [_named(headers, name, prefixes) for name in ("id", "timestamp", "signature")]
+    message, timestamp, signature = parts
+    if not (message and timestamp and signature):
+        raise SignatureError("missing_signature")
+    if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= _LONGEST_TIMESTAMP):
+        raise SignatureError("malformed_signature")
+    given: list[tuple[str, bytes]] = []
+    for entry in signature.split(" ")[:_MOST_SIGNATURES]:
+        version, comma, encoded = entry.partition(",")
+        try:
+            value = base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError):
+            continue  # another entry may be in order
+        if comma:
+            given.append((version, value))
+    # Headers were read as latin-1, which gives their bytes back.
+    content = b"%b.%b.%b" % (message.encode("latin-1", "replace"), timestamp.encode(), body)
+    return _Signed(content, int(timestamp), given)
+
+
+def _matches(signed: _Signed, key: Key) -> bool:
+    values = [value for version, value in signed.signatures if version == key.version]
+    if key.version == "v1":
+        expected = hmac.new(key.key, signed.content, sha256).digest()
+        same = [hmac.compare_digest(expected, value) for value in values]
+    else:
+        same = [_is_signed(key.key, value, signed.content) for value in values]
+    return any(same)
+
+
+def _is_signed(public: bytes, signature: bytes, content: bytes) -> bool:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, content)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def _named(headers: Headers, name: str, prefixes: Sequence[str]) -> str | None:
+    for prefix in prefixes:
+        value = header(headers, prefix + name)
+        if value is not None:
+            return value
+    return None
