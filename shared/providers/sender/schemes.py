@@ -235,9 +235,7 @@ def _read_timestamp(
     path = read.at("timestamp")
     if text is None:
         if read.get("timestamp_unit") is not None:
-            raise ConfigurationError(
-                read.at("timestamp_unit"), "without a `timestamp` it is of none"
-            )
+            raise ConfigurationError(read.at("timestamp_unit"), "is of no `timestamp`")
         return None, None
     if text.startswith(_PART):
         named = text.removeprefix(_PART).strip()
