@@ -1,5 +1,7 @@
 """What `sluice apply` says of the tables of a sender that is configuration only."""
 
+import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -220,3 +222,37 @@ def test_a_secret_that_does_not_fit_its_source_is_named(
     with pytest.raises(DeclarationError) as caught:
         resolve_secrets(read(text), {"S": secret}, tmp_path, providers())
     assert str(caught.value) == f"sluice.toml, line 4: sources.a.secrets[0]: {said}"
+
+
+ROOT = Path(__file__).parents[2]
+SAID_BY = [
+    *(
+        ROOT / f"shared/providers/sender/{name}.py"
+        for name in ("handshakes", "identities", "schemes")
+    ),
+    ROOT / "shared/providers/sender/tables.py",
+    *(
+        ROOT / f"shared/providers/signing/{name}.py"
+        for name in ("macs", "standard_webhooks", "tokens")
+    ),
+]
+
+
+def messages(source: str) -> set[str]:
+    """What each ConfigurationError says, up to where it depends on what was written."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "ConfigurationError":
+            said = node.args[1]
+            parts = said.values if isinstance(said, ast.JoinedStr) else [said]
+            texts = [str(part.value) if isinstance(part, ast.Constant) else "\0" for part in parts]
+            runs = re.split(r"[\0:,]", "".join(texts))
+            found.add(next(run.strip(" '") for run in runs if len(run.strip(" '")) > 3))
+    return found
+
+
+def test_every_message_is_in_the_documents() -> None:
+    text = (ROOT / "docs/configuration.md").read_text()
+    said = {one for path in SAID_BY for one in messages(path.read_text())}
+    assert len(said) > 20
+    assert not {one for one in said if one not in text}

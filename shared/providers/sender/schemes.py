@@ -77,7 +77,7 @@ class Messages(Scheme):
         """See `Provider.sign`."""
         key = standard_webhooks.key_of(secret)
         if key.version != "v1":
-            raise ConfigurationError((), "a public key verifies, and cannot sign")
+            raise ValueError("a public key verifies, and cannot sign")
         message = f"msg_{sha256(body).hexdigest()[:24]}"
         return standard_webhooks.sign(body, key.key, message, now, self.prefixes[0])
 
