@@ -248,7 +248,7 @@ def test_a_header_can_be_the_version() -> None:
 @pytest.mark.parametrize(
     "said",
     [7, -1, 20261103, "20261103103000", 20261103103000, 10**30, float("inf"), float("nan"), True,
-     "yesterday", "1969-12-31", [], {}, "\uff12" * 10, "\0", AT_S / 2],
+     "yesterday", "1969-12-31", "9999-12-31T23:59:59-12:00", [], {}, "\uff12" * 10, "\0", AT_S / 2],
 )  # fmt: skip
 def test_what_is_no_time_is_refused(said: Any) -> None:
     assert problem({**LICENCE, "at": said}, version="at").startswith(

@@ -23,6 +23,7 @@ _MOST_JSON_VALUES = 100_000
 _BEYOND_INTEGERS = 2**63
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_END = 253_402_300_800_000_000  # of the year 9999
 _MICROSECOND = timedelta(microseconds=1)
 #: 2000 to 2200, in seconds since 1970. Within it the size of a number tells its unit: no second
 #: looks like a millisecond, and no counter, no "20261101" and no "20261101120000" like either.
@@ -150,8 +151,8 @@ class Wanted:
             microseconds = (moment - _EPOCH) // _MICROSECOND
         except (ValueError, OverflowError):
             microseconds = -1
-        if microseconds < 0:
-            raise self.wrong("neither a time in ISO 8601, after 1970, nor a number")
+        if not 0 <= microseconds < _END:
+            raise self.wrong("neither a time in ISO 8601, from 1970 on, nor a number")
         return microseconds
 
     def _check_json(self, value: Any) -> None:
