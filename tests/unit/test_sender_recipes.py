@@ -160,7 +160,9 @@ def svix_headers(prefix: str) -> Callable[[bytes], dict[str, str]]:
 def zendesk(body: bytes) -> dict[str, str]:
     stamp = "2026-11-02T12:00:00Z"
     return {
-        "x-zendesk-webhook-signature": base64.b64encode(mac(b"key", stamp.encode() + body)).decode(),
+        "x-zendesk-webhook-signature": base64.b64encode(
+            mac(b"key", stamp.encode() + body)
+        ).decode(),
         "x-zendesk-webhook-signature-timestamp": stamp,
     }
 
