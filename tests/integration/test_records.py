@@ -215,6 +215,28 @@ async def test_many_workers_meet_at_few_records(acme: Stack) -> None:
     assert await deadlocks(acme) == 0
 
 
+async def test_tenants_of_objects_and_records_are_locked_together(acme: Stack) -> None:
+    """Two lanes, each with the one's object and the other's record in every event."""
+    await remap(acme, BOTH)
+    bodies = []
+    for n in range(60):
+        for whose, other in (("a", "b"), ("b", "a")):
+            bodies.append(
+                licence(f"{whose}{n}", n, "live" if n % 2 else "stopped", subject=f"s{whose}",
+                        id=f"lic_{whose}", account=None, tenant=whose, record=f"rep_{whose}",
+                        **{"for": other})
+            )  # fmt: skip
+    await acme.receive(*bodies, source="acme")
+    async with AsyncExitStack() as opened:
+        crews = [
+            await opened.enter_async_context(new_crew(acme.endpoints, f"w{n}", batch_size=2))
+            for n in range(2)
+        ]
+        await asyncio.gather(*(drain(crew) for crew in crews))
+    assert await acme.value("SELECT count(*) FROM settlements WHERE outcome = 'dead'") == 0
+    assert await deadlocks(acme) == 0
+
+
 async def deadlocks(stack: Stack) -> int:
     found: int = await stack.value(
         "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"

@@ -56,7 +56,8 @@ def event(
 
 def licence(number: int | str, updated: int = 1, state: str = "live", **data: Any) -> bytes:
     """`updated` is in seconds after `BEGAN_S`."""
-    told = {"id": "lic_1", "account": "a_1", "tenant": "acme", "skus": ["pro"], **data}
+    told: dict[str, Any] = {"id": "lic_1", "account": "a_1", "tenant": "acme", "skus": ["pro"]}
+    told |= data
     return event(number, "licence.told", updated=BEGAN_S + updated, state=state, **told)
 
 
