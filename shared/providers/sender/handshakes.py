@@ -66,7 +66,8 @@ class Handshake:
             if isinstance(found, str):
                 return Reply(found.encode(), "text/plain", self.status)
             return Reply(msgspec.json.encode(found), status=self.status)
-        except (PayloadError, UnicodeEncodeError, msgspec.MsgspecError):
+        # The last two of an answer that JSON does not hold: an expression's "&key", a surrogate.
+        except (PayloadError, msgspec.MsgspecError, TypeError, UnicodeEncodeError):
             return None
 
 

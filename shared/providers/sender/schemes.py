@@ -77,7 +77,7 @@ class Messages(Scheme):
         """See `Provider.sign`."""
         key = standard_webhooks.key_of(secret)
         if key.version != "v1":
-            raise ConfigurationError((), "a public key verifies, and cannot sign")
+            raise ValueError("a public key verifies, and cannot sign")
         message = f"msg_{sha256(body).hexdigest()[:24]}"
         return standard_webhooks.sign(body, key.key, message, now, self.prefixes[0])
 
@@ -235,9 +235,7 @@ def _read_timestamp(
     path = read.at("timestamp")
     if text is None:
         if read.get("timestamp_unit") is not None:
-            raise ConfigurationError(
-                read.at("timestamp_unit"), "without a `timestamp` it is of none"
-            )
+            raise ConfigurationError(read.at("timestamp_unit"), "is of no `timestamp`")
         return None, None
     if text.startswith(_PART):
         named = text.removeprefix(_PART).strip()
