@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from shared.explain import explain
 from tests.support.acme import (
     BEGAN_S,
     LICENCES,
@@ -42,6 +43,10 @@ async def test_a_licence_lives_and_ends(acme: Stack) -> None:
     assert await acme.features("acme") == {"seats": 1}
     await acme.apply(licence(3, 3, state="stopped"), source="acme")
     assert await acme.features("acme") == {}
+    async with acme.owner.connection() as conn:
+        explained = await explain(conn, "acme", "seats", None)
+    assert explained is not None
+    assert "lic_1" in explained["text"]
     # Its version is what counts, and nothing of it is for good.
     await acme.apply(licence(4, 2), source="acme")
     assert await acme.features("acme") == {}
