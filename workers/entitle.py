@@ -54,7 +54,7 @@ async def observe(
     if replayed:
         await observations.forget_observations(conn, replayed)
     steps = [books.sight(one) for one in sighted]
-    await books.lock_tenants(conn, steps)
+    await books.lock_tenants(conn, steps, named=more.tenants)
     answers = [books.answer(step) for step in steps]
     await books.save(conn)
     return answers
@@ -117,7 +117,7 @@ async def take_back(
     await books.load(conn, wanted, [stored.key for stored in earlier], wanted.customers)
     await observations.forget_observations(conn, ids)
     steps = {tracking_id: books.take_back(name, tracking_id) for tracking_id, name in replayed}
-    await books.lock_tenants(conn, steps.values())
+    await books.lock_tenants(conn, steps.values(), named=more.tenants)
     changes = {tracking_id: books.decide(step) for tracking_id, step in steps.items()}
     await books.save(conn)
     return changes

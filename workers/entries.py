@@ -22,18 +22,21 @@ from shared.store.objects import StoredObject
 class Locks:
     """
     Under what a transaction meets others: customers and joints. Of the `whole` customers all
-    objects are read.
+    objects are read. `tenants` are those that it needs besides its objects' own: whoever locks
+    tenants first locks them too.
     """
 
     customers: frozenset[CustomerKey] = frozenset()
     joints: frozenset[JointKey] = frozenset()
     whole: frozenset[CustomerKey] = frozenset()
+    tenants: frozenset[str] = frozenset()
 
     def __or__(self, other: "Locks") -> "Locks":
         return Locks(
             self.customers | other.customers,
             self.joints | other.joints,
             self.whole | other.whole,
+            self.tenants | other.tenants,
         )
 
     def __le__(self, other: "Locks") -> bool:
@@ -78,9 +81,19 @@ def net_changes(changes: Iterable[FeatureChange]) -> list[FeatureChange]:
     return net
 
 
+class Told(msgspec.Struct, frozen=True):
+    """What else a tenant's chain is told, besides features. `before` and `after` are JSON."""
+
+    tenant: str
+    action: str
+    subject: str
+    before: bytes | None
+    after: bytes | None
+
+
 @dataclass(slots=True)
 class Answer:
-    """What became of one observation. `outcome` is a step-0 word of the audit trail."""
+    """What became of one command. `outcome` is a step-0 word of the audit trail."""
 
     outcome: Outcome
     tenant: str | None
@@ -88,6 +101,7 @@ class Answer:
     code: str | None
     changes: list[FeatureChange]
     catalog_version: int
+    told: list[Told] = field(default_factory=list)
 
 
 class Sighted(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -28,9 +28,11 @@ from shared.store.work import LaneLock, Redelivery, Settlement
 from workers import entitle, handlers, judging, settling
 from workers.crew import Crew
 from workers.entries import NO_LOCKS, Locks, SetGrew
+from workers.handlers import records
 from workers.handlers.scope import Scope
 from workers.marks import AloneMark, VisitMark, marked
 from workers.surroundings import UnknownSource
+from workers.undoing import undo
 
 log = logging.getLogger(__name__)
 
@@ -272,26 +274,12 @@ async def _apply(conn: Conn, crew: Crew, held: LaneLock, batch: Batch, more: Loc
     if replayed:
         # What they take back comes last, and must not wait for customers behind tenants.
         more |= await entitle.locks_of_runs(conn, replayed)
+    more |= await records.locks_of(conn, translated, replayed)
     scope = Scope(crew.surroundings, held.now, more)
     done = await handlers.apply(conn, scope, translated)
-    done, refused = await _undone(conn, scope, done, refused)
+    done, refused = await undo(conn, scope, translated, done, refused)
     settled = await settling.settle(conn, crew.surroundings, held, done, refused, batch.lost)
     return _Applied(held, batch, settled)
-
-
-async def _undone(
-    conn: Conn, scope: Scope, done: list[handlers.Done], refused: list[settling.Refused]
-) -> tuple[list[handlers.Done], list[settling.Refused]]:
-    """A replay that observes nothing any more takes back what its event observed before."""
-    silent = [one.event for one in refused]
-    silent += [one.event for one in done if all(a.outcome == "ignored" for a in one.answers)]
-    replayed = [(event.tracking_id, event.event_id) for event in silent if event.run > 1]
-    if not replayed:
-        return done, refused
-    changes = await entitle.take_back(conn, scope.surroundings, scope.now, replayed, scope.more)
-    for one in done:
-        one.answers[0].changes.extend(changes.get(one.event.tracking_id, ()))
-    return done, [replace(one, changes=changes.get(one.event.tracking_id, ())) for one in refused]
 
 
 class _NotOurs(Exception):

@@ -24,7 +24,7 @@ from shared.providers.base import PayloadError
 from shared.store import audit, work
 from shared.store.ledger import read_horizon
 from shared.store.work import LaneLock, Settlement
-from workers.entries import Answer, FeatureChange
+from workers.entries import Answer, FeatureChange, Told
 from workers.handlers import Done
 from workers.surroundings import Surroundings
 
@@ -42,6 +42,7 @@ class Refused:
     code: str
     error: str | None = None
     changes: Sequence[FeatureChange] = ()  # by what an earlier run did, and this one took back
+    told: Sequence[Told] = ()
 
 
 def translate(
@@ -114,7 +115,8 @@ async def settle(
         drafts += _records(surroundings, held, one.event, one.answers, tenant, outcome, code)
         settled.append(_settlement(one.event, outcome, code, None, tenant))
     for refusal in refused:
-        answers = (Answer(refusal.outcome, None, "", refusal.code, list(refusal.changes), 0),)
+        changes, told = list(refusal.changes), list(refusal.told)
+        answers = (Answer(refusal.outcome, None, "", refusal.code, changes, 0, told),)
         drafts += _records(
             surroundings, held, refusal.event, answers, None, refusal.outcome, refusal.code
         )
@@ -199,6 +201,25 @@ def _records(
                 catalog_version=answer.catalog_version,
                 before=content_of(change.before),
                 after=content_of(change.after),
+            )
+        )
+    told = [(answer, one) for answer in answers for one in answer.told]
+    for step, (answer, one) in enumerate(told, start=len(changes) + 1):
+        drafts.append(
+            Draft(
+                chain=f"tenant:{one.tenant}",
+                cause="event",
+                cause_id=cause_id,
+                run=event.run,
+                tenant=one.tenant,
+                step=step,
+                action=one.action,
+                actor=actor,
+                source=source.name,
+                subject=one.subject,
+                catalog_version=answer.catalog_version,
+                before=one.before,
+                after=one.after,
             )
         )
     return drafts

@@ -39,6 +39,22 @@ class Observe(msgspec.Struct, frozen=True):
     number: int | None = None  # of a fetch
 
 
+class ImportRecord(msgspec.Struct, frozen=True):
+    """
+    An event carries a version of a record that is kept for its tenant and grants nothing.
+
+    `record_id` is the source's own; `version` unix microseconds, only ever compared within one
+    record. `normalised` is JSON, one text for each value; `raw` the part of the event's body that
+    it was read from, or None: all of it, which the inbox has.
+    """
+
+    record_id: str
+    version: int
+    tenant: str | None
+    normalised: str
+    raw: str | None = None
+
+
 class Ignore(msgspec.Struct, frozen=True):
     """The event says nothing that this version applies. It is kept."""
 
@@ -49,4 +65,4 @@ class Extension(msgspec.Struct, frozen=True):
     """Base of the commands that installed packages define. One handler applies each kind."""
 
 
-Command = Observe | Ignore | Extension
+Command = Observe | ImportRecord | Ignore | Extension

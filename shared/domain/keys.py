@@ -1,4 +1,4 @@
-"""What tells one customer, object or joint from another: never without source, account and mode."""
+"""What tells one customer, object or record from another: never without source, account, mode."""
 
 from typing import NamedTuple
 
@@ -34,3 +34,17 @@ class ObjectKey(NamedTuple):
     def name(self) -> str:
         """As other objects and people refer to it: "kind/id"."""
         return f"{self.kind}/{self.object_id}"
+
+
+class RecordKey(NamedTuple):
+    """A record that a source keeps; `record_id` is the source's own."""
+
+    source_id: int
+    account: str
+    livemode: bool
+    record_id: str
+
+    @property
+    def name(self) -> str:
+        """As the trail and people refer to it."""
+        return f"record/{self.record_id}"

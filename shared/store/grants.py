@@ -41,6 +41,18 @@ async def add_tenants(
     return {row["tenant"]: row["merged_into"] for row in rows}
 
 
+READ_ALIASES = """
+SELECT tenant, merged_into FROM tenants
+WHERE tenant = ANY($1::text[]) AND merged_into IS NOT NULL
+"""
+
+
+async def read_aliases(conn: Conn, tenants: Iterable[str]) -> dict[str, str]:
+    """Into which others those that were merged were. Unlocked, like `add_tenants`."""
+    rows = await conn.fetch(READ_ALIASES, sorted(tenants))
+    return {row["tenant"]: row["merged_into"] for row in rows}
+
+
 # The clock is read as each row is handed on, which is after it was locked: it is later than what
 # any holder before read there. `now()` is not, in a transaction that had to wait.
 LOCK_TENANTS = """

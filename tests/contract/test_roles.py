@@ -20,8 +20,8 @@ ACTIONS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
 READS_ALL_BUT_SECRETS = {
     "attempts", "audit", "audit_content", "audit_heads", "catalogs", "configuration", "conflicts",
     "customers", "deliveries", "grants", "inbox", "joints", "lanes", "ledger", "ledger_horizon",
-    "manual_grants", "migrations", "observations", "objects", "settlements", "sources", "tenants",
-    "visits", "work",
+    "manual_grants", "migrations", "observations", "objects", "record_versions", "records",
+    "settlements", "sources", "tenants", "visits", "work",
 }  # fmt: skip
 
 #: The sealed API keys, and what is fetched with them.
@@ -39,10 +39,11 @@ MAY: dict[str, dict[str, set[str]]] = {
         "SELECT": READS_ALL_BUT_SECRETS | FETCHING | {"seals"},
         "INSERT": {"attempts", "audit", "audit_content", "audit_heads", "conflicts", "customers",
                    "fetch_budgets", "fetches", "grants", "inbox", "joints", "ledger",
-                   "observations", "objects", "settlements", "tenants", "visits", "work"},
+                   "observations", "objects", "record_versions", "records", "settlements",
+                   "tenants", "visits", "work"},
         "UPDATE": {"audit_heads", "customers", "fetch_budgets", "fetches", "grants", "joints",
-                   "lanes", "objects", "tenants", "visits", "work"},
-        "DELETE": {"fetches", "grants", "observations", "visits", "work"},
+                   "lanes", "objects", "records", "tenants", "visits", "work"},
+        "DELETE": {"fetches", "grants", "observations", "record_versions", "visits", "work"},
     },
     "operator": {
         "SELECT": READS_ALL_BUT_SECRETS | FETCHING | {"seals", "source_secrets", "tokens"},

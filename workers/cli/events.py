@@ -188,7 +188,7 @@ def _commands(
 
 
 def _command(command: "Command") -> dict[str, Any]:
-    from shared.domain.commands import Ignore, Observe
+    from shared.domain.commands import Ignore, ImportRecord, Observe
 
     if isinstance(command, Ignore):
         return {"command": "ignore", "code": command.code}
@@ -199,6 +199,13 @@ def _command(command: "Command") -> dict[str, Any]:
             "version": command.version,
             "shape": command.shape,
             "status": command.after.status,
+        }
+    if isinstance(command, ImportRecord):
+        return {
+            "command": "import_record",
+            "object": f"record/{command.record_id}",
+            "version": command.version,
+            "tenant": command.tenant,
         }
     return {"command": type(command).__name__}
 

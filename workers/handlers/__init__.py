@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.db import Conn
-from shared.domain.commands import Command, Ignore, Observe
+from shared.domain.commands import Command, Ignore, ImportRecord, Observe
 from shared.domain.events import StoredEvent
 from workers.entries import Answer
-from workers.handlers import entitlements, ignoring
+from workers.handlers import entitlements, ignoring, records
 from workers.handlers.scope import Asked, Scope
 
 #: (conn, scope, the batch's commands of this one kind) → an answer each, in their order
@@ -22,6 +22,7 @@ Handler = Callable[[Conn, Scope, Sequence[Any]], Awaitable[list[Answer]]]
 
 HANDLERS: dict[type[Command], Handler] = {
     Observe: entitlements.observe,
+    ImportRecord: records.import_records,
     Ignore: ignoring.ignore,
 }
 

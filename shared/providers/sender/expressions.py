@@ -2,13 +2,16 @@
 Where something lies in a request: in a header, or in the body by a JMESPath expression.
 
 JMESPath finds and reshapes, and can neither loop for ever nor touch anything but the document it
-is given. Source: jmespath.org/specification.html (read 2026-11).
+is given. Its own functions are joined by `lower(text)` and `split(text, separator)`. Source:
+jmespath.org/specification.html (read 2026-11).
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import jmespath
 from jmespath.exceptions import JMESPathError
+from jmespath.functions import Functions, signature
 
 from shared.domain.events import Headers
 from shared.providers.base import ConfigurationError, PayloadError, header
@@ -18,16 +21,40 @@ Path = tuple[str | int, ...]
 _HEADER = "header:"
 
 
+class _Functions(Functions):
+    """JMESPath's functions and ours; by their names."""
+
+    @signature({"types": ["string"]})
+    def _func_lower(self, text: str) -> str:
+        return text.lower()
+
+    @signature({"types": ["string"]}, {"types": ["string"]})
+    def _func_split(self, text: str, separator: str) -> list[str]:
+        return text.split(separator)
+
+
+_OPTIONS = jmespath.Options(custom_functions=_Functions())
+
+
 class Expression:
-    """A JMESPath expression over the body's document. `text` is as it was written."""
+    """
+    A JMESPath expression over the body's document. `text` is as it was written.
+
+    Raises:
+        ConfigurationError: with `path`, where it is none.
+    """
 
     def __init__(self, text: str, path: Path) -> None:
         self.text = text
         try:
             self._parsed = jmespath.compile(text)
+            problems = [_wrong_with(*call) for call in _calls(self._parsed.parsed)]
         except JMESPathError as error:
-            problem = " ".join(str(error).split())
-            raise ConfigurationError(path, f"not a JMESPath expression: {problem}") from None
+            raise ConfigurationError(path, f"not a JMESPath expression: {_plain(error)}") from None
+        except RecursionError:
+            raise ConfigurationError(path, "nested too deeply") from None
+        for problem in filter(None, problems):
+            raise ConfigurationError(path, problem)
 
     def find(self, document: Any) -> Any:
         """
@@ -37,9 +64,35 @@ class Expression:
             PayloadError: it cannot be evaluated over this document.
         """
         try:
-            return self._parsed.search(document)
+            return self._parsed.search(document, options=_OPTIONS)
         except (JMESPathError, ArithmeticError, RecursionError, TypeError, ValueError) as error:
-            raise PayloadError(f"{self.text}: {' '.join(str(error).split())}") from None
+            raise PayloadError(f"{self.text}: {_plain(error)}") from None
+
+
+def _calls(node: Any) -> Iterator[tuple[str, int]]:
+    """(function, how many arguments) of every call in a parsed expression."""
+    if node["type"] == "function_expression":
+        yield node["value"], len(node["children"])
+    for child in node["children"]:
+        if isinstance(child, dict):
+            yield from _calls(child)
+
+
+def _wrong_with(function: str, arguments: int) -> str | None:
+    """What JMESPath itself would find out when an event is there."""
+    known = _Functions.FUNCTION_TABLE
+    if function not in known:
+        return f"no function {function}(); known: {', '.join(sorted(known))}"
+    wanted = known[function]["signature"]
+    if arguments == len(wanted) or (arguments > len(wanted) and wanted[-1].get("variadic")):
+        return None
+    return f"{function}() takes {len(wanted)} arguments, not {arguments}"
+
+
+def _plain(error: Exception) -> str:
+    """On one line. It may quote what was sent, and is stored: no NUL, no lone surrogate."""
+    text = " ".join(str(error).replace("\0", " ").split())[:500]
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class Location:
