@@ -20,6 +20,7 @@ from shared.domain.register import NOTHING, Register, fold
 from shared.domain.states import (
     ADVERSE_KINDS,
     CUSTOMER_KIND,
+    IDENTITY_KINDS,
     LINKING_KINDS,
 )
 from shared.domain.verdicts import Links, decide
@@ -134,7 +135,10 @@ class Books:
         ):
             affected += [*self.near.group(entry), *self.near.of(former)]
         affected += self._around(moved)
-        return Step(entry, superseded, self._cases(affected))
+        is_news = one.key.kind in IDENTITY_KINDS and (
+            before is None or before.newest != register.newest
+        )
+        return Step(entry, superseded, self._cases(affected), is_news)
 
     def take_back(self, event_id: str, tracking_id: UUID) -> Step:
         """Undo what an earlier run of an event observed, without another observation for it."""
@@ -189,7 +193,7 @@ class Books:
         granted = [self.holdings.of(entry) for entry in entries]
         changes = self.decide(step)
         own = step.entry.stored
-        moved = any(
+        moved = step.is_news or any(
             was != (entry.stored.tenant, entry.stored.parked)
             or not are_same(had, self.holdings.of(entry))
             for was, had, entry in zip(stood, granted, entries, strict=True)

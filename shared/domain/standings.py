@@ -15,11 +15,15 @@ from shared.domain.states import (
     DISPUTE_KIND,
     INVOICE_KIND,
     INVOICE_PAYMENT_KIND,
+    MEMBERSHIP_KIND,
     ORDER_KIND,
+    ORGANIZATION_KIND,
     REFUND_KIND,
     SESSION_KIND,
+    SUBSCRIPTION_ITEM_KIND,
     SUBSCRIPTION_KIND,
     SUMMARY_KIND,
+    USER_KIND,
     WARNING_KIND,
 )
 
@@ -136,6 +140,20 @@ STANDINGS: dict[tuple[str, str], dict[str, Standing]] = {
         "actionable": Standing.CONTESTED,
         "not_actionable": Standing.RELEASED,
     },
+    ("clerk", SUBSCRIPTION_ITEM_KIND): {
+        "free_trial": Standing.TRIAL,  # Clerk's word is `active`, beside `is_free_trial`
+        "active": Standing.ACTIVE,
+        "canceled": Standing.ENDING,
+        "past_due": Standing.PAST_DUE,
+        "incomplete": Standing.PENDING,
+        "upcoming": Standing.PENDING,
+        "abandoned": Standing.NEVER_STARTED,
+        "ended": Standing.ENDED,
+        "expired": Standing.ENDED,
+    },
+    ("clerk", USER_KIND): {"present": Standing.PRESENT, "deleted": Standing.ENDED},
+    ("clerk", ORGANIZATION_KIND): {"present": Standing.PRESENT, "deleted": Standing.ENDED},
+    ("clerk", MEMBERSHIP_KIND): {"present": Standing.PRESENT, "deleted": Standing.ENDED},
     # Read ahead of their adapters: the words are documented, the table is one.
     ("polar", SUBSCRIPTION_KIND): {
         "trialing": Standing.TRIAL,
@@ -188,6 +206,7 @@ FAMILIES: dict[str, dict[str, frozenset[str]]] = {
         "subscriptions": frozenset({SUBSCRIPTION_KIND, SESSION_KIND}),
         "summary": frozenset({SUMMARY_KIND}),
     },
+    "clerk": {"subscriptions": frozenset({SUBSCRIPTION_ITEM_KIND})},
 }
 
 
@@ -201,7 +220,13 @@ _WORDED = frozenset(provider for provider, _ in STANDINGS)
 _NEUTRAL = {standing.value: standing for standing in Standing}
 
 #: Kinds whose version key tells what is newest, so that an end need not be for good.
-REVIVABLE = frozenset({("polar", SUBSCRIPTION_KIND), ("polar", ORDER_KIND)})
+REVIVABLE = frozenset(
+    {
+        ("polar", SUBSCRIPTION_KIND),
+        ("polar", ORDER_KIND),
+        ("clerk", SUBSCRIPTION_ITEM_KIND),  # the default plan's ends and begins under one id
+    }
+)
 
 
 def standing_of(provider: str, kind: str, status: str) -> Standing | None:

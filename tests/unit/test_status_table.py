@@ -31,6 +31,7 @@ TABLE: dict[str, tuple[str, dict[tuple[str, str], tuple[str, ...]]]] = {
         ("paddle", "subscription"): ("trialing",),
         ("lemon-squeezy", "subscription"): ("on_trial",),
         ("chargebee", "subscription"): ("in_trial",),
+        ("clerk", "subscription_item"): ("free_trial",),
     }),
     "active": ("grant", {
         ("stripe", "subscription"): ("active",),
@@ -38,17 +39,20 @@ TABLE: dict[str, tuple[str, dict[tuple[str, str], tuple[str, ...]]]] = {
         ("paddle", "subscription"): ("active",),
         ("lemon-squeezy", "subscription"): ("active",),
         ("chargebee", "subscription"): ("active",),
+        ("clerk", "subscription_item"): ("active",),
         ("stripe", "entitlements.active_entitlement_summary"): ("current",),
     }),
     "active, ends later": ("until_end", {
         ("lemon-squeezy", "subscription"): ("cancelled", "paused"),
         ("chargebee", "subscription"): ("non_renewing",),
+        ("clerk", "subscription_item"): ("canceled",),
     }),
     "past due": ("grace", {
         ("stripe", "subscription"): ("past_due",),
         ("polar", "subscription"): ("past_due",),
         ("paddle", "subscription"): ("past_due",),
         ("lemon-squeezy", "subscription"): ("past_due",),
+        ("clerk", "subscription_item"): ("past_due",),
     }),
     "unpaid": ("none", {
         ("stripe", "subscription"): ("unpaid",),
@@ -61,12 +65,14 @@ TABLE: dict[str, tuple[str, dict[tuple[str, str], tuple[str, ...]]]] = {
         ("polar", "subscription"): ("incomplete",),
         ("polar", "order"): ("draft", "pending"),
         ("chargebee", "subscription"): ("future",),
+        ("clerk", "subscription_item"): ("incomplete", "upcoming"),
     }),
     "never started": ("terminal", {
         ("stripe", "subscription"): ("incomplete_expired",),
         ("stripe", "checkout.session"): ("async_payment_failed", "expired"),
         ("polar", "subscription"): ("incomplete_expired",),
         ("polar", "order"): ("void",),
+        ("clerk", "subscription_item"): ("abandoned",),
     }),
     "paused": ("none", {
         ("stripe", "subscription"): ("paused",),
@@ -81,6 +87,10 @@ TABLE: dict[str, tuple[str, dict[tuple[str, str], tuple[str, ...]]]] = {
         ("paddle", "subscription"): ("canceled",),
         ("lemon-squeezy", "subscription"): ("expired",),
         ("chargebee", "subscription"): ("cancelled",),
+        ("clerk", "subscription_item"): ("ended", "expired"),
+        ("clerk", "user"): ("deleted",),
+        ("clerk", "organization"): ("deleted",),
+        ("clerk", "organization_membership"): ("deleted",),
     }),
     "one-time paid": ("grant", {
         ("stripe", "checkout.session"): ("paid", "no_payment_required"),
@@ -113,6 +123,9 @@ TABLE: dict[str, tuple[str, dict[tuple[str, str], tuple[str, ...]]]] = {
         ("stripe", "invoice"): ("draft", "open", "uncollectible", "void"),
         ("stripe", "invoice_payment"): ("open", "canceled"),
         ("stripe", "charge"): ("pending", "failed"),
+        ("clerk", "user"): ("present",),
+        ("clerk", "organization"): ("present",),
+        ("clerk", "organization_membership"): ("present",),
     }),
 }  # fmt: skip
 CELLS = [
