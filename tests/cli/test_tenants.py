@@ -43,6 +43,7 @@ async def test_a_tenant_is_shown_with_its_grants_and_customers(
             "customer": "cus_1",
             "linkedBy": "provider:stripe",
             "linkedAt": None,
+            "isDeleted": False,
         }
     ]
     text = await sluice("tenants", "show", "acme")
