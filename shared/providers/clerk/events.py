@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from shared.domain.commands import FETCHED, Command, Ignore, Observe
+from shared.domain.commands import Command, Ignore, Observe
 from shared.domain.states import (
     MEMBERSHIP_KIND,
     ORGANIZATION_KIND,
@@ -70,7 +70,8 @@ _IGNORED = {
 
 
 class _Event(msgspec.Struct):
-    data: msgspec.Raw
+    type: str
+    data: msgspec.Raw = msgspec.Raw(b"null")
     timestamp: Milliseconds | None = None
 
 
@@ -82,12 +83,12 @@ Builder = Callable[[_Event], Command]
 def translate(event_type: str, body: bytes) -> Sequence[Command]:
     """See `Provider.translate`."""
     try:
-        if event_type == FETCHED:
-            raise PayloadError("nothing is fetched from Clerk")
+        # A fetch's answer has no type, and is refused: nothing is fetched from Clerk.
+        event = _decode(body)
         build = BUILDERS.get(event_type)
         if build is None:
             return (Ignore(_IGNORED.get(event_type.partition(".")[0], "unknown_type")),)
-        return (build(_decode(body)),)
+        return (build(event),)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, PayloadError) as error:
         raise PayloadError(f"{event_type}: {error}") from None
 
