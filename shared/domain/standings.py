@@ -10,6 +10,7 @@ from typing import Literal
 
 from shared.domain.states import (
     ACCOUNT_KIND,
+    BENEFIT_GRANT_KIND,
     CHARGE_KIND,
     CUSTOMER_KIND,
     DISPUTE_KIND,
@@ -20,6 +21,7 @@ from shared.domain.states import (
     ORGANIZATION_KIND,
     REFUND_KIND,
     SESSION_KIND,
+    STATE_KIND,
     SUBSCRIPTION_ITEM_KIND,
     SUBSCRIPTION_KIND,
     SUMMARY_KIND,
@@ -154,7 +156,7 @@ STANDINGS: dict[tuple[str, str], dict[str, Standing]] = {
     ("clerk", USER_KIND): {"present": Standing.PRESENT, "deleted": Standing.ENDED},
     ("clerk", ORGANIZATION_KIND): {"present": Standing.PRESENT, "deleted": Standing.ENDED},
     ("clerk", MEMBERSHIP_KIND): {"present": Standing.PRESENT, "deleted": Standing.ENDED},
-    # Read ahead of their adapters: the words are documented, the table is one.
+    # "deleted" is ours, of what Polar says that there is none of (any more).
     ("polar", SUBSCRIPTION_KIND): {
         "trialing": Standing.TRIAL,
         "active": Standing.ACTIVE,
@@ -164,15 +166,35 @@ STANDINGS: dict[tuple[str, str], dict[str, Standing]] = {
         "incomplete_expired": Standing.NEVER_STARTED,
         "paused": Standing.PAUSED,
         "canceled": Standing.ENDED,
+        "deleted": Standing.ENDED,
     },
+    # What refunds take back, `shared.domain.payments` says by the source's policy.
     ("polar", ORDER_KIND): {
         "draft": Standing.PENDING,
         "pending": Standing.PENDING,
         "paid": Standing.PAID,
         "partially_refunded": Standing.PAID,
-        "refunded": Standing.REFUNDED,
+        "refunded": Standing.PAID,
         "void": Standing.NEVER_STARTED,
+        "deleted": Standing.ENDED,
     },
+    ("polar", REFUND_KIND): {
+        "pending": Standing.REFUNDED,
+        "succeeded": Standing.REFUNDED,
+        "failed": Standing.RELEASED,
+        "canceled": Standing.RELEASED,
+        "deleted": Standing.RELEASED,
+    },
+    # Two flags at Polar: `is_granted`, `is_revoked`.
+    ("polar", BENEFIT_GRANT_KIND): {
+        "granted": Standing.ACTIVE,
+        "pending": Standing.PENDING,
+        "revoked": Standing.ENDED,
+        "deleted": Standing.ENDED,
+    },
+    ("polar", STATE_KIND): {"current": Standing.ACTIVE, "deleted": Standing.ENDED},
+    ("polar", CUSTOMER_KIND): {"present": Standing.PRESENT, "deleted": Standing.ENDED},
+    # Read ahead of their adapters: the words are documented, the table is one.
     ("paddle", SUBSCRIPTION_KIND): {
         "trialing": Standing.TRIAL,
         "active": Standing.ACTIVE,
@@ -207,6 +229,11 @@ FAMILIES: dict[str, dict[str, frozenset[str]]] = {
         "summary": frozenset({SUMMARY_KIND}),
     },
     "clerk": {"subscriptions": frozenset({SUBSCRIPTION_ITEM_KIND})},
+    "polar": {
+        "subscriptions": frozenset({SUBSCRIPTION_KIND, ORDER_KIND}),
+        "benefits": frozenset({BENEFIT_GRANT_KIND}),
+        "state": frozenset({STATE_KIND}),
+    },
 }
 
 
@@ -221,12 +248,9 @@ _NEUTRAL = {standing.value: standing for standing in Standing}
 
 #: Kinds whose version key tells what is newest, so that an end need not be for good.
 REVIVABLE = frozenset(
-    {
-        ("polar", SUBSCRIPTION_KIND),
-        ("polar", ORDER_KIND),
-        ("clerk", SUBSCRIPTION_ITEM_KIND),  # the default plan's ends and begins under one id
-    }
-)
+    ("polar", kind)
+    for kind in (SUBSCRIPTION_KIND, ORDER_KIND, REFUND_KIND, BENEFIT_GRANT_KIND, STATE_KIND)
+) | {("clerk", SUBSCRIPTION_ITEM_KIND)}  # the default plan's ends and begins under one id
 
 
 def standing_of(provider: str, kind: str, status: str) -> Standing | None:
@@ -248,9 +272,14 @@ def is_for_good(provider: str, kind: str, status: str) -> bool:
     return standing_of(provider, kind, status) in TERMINAL
 
 
+def has_versions(provider: str) -> bool:
+    """
+    Whether versions are the objects' own, in microseconds. Stripe's are the seconds in which its
+    events were made; see `shared.domain.commands.Observe`.
+    """
+    return provider != "stripe"
+
+
 def seconds_of(provider: str, version: int) -> int:
-    """
-    A version as unix seconds. Stripe's versions are seconds, everybody else's microseconds; see
-    `shared.domain.commands.Observe`.
-    """
-    return version if provider == "stripe" else version // 1_000_000
+    """A version as unix seconds."""
+    return version // 1_000_000 if has_versions(provider) else version

@@ -46,6 +46,7 @@ class ObjectState(msgspec.Struct, frozen=True, omit_defaults=True):
     member: str | None = None  # of a membership: who is a member of its tenant
     role: str | None = None  # of a membership: as what
     is_default: bool = False  # the plan of whoever has no other: unmapped, it gives nothing
+    revokes: bool = False  # of a refund: it takes back what was bought, however much it pays back
 
 
 #: The status of an object of which only hints came: that it changed, not what it is.
