@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from shared import db
 from shared.domain.keys import CustomerKey
+from shared.explain import explain
 from shared.store.tenants import read_members
 from tests.support.clerk import (
+    DAY_MS,
     NOW_MS,
     PLANS,
     Sent,
@@ -25,6 +28,8 @@ from tests.support.clerk import (
     user,
 )
 from tests.support.stack import Stack, drain, new_crew
+from workers.entries import NO_LOCKS, SetGrew
+from workers.merge import merge
 from workers.sweep import derive_again
 
 FREE = {"plan": "cplan_free", "amount": 0, "period_end": None}
@@ -198,6 +203,26 @@ async def test_the_default_plans_item_ends_and_begins_under_one_id(clerk: Stack)
         assert await clerk.features("org_1") == expected
 
 
+async def test_a_new_catalog_derives_what_is_paid_and_leaves_the_members(clerk: Stack) -> None:
+    await apply(
+        clerk,
+        event("organizationMembership.created", membership("org_1", "user_1"), NOW_MS),
+        event("subscriptionItem.active", item("csub_item_1", "org_1"), NOW_MS),
+    )
+    await clerk.configure(plans={"pro": {**PLANS["pro"], "features": {"seats": 20}}})
+    await derive_again(clerk.crew, "org_1")
+    assert await clerk.features("org_1") == {"seats": 20}
+    assert await members(clerk, "org_1") == {"user_1": "org:member"}
+    # Who has members and nothing else has followed too.
+    await apply(clerk, event("organizationMembership.created", membership("org_2", "u"), NOW_MS))
+    await clerk.configure(plans=PLANS)
+    await derive_again(clerk.crew, "org_1")
+    await derive_again(clerk.crew, "org_2")
+    assert await clerk.value(
+        "SELECT bool_and(catalog_version = (SELECT max(version) FROM catalogs)) FROM tenants"
+    )
+
+
 async def test_an_operators_link_takes_an_organization_with_all_that_it_has(clerk: Stack) -> None:
     await apply(
         clerk,
@@ -209,6 +234,48 @@ async def test_an_operators_link_takes_an_organization_with_all_that_it_has(cler
     assert await members(clerk, "acme") == {"user_1": "org:member"}
     assert await clerk.features("acme") == {"seats": 10, "sso": True}
     assert (await members(clerk, "org_1"), await clerk.features("org_1")) == ({}, {})
+
+
+async def test_a_merge_takes_the_members_along(clerk: Stack) -> None:
+    await apply(
+        clerk,
+        event("organizationMembership.created", membership("org_1", "user_1"), NOW_MS),
+        event("organizationMembership.created", membership("org_2", "user_2"), NOW_MS),
+    )
+    more = NO_LOCKS
+    async with db.connect(clerk.endpoints.database["operator"], "operator") as conn:
+        while True:
+            try:
+                async with conn.transaction():
+                    await merge(conn, "org_1", "org_2", "operator:test", "one company", more)
+                break
+            except SetGrew as grew:
+                more = grew.locks
+    both = {"user_1": "org:member", "user_2": "org:member"}
+    assert await members(clerk, "org_2") == both
+    assert await members(clerk, "org_1") == both
+    await apply(clerk, event("organizationMembership.created", membership("org_1", "u"), NOW_MS))
+    assert await members(clerk, "org_2") == {**both, "u": "org:member"}
+
+
+async def test_what_clerk_gives_can_be_explained(clerk: Stack) -> None:
+    canceled = item("csub_item_1", "org_1", "canceled", period_end=NOW_MS + 3650 * DAY_MS)
+    await apply(
+        clerk,
+        event("organization.created", organization("org_1"), NOW_MS),
+        event("organizationMembership.created", membership("org_1", "user_1"), NOW_MS),
+        event("subscriptionItem.canceled", canceled, NOW_MS),
+        event("subscriptionItem.active", item("csub_item_2", "org_1", **FREE), NOW_MS),
+    )
+    async with clerk.owner.connection() as conn:
+        found = await explain(conn, "org_1", "seats", None)
+        unknown = await explain(conn, "org_1", "chat", None)
+    assert found is not None
+    assert unknown is not None
+    assert found["value"] == 10
+    assert "subscription item csub_item_1" in found["text"]
+    assert "csub_item_2" not in found["text"] + unknown["text"]
+    assert "membership" not in found["text"]
 
 
 async def test_a_development_instance_lets_nobody_in(clerk: Stack) -> None:
