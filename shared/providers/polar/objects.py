@@ -199,6 +199,7 @@ class CustomerState(Customer, kw_only=True):
     """
     All the benefits that a customer has, whatever gives them; `id` is the customer's. Its active
     subscriptions are there as well, and give nothing here: what they give are these benefits.
+    Whose it is, the customer says: its metadata may change, and its state stay the same.
     """
 
     granted_benefits: list[_Granted]
@@ -209,7 +210,6 @@ class CustomerState(Customer, kw_only=True):
         return ObjectState(
             status="current" if self.deleted_at is None else DELETED,
             customer=self.id,
-            tenant=_named_in(self.metadata, TENANT_KEY),
             items=tuple(Item(_refs(benefit), times) for benefit, times in sorted(given.items())),
         )
 
