@@ -5,12 +5,14 @@ from functools import cache
 
 from shared.installed import PROVIDERS_GROUP, installed
 from shared.providers.base import Provider
+from shared.providers.clerk import Clerk
+from shared.providers.polar import Polar
 from shared.providers.sender import SENDERS
 from shared.providers.stripe import Stripe
 
 log = logging.getLogger(__name__)
 
-BUILT_IN: tuple[Provider, ...] = (Stripe(), *SENDERS)
+BUILT_IN: tuple[Provider, ...] = (Stripe(), Polar(), Clerk(), *SENDERS)
 
 
 @cache
