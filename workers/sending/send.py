@@ -90,8 +90,8 @@ class Sending:
         self._handlers = handlers
         self._pace = pace or Pace()
         self._connections = asyncio.Semaphore(_CONNECTIONS)
-        self._running: dict[asyncio.Task[None], Lease] = {}
-        self._settling: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[bool], Lease] = {}
+        self._settling: set[asyncio.Task[Any]] = set()
         self._breakers: dict[str, Breaker] = {}
         self._freed = asyncio.Event()
         self._count_at = float("-inf")  # in the loop's clock
@@ -144,11 +144,12 @@ class Sending:
             if not lease.taken_over:
                 now = self._breakers.get(name, CLOSED)
                 self._breakers[name] = breaker.probing(now, lease.message)
-            task = asyncio.create_task(self._deliver(lease, claimed_s), name="send")
+            delivering = self._guarded("deliver", self._deliver(lease, claimed_s))
+            task = asyncio.create_task(delivering, name="send")
             self._running[task] = lease
             task.add_done_callback(self._forget)
 
-    def _forget(self, task: asyncio.Task[None]) -> None:
+    def _forget(self, task: asyncio.Task[bool]) -> None:
         del self._running[task]
         self._settling.discard(task)
         self._freed.set()
@@ -335,7 +336,7 @@ def _text(error: BaseException) -> str:
 def _fields(lease: Lease) -> dict[str, object]:
     return {
         "handler": lease.handler,
-        "message": lease.message,
+        "message_id": lease.message,  # `message` is the log record's own
         "tracking_id": str(lease.tracking_id),
         "attempt": lease.attempt,
     }
