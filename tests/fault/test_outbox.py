@@ -7,6 +7,7 @@ Workers are real processes, killed by the receiver or by the test. A lease lasts
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -395,11 +396,13 @@ async def test_random_kills(scene: Scene, servers: Servers) -> None:
         return 503 if request.moment == POSTED and rng.random() < 0.05 else None
 
     async def talk() -> None:
-        for number in range(100):
+        for number in itertools.count():
             texts = [f"message {number}.{part}" for part in range(5)]
             with contextlib.suppress(Exception):  # Postgres may be away; then nothing was put in
                 await scene.say(*texts)
                 await scene.say("never", commit=False)
+            if len(scene.put) >= 500:
+                return
             await asyncio.sleep(0.15)
 
     async def attend() -> None:
@@ -430,7 +433,6 @@ async def test_random_kills(scene: Scene, servers: Servers) -> None:
     rows = await scene.stack.fetch("SELECT key, payload FROM messages")
     stored = {f"outpost:{row['key']}": json.loads(row["payload"]) for row in rows}
     assert scene.put.items() <= stored.items()
-    assert len(stored) >= 400
     assert "never" not in {payload["text"] for payload in stored.values()}
     scene.put = stored
     await scene.check()
