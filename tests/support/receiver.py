@@ -19,6 +19,7 @@ BEFORE, POSTED, ANSWERED, AFTER = "before", "posted", "answered", "after"
 PACKAGE = '''
 """Posts what it is given to OUTPOST_URL."""
 import os
+import signal
 
 import httpx
 
@@ -50,7 +51,9 @@ class Outpost(Handler[Post]):
         await self.client.get("/before", headers=headers)
         answer = await self.client.post("/messages", json=message.payload, headers=headers)
         answer.raise_for_status()
-        await self.client.get("/after", headers=headers)
+        after = await self.client.get("/after", headers=headers)
+        if after.status_code == 299:
+            os.kill(os.getpid(), signal.SIGSTOP)
 '''
 
 
@@ -87,7 +90,8 @@ async def _nothing(_: Request) -> int | None:
 class Receiver:
     """
     `posts` are all that came, `kept` what is left of them by key. `hook` is called at each moment,
-    and may hold up, kill, or answer another status: at POSTED nothing is kept yet.
+    and may hold up, kill, or answer another status: at POSTED nothing is kept yet, and 299 at AFTER
+    has the process stop itself in the last line of its sending.
     """
 
     url: str = ""
