@@ -100,7 +100,11 @@ class Sending:
 
     async def run(self) -> None:
         """Send until cancelled; what is under way then is given back."""
-        telemetry.observe_outbox(lambda: self.unsent, lambda: self.dead)
+        telemetry.observe_outbox(
+            lambda: {name: one.messages for name, one in self.unsent.items()},
+            lambda: {name: one.oldest_s for name, one in self.unsent.items()},
+            lambda: self.dead,
+        )
         try:
             while True:
                 is_busy = await self._guarded("look", self.turn())
