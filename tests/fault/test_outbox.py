@@ -29,6 +29,7 @@ from tests.support.receiver import (
     AFTER,
     ANSWERED,
     BEFORE,
+    HANDLED,
     POSTED,
     Receiver,
     Request,
@@ -36,6 +37,7 @@ from tests.support.receiver import (
     receiver,
 )
 from tests.support.stack import Stack
+from tests.support.stripe_events import event, subscription
 from workers.stack import processes
 from workers.stack.servers import Servers
 from workers.stack.spawn import Life, spawn
@@ -59,11 +61,12 @@ class Scene:
     lives: list[Life] = field(default_factory=list)
     put: dict[str, Any] = field(default_factory=dict)  # what must arrive, by the receiver's key
 
-    async def start(self) -> Life:
-        """A worker as `sluice up` starts it, its log in a file."""
-        child, _ = processes.fleet(
+    async def start(self, *, solitary: bool = False) -> Life:
+        """A worker, or who works alone, as `sluice up` starts them; its log in a file."""
+        children = processes.fleet(
             Settings(home=self.home), self.stack.endpoints, first_admin_port=0
         )
+        child = children[solitary]
         env = dict(child.env) | {
             "OUTPOST_URL": self.receiver.url,
             "PYTHONPATH": f"{self.packages}:{ROOT}",
@@ -111,6 +114,13 @@ class Scene:
                     raise _Rollback
             self.put |= {key: {"text": text} for key, text in zip(sent, texts, strict=True)}
         return sent
+
+    async def learn(self) -> None:
+        """From now on what is in the database must arrive, whoever put it in."""
+        rows = await self.stack.fetch("SELECT handler, key, payload FROM messages")
+        stored = {f"{one['handler']}:{one['key']}": json.loads(one["payload"]) for one in rows}
+        assert self.put.items() <= stored.items()
+        self.put = stored
 
     async def is_done(self) -> bool:
         """Whether nothing is left to send."""
@@ -175,6 +185,33 @@ async def test_what_was_not_committed_is_never_sent(scene: Scene) -> None:
         pid = await conn.fetchval("SELECT pg_backend_pid()")
         await scene.stack.value("SELECT pg_terminate_backend($1)", pid)
     await scene.say("meant it")
+    await scene.check()
+    assert len(scene.receiver.posts) == 1
+
+
+async def test_killed_before_the_handlers_transaction_commits(scene: Scene) -> None:
+    """It has said what is to be sent, and dies: nothing was said. The event is handled again."""
+    killed: list[int] = []
+
+    async def kill(request: Request) -> None:
+        if request.moment == HANDLED and not killed:
+            killed.append(request.pid)
+            scene.kill(request.pid)
+
+    scene.receiver.hook = kill
+    first = await scene.start()
+    await until(lambda: scene.stack.value("SELECT count(*) FROM handlers WHERE xid IS NOT NULL"))
+    await scene.stack.receive(
+        event("customer.subscription.created", subscription(), event_id="evt_1")
+    )
+    await asyncio.wait_for(first.wait(), 30)
+    assert killed == [first.pid]
+    assert await scene.stack.value("SELECT count(*) FROM messages") == 0
+    await scene.start()
+    await scene.start(solitary=True)  # what killed a worker is applied alone
+    await until(lambda: scene.stack.value("SELECT count(*) FROM messages"), 60)
+    await scene.learn()
+    assert list(scene.put.values()) == [{"text": "evt_1"}]
     await scene.check()
     assert len(scene.receiver.posts) == 1
 
@@ -427,19 +464,16 @@ async def test_random_kills(scene: Scene, servers: Servers) -> None:
     attending.cancel()
     await asyncio.gather(attending, return_exceptions=True)
     # What was cut off at its commit may have been put in all the same.
-    rows = await scene.stack.fetch("SELECT key, payload FROM messages")
-    stored = {f"outpost:{row['key']}": json.loads(row["payload"]) for row in rows}
-    assert scene.put.items() <= stored.items()
-    assert "never" not in {payload["text"] for payload in stored.values()}
-    scene.put = stored
+    await scene.learn()
+    assert "never" not in {payload["text"] for payload in scene.put.values()}
     await scene.check()
     posts, attempts = (
         len(scene.receiver.posts),
         await scene.stack.value("SELECT max(attempts) FROM sendings"),
     )
-    print(f"{len(stored)} messages, {kills} kills, {posts} posts, at most {attempts} attempts")
+    print(f"{len(scene.put)} messages, {kills} kills, {posts} posts, at most {attempts} attempts")
     assert kills >= 10
-    assert posts > len(stored)
+    assert posts > len(scene.put)
 
 
 def _is_stopped(pid: int) -> bool:
