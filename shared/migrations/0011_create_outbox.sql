@@ -36,7 +36,7 @@ CREATE TABLE outbox (
     CONSTRAINT failed_whole CHECK ((last_code IS NULL) = (last_error IS NULL))
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000,
         autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX outbox_due ON outbox (handler, due_at);
+CREATE INDEX outbox_due ON outbox (handler, due_at, message);
 
 -- How it ended: one row per message that is done.
 CREATE TABLE sendings (

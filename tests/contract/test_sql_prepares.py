@@ -27,6 +27,7 @@ RUN_BY = {
     "shared.store.ledger": ("worker",),
     "shared.store.manual_grants": ("operator",),
     "shared.store.merges": ("operator",),
+    "shared.store.messages": ("operator",),
     "shared.store.objects": ("worker", "operator"),
     "shared.store.observations": ("worker",),
     "shared.store.outbox": ("worker",),

@@ -12,6 +12,7 @@ from workers.cli import (
     events,
     handlers,
     manual,
+    outbox,
     parked,
     sources,
     tenants,
@@ -44,6 +45,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(events.app, name="events")
     app.add_typer(parked.app, name="parked")
     app.add_typer(handlers.app, name="handlers")
+    app.add_typer(outbox.app, name="outbox")
     manual.register(tenants.app)
     app.add_typer(tenants.app, name="tenants")
     app.add_typer(audit.app, name="audit")
