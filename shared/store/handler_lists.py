@@ -6,7 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from shared.db import Conn
-from shared.domain.events import BROUGHT, received_at_of
+from shared.domain import events
 
 #: What lies further back is not counted.
 MOST_COUNTED = 10_000
@@ -69,7 +69,7 @@ GROUP BY i.event_type
 async def count_unfinished(conn: Conn) -> dict[str, tuple[int, int]]:
     """By handler: how much of what was brought to it waits, and how much has failed so far."""
     return {
-        row["event_type"].removeprefix(BROUGHT): (row["waiting"], row["retrying"])
+        row["event_type"].removeprefix(events.BROUGHT): (row["waiting"], row["retrying"])
         for row in await conn.fetch(COUNT_UNFINISHED)
     }
 
@@ -99,5 +99,5 @@ async def count_dead(conn: Conn) -> dict[str, int]:
     """By handler: how many of its events are dead letters, as long as their evidence is kept."""
     found = await conn.fetch(READ_DEAD, MOST_COUNTED)
     dead: Sequence[UUID] = [row["tracking_id"] for row in found]
-    rows = await conn.fetch(COUNT_BY_TYPE, [received_at_of(one) for one in dead], dead)
-    return {row["event_type"].removeprefix(BROUGHT): row["events"] for row in rows}
+    rows = await conn.fetch(COUNT_BY_TYPE, [events.received_at_of(one) for one in dead], dead)
+    return {row["event_type"].removeprefix(events.BROUGHT): row["events"] for row in rows}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.domain.events import OWN_SOURCE
 from shared.domain.outcomes import RetryPolicy
 from tests.cli.conftest import Sluice
 from tests.support.packages import installed
@@ -50,6 +51,16 @@ async def test_handlers_are_listed_with_what_waits_for_them(doing: Stack, sluice
     await doing.drain()
     _, recorder = (await sluice("handlers", "list", "--json")).json["items"]
     assert (recorder["waiting"], recorder["retrying"], recorder["dead"]) == (0, 0, 1)
+    dead = await sluice("events", "list", "--source", OWN_SOURCE, "--status", "dead", "--json")
+    number = dead.json["items"][0]["trackingId"]
+    shown = await sluice("events", "show", number)
+    assert "sluice.handler/recorder" in shown.out
+    assert "LookupError" in shown.out
+    # A replay: the handler is told that it is one, and goes through.
+    assert (await sluice("replay", number, "--reason", "mended")).code == 0
+    await doing.drain()
+    _, recorder = (await sluice("handlers", "list", "--json")).json["items"]
+    assert recorder["dead"] == 0
     said = await sluice("handlers", "list")
     assert "recorder" in said.out
     assert "sluice:entitlement.*" in said.out
