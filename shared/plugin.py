@@ -82,8 +82,8 @@ class Event:
     The event that a handler is given.
 
     `source` is the configured name, `provider` what it is of; `headers` are those that receipt
-    kept, credentials as digests. `received_at` and `occurred_at` are aware UTC. `run` is 1, and more
-    where an operator has the handler's own event applied again.
+    kept, credentials as digests. `received_at` and `occurred_at` are aware UTC. `run` is 1, and
+    more where an operator has the handler's own event applied again.
 
     Of an entitlement that changed, `provider` is "sluice", `event_type` "entitlement.granted",
     "entitlement.changed" or "entitlement.revoked", `event_id` "audit/ID" of the record that tells
