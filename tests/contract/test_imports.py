@@ -22,8 +22,10 @@ PLANTED = {
     "cli-layers": ["workers.cli.tokens -> workers.cli.events"],
     "extensions-layers": ["workers.extensions.running -> workers.extensions.following"],
     "fetching-layers": ["workers.fetching.targets -> workers.fetching.fetch"],
+    "sending-layers": ["workers.sending.breaker -> workers.sending.send"],
     "fetching-decides-purely": ["workers.fetching.breaker -> time",
-                                "workers.fetching.answers -> random"],
+                                "workers.fetching.answers -> random",
+                                "workers.sending.breaker -> asyncio"],
     "gateway-layers": ["gateway.ingress -> gateway.api.tenants"],
     "pure-core": ["shared.domain.register -> asyncio", "shared.providers.stripe -> httpx"],
     "domain-knows-no-vendor": ["shared.domain.outcomes -> stripe"],
@@ -46,7 +48,8 @@ PLANTED = {
     "gateway-decides-nothing": ["gateway.ingress -> shared.domain.entitlements"],
     "handlers-touch-the-connection": ["workers.handlers.entitlements -> shared.queue"],
     "operators-never-apply": ["workers.cli.operate -> workers.process",
-                              "workers.cli.sources -> workers.fetching.fetch"],
+                              "workers.cli.sources -> workers.fetching.fetch",
+                              "workers.cli.outbox -> workers.sending.send"],
     "stack-starts-things": ["workers.stack.up -> workers.entitle"],
 }  # fmt: skip
 #: container → a module that nobody has placed
@@ -59,6 +62,7 @@ UNPLACED = {
     "cli-layers": "workers.cli.more",
     "extensions-layers": "workers.extensions.more",
     "fetching-layers": "workers.fetching.more",
+    "sending-layers": "workers.sending.more",
     "gateway-layers": "gateway.service",
     "stripe-layers": "shared.providers.stripe.others",
 }

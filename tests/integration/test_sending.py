@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 
+from shared.domain.outcomes import RetryPolicy
 from shared.plugin import Outgoing, Permanent
 from shared.store import outbox
 from shared.store.outbox import NewMessage, add_messages
@@ -87,12 +88,15 @@ async def test_a_failed_attempt_waits_and_the_last_one_is_the_end(stack: Stack) 
     mail = Sender("mail", refuse)
     sending = Sending(stack.crew, {"mail": mail})
     await put(stack, "mail", 1)
-    await look(sending)
+    quick, stack.crew.retry = stack.crew.retry, RetryPolicy(4, 100, 100)
+    await look(sending, 2)
     waiting = await row(stack)
     assert (waiting["attempts"], waiting["last_code"]) == (1, "failed")
     assert waiting["last_error"] == "nobody is there"
     assert waiting["lease_token"] is None
-    assert 0 < waiting["wait_s"] <= 0.02
+    assert 30 < waiting["wait_s"] <= 100
+    await stack.fetch("UPDATE outbox SET due_at = now()")
+    stack.crew.retry = quick
     most = stack.crew.retry.max_attempts
     async with asyncio.timeout(10):
         while not await ends(stack):
