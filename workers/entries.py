@@ -93,7 +93,10 @@ class Told(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class Answer:
-    """What became of one command. `outcome` is a step-0 word of the audit trail."""
+    """
+    What became of one command. `outcome` is a step-0 word of the audit trail; `tenant` is locked.
+    `concerns` is a tenant that is not: it is named, and the record is not chained to its others.
+    """
 
     outcome: Outcome
     tenant: str | None
@@ -102,6 +105,7 @@ class Answer:
     changes: list[FeatureChange]
     catalog_version: int
     told: list[Told] = field(default_factory=list)
+    concerns: str | None = None
 
 
 class Sighted(msgspec.Struct, frozen=True):

@@ -113,7 +113,9 @@ async def settle(
     for one in done:
         tenant, outcome, code = _summary(one.answers)
         drafts += _records(surroundings, held, one.event, one.answers, tenant, outcome, code)
-        settled.append(_settlement(one.event, outcome, code, None, tenant))
+        settled.append(
+            _settlement(one.event, outcome, code, None, tenant or _concerned(one.answers))
+        )
     for refusal in refused:
         changes, told = list(refusal.changes), list(refusal.told)
         answers = (Answer(refusal.outcome, None, "", refusal.code, changes, 0, told),)
@@ -152,6 +154,10 @@ def _summary(answers: Sequence[Answer]) -> tuple[str | None, Outcome, str | None
     return tenant, best.outcome, best.code
 
 
+def _concerned(answers: Sequence[Answer]) -> str | None:
+    return next((answer.concerns for answer in answers if answer.concerns is not None), None)
+
+
 def _records(
     surroundings: Surroundings,
     held: LaneLock,
@@ -173,7 +179,7 @@ def _records(
             cause="event",
             cause_id=cause_id,
             run=event.run,
-            tenant=tenant or "",
+            tenant=tenant or _concerned(answers) or "",
             step=0,
             action=f"event.{outcome}",
             actor=actor,

@@ -6,6 +6,7 @@ from functools import cache
 from shared.installed import PROVIDERS_GROUP, installed
 from shared.providers.base import Provider
 from shared.providers.clerk import Clerk
+from shared.providers.own import Own
 from shared.providers.polar import Polar
 from shared.providers.sender import SENDERS
 from shared.providers.stripe import Stripe
@@ -13,6 +14,9 @@ from shared.providers.stripe import Stripe
 log = logging.getLogger(__name__)
 
 BUILT_IN: tuple[Provider, ...] = (Stripe(), Polar(), Clerk(), *SENDERS)
+
+#: Of the events that Sluice makes itself. Not in the registry: nothing can be declared with it.
+OWN = Own()
 
 
 @cache
@@ -25,7 +29,7 @@ def providers() -> dict[str, Provider]:
     for name, make in installed(PROVIDERS_GROUP):
         try:
             provider: Provider = make()
-            if provider.name != name or name in known:
+            if provider.name != name or name in known or name == OWN.name:
                 raise ValueError(f"it calls itself {provider.name!r}, and {name!r} is asked for")
             known[name] = provider
         except Exception:

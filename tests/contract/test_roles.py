@@ -19,9 +19,10 @@ ACTIONS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
 
 READS_ALL_BUT_SECRETS = {
     "attempts", "audit", "audit_content", "audit_heads", "catalogs", "configuration", "conflicts",
-    "customers", "deliveries", "grants", "inbox", "joints", "lanes", "ledger", "ledger_horizon",
-    "manual_grants", "migrations", "observations", "objects", "record_versions", "records",
-    "settlements", "sources", "tenants", "visits", "work",
+    "customers", "deliveries", "grants", "handlers", "inbox", "joints", "lanes", "ledger",
+    "ledger_horizon", "manual_grants", "messages", "migrations", "objects", "observations",
+    "outbox", "record_versions", "records", "sendings", "settlements", "sources", "tenants",
+    "visits", "work",
 }  # fmt: skip
 
 #: The sealed API keys, and what is fetched with them.
@@ -38,23 +39,24 @@ MAY: dict[str, dict[str, set[str]]] = {
     "worker": {
         "SELECT": READS_ALL_BUT_SECRETS | FETCHING | {"seals"},
         "INSERT": {"attempts", "audit", "audit_content", "audit_heads", "conflicts", "customers",
-                   "fetch_budgets", "fetches", "grants", "inbox", "joints", "ledger",
-                   "observations", "objects", "record_versions", "records", "settlements",
-                   "tenants", "visits", "work"},
-        "UPDATE": {"audit_heads", "customers", "fetch_budgets", "fetches", "grants", "joints",
-                   "lanes", "objects", "records", "tenants", "visits", "work"},
-        "DELETE": {"fetches", "grants", "observations", "record_versions", "visits", "work"},
+                   "fetch_budgets", "fetches", "grants", "handlers", "inbox", "joints", "ledger",
+                   "messages", "objects", "observations", "outbox", "record_versions", "records",
+                   "sendings", "settlements", "tenants", "visits", "work"},
+        "UPDATE": {"audit_heads", "customers", "fetch_budgets", "fetches", "grants", "handlers",
+                   "joints", "lanes", "objects", "outbox", "records", "tenants", "visits", "work"},
+        "DELETE": {"fetches", "grants", "observations", "outbox", "record_versions", "visits",
+                   "work"},
     },
     "operator": {
         "SELECT": READS_ALL_BUT_SECRETS | FETCHING | {"seals", "source_secrets", "tokens"},
         "INSERT": {"audit", "audit_content", "audit_heads", "catalogs", "configuration",
                    "customers", "grants", "joints", "lanes", "manual_grants", "objects",
-                   "seals", "source_keys", "source_secrets", "sources", "tenants", "tokens",
-                   "work"},
-        "UPDATE": {"audit_heads", "customers", "grants", "joints", "lanes", "manual_grants",
-                   "objects", "seals", "source_keys", "source_secrets", "sources", "tenants",
+                   "outbox", "seals", "source_keys", "source_secrets", "sources", "tenants",
                    "tokens", "work"},
-        "DELETE": {"grants", "source_keys", "source_secrets", "work"},
+        "UPDATE": {"audit_heads", "customers", "grants", "joints", "lanes", "manual_grants",
+                   "objects", "outbox", "seals", "sendings", "source_keys", "source_secrets",
+                   "sources", "tenants", "tokens", "work"},
+        "DELETE": {"grants", "sendings", "source_keys", "source_secrets", "work"},
     },
 }  # fmt: skip
 

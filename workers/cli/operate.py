@@ -10,7 +10,9 @@ from workers.cli import (
     audit,
     catalog,
     events,
+    handlers,
     manual,
+    outbox,
     parked,
     records,
     sources,
@@ -44,6 +46,8 @@ def register(app: typer.Typer) -> None:
     app.add_typer(events.app, name="events")
     app.add_typer(parked.app, name="parked")
     app.add_typer(records.app, name="records")
+    app.add_typer(handlers.app, name="handlers")
+    app.add_typer(outbox.app, name="outbox")
     manual.register(tenants.app)
     app.add_typer(tenants.app, name="tenants")
     app.add_typer(audit.app, name="audit")
