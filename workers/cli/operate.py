@@ -10,6 +10,7 @@ from workers.cli import (
     audit,
     catalog,
     events,
+    handlers,
     manual,
     outbox,
     parked,
@@ -43,6 +44,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(sources.app, name="sources")
     app.add_typer(events.app, name="events")
     app.add_typer(parked.app, name="parked")
+    app.add_typer(handlers.app, name="handlers")
     app.add_typer(outbox.app, name="outbox")
     manual.register(tenants.app)
     app.add_typer(tenants.app, name="tenants")
