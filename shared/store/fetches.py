@@ -14,8 +14,8 @@ from datetime import datetime
 from uuid import UUID
 
 from shared.db import Conn, Row, columns_of
+from shared.domain import states
 from shared.domain.events import Identity, received_at_of
-from shared.domain.states import CUSTOMER_KIND
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +332,7 @@ async def knows_any(
 ) -> bool:
     """Whether one of these ids is a customer that was observed."""
     known: bool = await conn.fetchval(
-        KNOWS_ANY, source_id, account, livemode, CUSTOMER_KIND, list(customers)
+        KNOWS_ANY, source_id, account, livemode, states.CUSTOMER_KIND, list(customers)
     )
     return known
 
