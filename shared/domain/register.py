@@ -16,7 +16,7 @@ Of two fetches the one with the larger number is the newer.
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -25,8 +25,9 @@ from shared.domain.standings import ACCESS, Standing, is_for_good, seconds_of, s
 from shared.domain.states import CUSTOMER_KIND, SESSION_KIND, UNOBSERVED, Item, ObjectState
 
 #: Why a fetch would help: the order is undecided; a hint says that the object changed; a list is
-#: known not to be whole; a purchase does not say what was bought.
-Want = Literal["order", "hint", "list", "line_items"]
+#: known not to be whole; a purchase does not say what was bought; a newer summary of the customer
+#: should list the object, and does not.
+Want = Literal["order", "hint", "list", "line_items", "missing"]
 
 #: The standings whose grants count from the beginning of their unbroken run.
 _COUNTED = frozenset({Standing.PAST_DUE, Standing.PAID})
@@ -47,6 +48,7 @@ class Observation(msgspec.Struct, frozen=True):
     state: ObjectState
     ceiling: int | None = None
     number: int | None = None
+    floor: int | None = None
 
 
 class Sighting(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -78,6 +80,7 @@ class Register(msgspec.Struct, frozen=True, omit_defaults=True):
     terminal: bool = False
     wants: Want | None = None
     referenced_since: int | None = None  # the first second in which it carried a reference
+    floor: int | None = None  # of the newest fetch, where it has one beside its version
 
     @property
     def is_empty(self) -> bool:
@@ -88,6 +91,19 @@ class Register(msgspec.Struct, frozen=True, omit_defaults=True):
     def newest(self) -> ObjectState:
         """The newest state, whether its status is known or not."""
         return self.unknown if self.unknown is not None else self.sightings[0].state
+
+
+class Seen(NamedTuple):
+    """An object as those that it bears on see it."""
+
+    kind: str
+    object_id: str
+    register: Register
+
+    @property
+    def name(self) -> str:
+        """As others refer to it."""
+        return f"{self.kind}/{self.object_id}"
 
 
 #: Of an object whose only observation a replay took back: it gives nothing and waits for nothing.
@@ -156,6 +172,7 @@ def fold(provider: str, kind: str, observations: Iterable[Observation]) -> Regis
         ambiguous=ambiguous,
         wants=_want(provider, kind, timeline[-1], unknown or ends[-1].state, ambiguous, hints),
         referenced_since=referenced_since,
+        floor=fetch.floor if fetch is not None else None,
     )
 
 
