@@ -61,6 +61,7 @@ class Books:
         self.entries: dict[ObjectKey, Entry] = {}
         self.near = Neighbours(surroundings.origin)
         self.added: list[NewObservation] = []
+        self.told: set[tuple[UUID, ObjectKey]] = set()  # what each event has observed here
         self.holdings = Holdings()
 
     async def load(
@@ -113,6 +114,7 @@ class Books:
             entry = Entry(StoredObject(0, one.key, None, None, empty, None))
             self.entries[one.key] = entry
         entry.observations[one.event_id] = (one.tracking_id, observation)
+        self.told.add((one.tracking_id, one.key))
         self.added.append(NewObservation(one.key, observation, one.tracking_id))
         former, was_adverse = entry.stored.owner, entry.stored.adverse
         stood = self._bearing(entry)
@@ -151,6 +153,8 @@ class Books:
             seen = entry.observations.get(event_id)
             if seen is None or seen[0] != tracking_id:
                 continue
+            if (tracking_id, entry.stored.key) in self.told:
+                continue  # by another command of this run
             del entry.observations[event_id]
             if entry.stored.key != but:
                 self._fold(entry)

@@ -43,6 +43,7 @@ class ObjectState(msgspec.Struct, frozen=True, omit_defaults=True):
     lapses_at: int | None = None  # a trial's end, where nothing is set to pay from then on
     has_payment_method: bool = False  # of a customer: there is a default one
     past_due_at: int | None = None  # when the run of failed payments began, where the object says
+    revokes: bool = False  # of a refund: it takes back what was bought, however much it pays back
 
 
 #: The status of an object of which only hints came: that it changed, not what it is.

@@ -46,19 +46,20 @@ def tells_news(
 
     With `decides`, it is the summary itself that grants, and whatever changed in it is news.
     """
-    for command in commands:
-        if not isinstance(command, Observe):
-            continue
-        name = f"{command.kind}/{command.object_id}"
-        known = held.get(name)
-        if command.kind != STATE_KIND:
-            if known is None or known.register.version < command.version:
-                return True
-        elif decides and (known is None or known.register.newest != command.after):
-            return True
-        elif any(_not_listed(provider, held.values(), command.after.refs, command.version)):
-            return True
-    return False
+    return any(
+        _is_news(provider, command, held, decides)
+        for command in commands
+        if isinstance(command, Observe)
+    )
+
+
+def _is_news(provider: str, seen: Observe, held: Mapping[str, Seen], decides: bool) -> bool:
+    known = held.get(f"{seen.kind}/{seen.object_id}")
+    if seen.kind != STATE_KIND:
+        return known is None or known.register.version < seen.version
+    if decides and (known is None or known.register.newest != seen.after):
+        return True
+    return any(_not_listed(provider, held.values(), seen.after.refs, seen.version))
 
 
 def _not_listed(

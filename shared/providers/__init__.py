@@ -5,11 +5,12 @@ from functools import cache
 
 from shared.installed import PROVIDERS_GROUP, installed
 from shared.providers.base import Provider
+from shared.providers.polar import Polar
 from shared.providers.stripe import Stripe
 
 log = logging.getLogger(__name__)
 
-BUILT_IN: tuple[Provider, ...] = (Stripe(),)
+BUILT_IN: tuple[Provider, ...] = (Stripe(), Polar())
 
 
 @cache

@@ -14,7 +14,6 @@ from datetime import datetime
 from uuid import UUID
 
 from shared.db import Conn, Row, columns_of
-from shared.domain import states
 from shared.domain.events import Identity, received_at_of
 
 
@@ -322,18 +321,15 @@ async def give_back(conn: Conn, claims: Sequence[Claim]) -> None:
 KNOWS_ANY = """
 SELECT EXISTS (
     SELECT FROM objects
-    WHERE source_id = $1 AND account = $2 AND livemode = $3 AND kind = $4
-      AND object_id = ANY($5::text[]))
+    WHERE customer = ANY($4::text[]) AND source_id = $1 AND account = $2 AND livemode = $3)
 """
 
 
 async def knows_any(
     conn: Conn, source_id: int, account: str, livemode: bool, customers: Sequence[str]
 ) -> bool:
-    """Whether one of these ids is a customer that was observed."""
-    known: bool = await conn.fetchval(
-        KNOWS_ANY, source_id, account, livemode, states.CUSTOMER_KIND, list(customers)
-    )
+    """Whether one of these customers has an object here."""
+    known: bool = await conn.fetchval(KNOWS_ANY, source_id, account, livemode, list(customers))
     return known
 
 

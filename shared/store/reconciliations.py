@@ -67,9 +67,7 @@ async def take_round(conn: Conn, source_id: int, every_s: float) -> Round | None
     row = await conn.fetchrow(TAKE_ROUND, source_id, every_s)
     if row is None:
         return None
-    return Round(
-        row["round"], row["phase"], row["page"], tuple(row["customers"]), row["failures"]
-    )
+    return Round(row["round"], row["phase"], row["page"], tuple(row["customers"]), row["failures"])
 
 
 BEGIN_ROUND = """

@@ -39,6 +39,8 @@ TABLE: dict[str, tuple[str, dict[tuple[str, str], tuple[str, ...]]]] = {
         ("lemon-squeezy", "subscription"): ("active",),
         ("chargebee", "subscription"): ("active",),
         ("stripe", "entitlements.active_entitlement_summary"): ("current",),
+        ("polar", "benefit_grant"): ("granted",),
+        ("polar", "customer_state"): ("current",),
     }),
     "active, ends later": ("until_end", {
         ("lemon-squeezy", "subscription"): ("cancelled", "paused"),
@@ -60,6 +62,7 @@ TABLE: dict[str, tuple[str, dict[tuple[str, str], tuple[str, ...]]]] = {
         ("stripe", "checkout.session"): ("unpaid", "open"),
         ("polar", "subscription"): ("incomplete",),
         ("polar", "order"): ("draft", "pending"),
+        ("polar", "benefit_grant"): ("pending",),
         ("chargebee", "subscription"): ("future",),
     }),
     "never started": ("terminal", {
@@ -77,7 +80,11 @@ TABLE: dict[str, tuple[str, dict[tuple[str, str], tuple[str, ...]]]] = {
     "ended": ("terminal", {
         ("stripe", "subscription"): ("canceled",),
         ("stripe", "customer"): ("deleted",),
-        ("polar", "subscription"): ("canceled",),
+        ("polar", "subscription"): ("canceled", "deleted"),
+        ("polar", "order"): ("deleted",),
+        ("polar", "benefit_grant"): ("revoked", "deleted"),
+        ("polar", "customer_state"): ("deleted",),
+        ("polar", "customer"): ("deleted",),
         ("paddle", "subscription"): ("canceled",),
         ("lemon-squeezy", "subscription"): ("expired",),
         ("chargebee", "subscription"): ("cancelled",),
@@ -87,11 +94,12 @@ TABLE: dict[str, tuple[str, dict[tuple[str, str], tuple[str, ...]]]] = {
         ("stripe", "invoice"): ("paid",),
         ("stripe", "invoice_payment"): ("paid",),
         ("stripe", "charge"): ("succeeded",),
-        ("polar", "order"): ("paid", "partially_refunded"),
+        # What refunds take back of it, circumstances say.
+        ("polar", "order"): ("paid", "partially_refunded", "refunded"),
     }),
     "refunded": ("none", {
         ("stripe", "refund"): ("pending", "requires_action", "succeeded"),
-        ("polar", "order"): ("refunded",),
+        ("polar", "refund"): ("pending", "succeeded"),
     }),
     "dispute open": ("none", {
         ("stripe", "dispute"): ("warning_needs_response", "warning_under_review",
@@ -105,9 +113,11 @@ TABLE: dict[str, tuple[str, dict[tuple[str, str], tuple[str, ...]]]] = {
         ("stripe", "dispute"): ("won", "warning_closed", "prevented", "charge_refunded"),
         ("stripe", "radar.early_fraud_warning"): ("not_actionable",),
         ("stripe", "refund"): ("failed", "canceled"),
+        ("polar", "refund"): ("failed", "canceled", "deleted"),
     }),
     "carries links or joins payments": ("none", {
         ("stripe", "customer"): ("present",),
+        ("polar", "customer"): ("present",),
         ("stripe", "account"): ("present", "deauthorized"),
         ("stripe", "checkout.session"): ("complete",),
         ("stripe", "invoice"): ("draft", "open", "uncollectible", "void"),
