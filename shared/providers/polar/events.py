@@ -2,13 +2,14 @@
 What each type of event asks for.
 
 An event carries its object whole, as it was when the event was made, and with it the customer.
-Their version is `modified_at`, in microseconds since 1970; it is null until the first change,
-and then `created_at` says the same. The object and the customer are observed each with its own
+Their version is `modified_at`, in microseconds since 1970; it is null until the first change, and
+then `created_at` says the same. The object and the customer are observed each with its own
 version, so that a customer's link is as new as the newest event that shows the customer, and an
 old event that shows a customer without one cannot unlink. A customer's state has no version: the
 event's `timestamp` is when it was summed up. What a state lists is observed as well, each with its
-own version, and named in its `refs`: what gives access and is not named there, is asked for. Types say nothing that the object does not say
-better: `subscription.canceled` is of an active subscription that will end.
+own version, and named in its `refs`: what gives access and is not named there, is asked for. Types
+say nothing that the object does not say better: `subscription.canceled` is of an active
+subscription that will end.
 
 A fetch's answer (`sluice.fetched`) has in `result` what the API's GET of the object gave, as it
 came, or null where the API says that there is no such object (404):
@@ -23,10 +24,10 @@ came, or null where the API says that there is no such object (404):
     any, null       404                          floor to ceiling, in µs, status "deleted"
 
 `floor` and `ceiling` are unix seconds of the provider's clock; the floor is observed beside the
-version, since a fetch knows an object until then, however long ago it changed. The fold places a fetch after the
-snapshots of its version: so of several snapshots with one `modified_at` and different contents,
-which are ambiguous, it is what the fetch says that holds, and a snapshot with a newer
-`modified_at` replaces it. The customer inside an answer is observed as in an event.
+version, since a fetch knows an object until then, however long ago it changed. The fold places a
+fetch after the snapshots of its version: so of several snapshots with one `modified_at` and
+different contents, which are ambiguous, it is what the fetch says that holds, and a snapshot with
+a newer `modified_at` replaces it. The customer inside an answer is observed as in an event.
 Source: polarsource/polar, `docs/integrate/webhooks/events.mdx`, `server/polar/refund/service.py`,
 `server/polar/webhook/service.py`, `docs/openapi`, and polar-sdk 1.0.2 (read 2026-11).
 """

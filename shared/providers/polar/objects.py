@@ -237,8 +237,9 @@ class CustomerState(Customer, kw_only=True):
         for subscription in self.active_subscriptions:
             replaced = msgspec.structs.replace(subscription, customer_id=self.id)
             listed.append((SUBSCRIPTION_KIND, replaced))
-        for grant in self.granted_benefits:
-            listed.append((BENEFIT_GRANT_KIND, msgspec.structs.replace(grant, customer_id=self.id)))
+        for granted in self.granted_benefits:
+            grant = msgspec.structs.replace(granted, customer_id=self.id)
+            listed.append((BENEFIT_GRANT_KIND, grant))
         return listed
 
 
