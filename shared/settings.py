@@ -59,6 +59,7 @@ class Settings(BaseSettings):
     retry_base_s: float = Field(default=2.0, gt=0)
     retry_cap_s: float = Field(default=3600.0, gt=0)
     hang_after_s: float = Field(default=10.0, gt=0)
+    reconcile_every_s: float = Field(default=3600.0, ge=0, description="0: never")
 
     @field_validator("port", "admin_port", mode="before")
     @classmethod

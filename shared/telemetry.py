@@ -194,6 +194,9 @@ _conflicts = _Counter(
 )
 _attempts = _Counter("sluice_attempts_failed", "Failed attempts by their code.", "source", "code")
 _fetches = _Counter("sluice_fetches", "Fetches by what became of them.", "source", "code")
+_reconciled = _Counter(
+    "sluice_customers_reconciled", "Customers looked at in rounds.", "source", "found"
+)
 _batch = _meter.create_histogram(
     "sluice_worker_batch_events",
     description="Events applied in one transaction.",
@@ -259,6 +262,11 @@ def fetched(source: str, code: str) -> None:
     _fetches.add(1, source, code)
 
 
+def reconciled(source: str, found: str, customers: int) -> None:
+    """So many customers were looked at: "same" as held here, "different", or "failed"."""
+    _reconciled.add(customers, source, found)
+
+
 def batch(events: int) -> None:
     """A worker applied so many events in one transaction."""
     _batch.record(events)
@@ -277,6 +285,7 @@ def turned(seconds: float) -> None:
 _oldest: list[Callable[[], Mapping[str, float]]] = []
 _parked: list[Callable[[], Mapping[tuple[str, str], int]]] = []
 _wanting: list[Callable[[], Mapping[str, int]]] = []
+_reconciliations: list[Callable[[], Mapping[str, float]]] = []
 _build: list[str] = []
 
 
@@ -307,6 +316,16 @@ def observe_wanting(callback: Callable[[], Mapping[str, int]]) -> None:
     _wanting[:] = [callback]
 
 
+def observe_reconciliations(callback: Callable[[], Mapping[str, float]]) -> None:
+    """Where the seconds since each source's last complete round are read from; as above."""
+    _reconciliations[:] = [callback]
+
+
+def _read_reconciliations(_: CallbackOptions) -> Iterable[Observation]:
+    ages = _reconciliations[0]() if _reconciliations else {}
+    return [Observation(age, {"source": source}) for source, age in ages.items()]
+
+
 def _read_wanting(_: CallbackOptions) -> Iterable[Observation]:
     counts = _wanting[0]() if _wanting else {}
     return [Observation(count, {"source": source}) for source, count in counts.items()]
@@ -334,6 +353,11 @@ _meter.create_observable_gauge(
 )
 _meter.create_observable_gauge(
     "sluice_objects_wanting", [_read_wanting], description="Objects that want to be fetched."
+)
+_meter.create_observable_gauge(
+    "sluice_reconciliation_age_seconds",
+    [_read_reconciliations],
+    description="Since a provider's customers were all looked at.",
 )
 _meter.create_observable_gauge(
     "sluice_build_info", [_read_build], description="Always 1; the labels say what runs."

@@ -22,6 +22,7 @@ from shared.sealing import KeyRing, SealingError
 from shared.settings import Endpoints, Settings
 from workers.crew import Crew, run_process
 from workers.fetching.fetch import Fetching
+from workers.fetching.reconcile import Reconciling
 from workers.process import visit
 from workers.rounds import Rounds
 from workers.sweep import Sweep
@@ -34,7 +35,12 @@ STOP_WITHIN_S = 8.0
 
 
 async def work_until(
-    stop: asyncio.Event, crew: Crew, redis_url: str, slots: int, keys: KeyRing | None = None
+    stop: asyncio.Event,
+    crew: Crew,
+    redis_url: str,
+    slots: int,
+    keys: KeyRing | None = None,
+    reconcile_every_s: float = 0.0,
 ) -> None:
     """
     Drain lanes until `stop` is set; then finish the visits that have begun.
@@ -47,10 +53,13 @@ async def work_until(
 
     rounds = Rounds(visit_lane, slots, crew.surroundings.source_ids_by_lane)
     visiting = asyncio.create_task(rounds.run(), name="rounds")
+    # An answer's lane is drained here: no wake-up has to go through Redis.
+    fetching = Fetching(crew, keys, rounds.wake)
+    reconciling = Reconciling(crew, fetching.targets, rounds.wake, reconcile_every_s)
     others = [
         asyncio.create_task(Sweep(crew, rounds).run(), name="sweep"),
-        # An answer's lane is drained here: no wake-up has to go through Redis.
-        asyncio.create_task(Fetching(crew, keys, rounds.wake).run(), name="fetching"),
+        asyncio.create_task(fetching.run(), name="fetching"),
+        asyncio.create_task(reconciling.run(), name="reconciling"),
     ]
     if redis_url:
         others.append(asyncio.create_task(_listen(redis_url, rounds), name="arq"))
@@ -148,7 +157,9 @@ async def _work(stop: asyncio.Event, crew: Crew, settings: Settings, endpoints: 
     except SealingError as error:
         log.warning("without a key nothing is fetched", extra={"error": str(error)})
         keys = None
-    await work_until(stop, crew, endpoints.redis, settings.worker_slots, keys)
+    await work_until(
+        stop, crew, endpoints.redis, settings.worker_slots, keys, settings.reconcile_every_s
+    )
 
 
 def main() -> int:

@@ -83,6 +83,26 @@ async def begin_round(conn: Conn, source_id: int) -> None:
     await conn.execute(BEGIN_ROUND, source_id)
 
 
+SET_CUSTOMERS = """
+UPDATE reconciliations SET customers = $2::text[] WHERE source_id = $1
+"""
+
+
+async def set_customers(conn: Conn, source_id: int, customers: Sequence[str]) -> None:
+    """Who comes next, in a row that the caller has locked."""
+    await conn.execute(SET_CUSTOMERS, source_id, list(customers))
+
+
+START_ROUND_AFRESH = """
+UPDATE reconciliations SET due_at = now() WHERE source_id = $1 AND due_at > now()
+"""
+
+
+async def start_round_afresh(conn: Conn, source_id: int) -> None:
+    """What failed with the key of before is due at once."""
+    await conn.execute(START_ROUND_AFRESH, source_id)
+
+
 CLAIM_ROUND = """
 WITH taken AS (SELECT nextval('fetch_numbers') AS number FROM generate_series(1, $2::int)),
      claimed AS (

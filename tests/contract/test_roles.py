@@ -25,7 +25,7 @@ READS_ALL_BUT_SECRETS = {
 }  # fmt: skip
 
 #: The sealed API keys, and what is fetched with them.
-FETCHING = {"fetch_budgets", "fetches", "source_keys"}
+FETCHING = {"fetch_budgets", "fetches", "reconciliations", "source_keys"}
 
 #: role → action → tables it may do that to, in part at least. Everything else is refused.
 MAY: dict[str, dict[str, set[str]]] = {
@@ -36,12 +36,14 @@ MAY: dict[str, dict[str, set[str]]] = {
     },
     "reader": {"SELECT": READS_ALL_BUT_SECRETS | {"tokens"}},
     "worker": {
-        "SELECT": READS_ALL_BUT_SECRETS | FETCHING | {"seals"},
+        "SELECT": READS_ALL_BUT_SECRETS | FETCHING | {"reconciled_customers", "seals"},
         "INSERT": {"attempts", "audit", "audit_content", "audit_heads", "conflicts", "customers",
                    "fetch_budgets", "fetches", "grants", "inbox", "joints", "ledger",
-                   "observations", "objects", "settlements", "tenants", "visits", "work"},
+                   "observations", "objects", "reconciled_customers", "reconciliations",
+                   "settlements", "tenants", "visits", "work"},
         "UPDATE": {"audit_heads", "customers", "fetch_budgets", "fetches", "grants", "joints",
-                   "lanes", "objects", "tenants", "visits", "work"},
+                   "lanes", "objects", "reconciled_customers", "reconciliations", "tenants",
+                   "visits", "work"},
         "DELETE": {"fetches", "grants", "observations", "visits", "work"},
     },
     "operator": {

@@ -29,6 +29,7 @@ RUN_BY = {
     "shared.store.observations": ("worker",),
     "shared.store.parked": ("worker", "operator"),
     "shared.store.partitions": ("worker", "operator"),
+    "shared.store.reconciliations": ("worker",),
     "shared.store.redeliveries": ("worker",),
     "shared.store.replays": ("operator",),
     "shared.store.source_keys": ("operator",),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from shared.db import Conn
-from shared.store import fetches
+from shared.store import fetches, reconciliations
 from shared.store.fetches import Budget
 from workers.fetching import breaker, pacing
 from workers.fetching.targets import Target
@@ -31,6 +31,7 @@ async def take(conn: Conn, target: Target) -> tuple[Budget, datetime] | None:
     if target.key_version > budget.key_version:
         budget = breaker.with_key(budget, target.key_version)
         await fetches.start_afresh(conn, target.source.id)
+        await reconciliations.start_round_afresh(conn, target.source.id)
     return pacing.refill(budget, now, target.pace), now
 
 
