@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import msgspec
 
 from shared.domain.register import Seen
-from shared.domain.standings import ACCESS, Standing, standing_of
+from shared.domain.standings import ACCESS, Standing, families_of, standing_of
 from shared.domain.states import (
     ADVERSE_KINDS,
     CHARGE_KIND,
@@ -125,7 +125,8 @@ def circumstances(
             if seen.kind in _BOUGHT_KINDS:
                 reversals[seen.name] = payments.reversals_of(seen, policy)
     lapsed = _is_lapsed(provider, objects, holds, reversals)
-    unlisted = missing(provider, objects)
+    granting = families_of(provider).get(policy.grants_from, frozenset())
+    unlisted = missing(provider, granting, objects)
     return {
         seen.name: Circumstances(
             tuple(sorted(holds[seen.name])),

@@ -7,7 +7,7 @@ no proof of being gone (the summary may come out of a cache): it is a reason to 
 itself, and until that answers, what it gives stays.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from shared.domain.commands import Command, Observe
 from shared.domain.register import Register, Seen
@@ -23,14 +23,17 @@ def known_until(register: Register) -> int:
     return max(register.version, register.floor or 0)
 
 
-def missing(provider: str, objects: Iterable[Seen]) -> frozenset[str]:
-    """The names of a customer's objects that a newer summary should list, and does not."""
+def missing(provider: str, granting: Container[str], objects: Iterable[Seen]) -> frozenset[str]:
+    """
+    The names of a customer's objects that a newer summary should list, and does not; of the kinds
+    that are `granting`: what others say gives nothing.
+    """
     listable = []
     summary: Register | None = None
     for seen in objects:
         if seen.kind == STATE_KIND and seen.register.newest.status != UNOBSERVED:
             summary = seen.register
-        elif seen.kind in LISTED_KINDS:
+        elif seen.kind in granting:
             listable.append(seen)
     if summary is None:
         return frozenset()
@@ -38,28 +41,36 @@ def missing(provider: str, objects: Iterable[Seen]) -> frozenset[str]:
 
 
 def tells_news(
-    provider: str, commands: Iterable[Command], held: Mapping[str, Seen], *, decides: bool
+    provider: str,
+    granting: Container[str],
+    commands: Iterable[Command],
+    held: Mapping[str, Seen],
 ) -> bool:
     """
     Whether a fetched summary, read into `commands`, says anything of its customer that the
-    objects in `held`, by name, do not say: a newer version, or that something is missing.
+    objects in `held`, by name, do not say: a newer version, or that something is missing; or
+    anything else, where it is the summary itself that grants.
 
-    With `decides`, it is the summary itself that grants, and whatever changed in it is news.
+    What says nothing need not be stored, whatever was stored last: it is compared with all that
+    is held now.
     """
     return any(
-        _is_news(provider, command, held, decides)
+        _is_news(provider, granting, command, held)
         for command in commands
         if isinstance(command, Observe)
     )
 
 
-def _is_news(provider: str, seen: Observe, held: Mapping[str, Seen], decides: bool) -> bool:
+def _is_news(
+    provider: str, granting: Container[str], seen: Observe, held: Mapping[str, Seen]
+) -> bool:
     known = held.get(f"{seen.kind}/{seen.object_id}")
     if seen.kind != STATE_KIND:
         return known is None or known.register.version < seen.version
-    if decides and (known is None or known.register.newest != seen.after):
+    if STATE_KIND in granting and (known is None or known.register.newest != seen.after):
         return True
-    return any(_not_listed(provider, held.values(), seen.after.refs, seen.version))
+    listable = [one for one in held.values() if one.kind in granting]
+    return any(_not_listed(provider, listable, seen.after.refs, seen.version))
 
 
 def _not_listed(

@@ -318,19 +318,26 @@ async def give_back(conn: Conn, claims: Sequence[Claim]) -> None:
     )
 
 
-KNOWS_ANY = """
-SELECT EXISTS (
-    SELECT FROM objects
-    WHERE customer = ANY($4::text[]) AND source_id = $1 AND account = $2 AND livemode = $3)
+# Not whom only an answer told of: the key that it came with may be the wrong one.
+WITNESSES = """
+SELECT customer FROM (
+    SELECT o.customer, o.id FROM objects o
+    WHERE o.source_id = $1 AND o.account = '' AND o.livemode = $2 AND o.customer IS NOT NULL
+      AND EXISTS (SELECT FROM observations v
+                  WHERE v.object = o.id AND v.observation NOT LIKE 'fetch/%')
+    ORDER BY o.id DESC
+    LIMIT 10 * $3::int
+) AS latest
+GROUP BY customer
+ORDER BY max(id) DESC
+LIMIT $3
 """
 
 
-async def knows_any(
-    conn: Conn, source_id: int, account: str, livemode: bool, customers: Sequence[str]
-) -> bool:
-    """Whether one of these customers has an object here."""
-    known: bool = await conn.fetchval(KNOWS_ANY, source_id, account, livemode, list(customers))
-    return known
+async def witnesses(conn: Conn, source_id: int, livemode: bool, limit: int) -> list[str]:
+    """The latest customers of whom the provider itself has sent an event."""
+    rows = await conn.fetch(WITNESSES, source_id, livemode, limit)
+    return [row["customer"] for row in rows]
 
 
 COUNT_WANTING = """

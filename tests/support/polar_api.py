@@ -40,6 +40,14 @@ class PolarServer(StripeServer):
     stale: dict[str, dict[str, Any]] = field(default_factory=dict)  # states out of a cache
     now: datetime = BEGINNING
 
+    def tell_own_time(self) -> None:
+        """From now on `Date` is of its clock, and no longer of this machine's."""
+
+        def clock() -> float:
+            return self.now.timestamp()
+
+        self.clock = clock
+
     # What happens -------------------------------------------------------------------------------
 
     def sign_up(self, number: str, tenant: str | None = None) -> list[Sent]:

@@ -57,6 +57,7 @@ class PolarScene(Scene):
         fetching = self.fetching()
         for _ in range(times):
             await self.stack.drain()
+            await self.make_due()
             await look(fetching)
         await self.stack.drain()
 

@@ -43,7 +43,7 @@ class Answer:
 
     It contains all that happened up to `floor`, and nothing from after `ceiling`; both in unix
     seconds of the provider's clock. `requests` is how many it took. That nothing is there is
-    believed if we know one of the `witnesses`: customers that the same key does see.
+    believed only of a key that is proven: see `workers.fetching.asking.is_ours`.
     """
 
     result: Mapping[str, Any] | None
@@ -51,7 +51,6 @@ class Answer:
     ceiling: int
     requests: int
     headers: list[tuple[str, str]] = field(default_factory=list)
-    witnesses: tuple[str, ...] = ()
 
 
 class FetchFailed(Exception):

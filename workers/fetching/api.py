@@ -41,6 +41,15 @@ class Listing(Protocol):
     #: The kind under which a customer's summary is fetched, by the customer's id.
     summary_kind: str
 
+    async def sees(self, customer: str) -> bool:
+        """
+        Whether the key is one for this customer.
+
+        Raises:
+            FetchFailed: there is no answer.
+        """
+        ...
+
     async def list_customers(self, number: int) -> Page:
         """
         One page of the customers, in an order in which new ones come last; the first is 1.

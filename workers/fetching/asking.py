@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -20,9 +21,13 @@ from workers.fetching.answers import (
     FetchFailed,
     event_of,
 )
+from workers.fetching.api import Listing
 from workers.fetching.targets import Target
 
 log = logging.getLogger(__name__)
+
+#: Some of them may have been deleted since.
+_WITNESSES = 5
 
 T = TypeVar("T")
 
@@ -60,14 +65,30 @@ async def in_time(
         raise FetchFailed(UNREADABLE, repr(error)) from None
 
 
-async def is_believed(conn: Conn, target: Target, claim: Claim, answer: Answer) -> bool:
+async def is_ours(
+    connect: Callable[[], AbstractAsyncContextManager[Conn]], target: Target, deadline: float
+) -> bool | None:
     """
-    Whether an answer may be taken for one of this source: a key of somebody else's finds nothing,
-    and must not be what takes everything away.
+    Whether the source's key is of those who send its events; None: nobody was told of yet.
+
+    A key of somebody else's finds nothing of ours, and must not be what takes everything away: it
+    has to see one of the customers whom the provider itself has sent events of. Asked until it is
+    true; a key does not change hands.
+
+    Raises:
+        FetchFailed: the provider did not say.
     """
-    return answer.result is not None or await fetches.knows_any(
-        conn, target.source.id, claim.account, claim.livemode, answer.witnesses
-    )
+    if target.is_proven or not isinstance(target.api, Listing):
+        return True
+    livemode = target.source.livemode is not False
+    async with connect() as conn:
+        witnesses = await fetches.witnesses(conn, target.source.id, livemode, _WITNESSES)
+    fields: dict[str, object] = {"source": target.source.name}
+    for customer in witnesses:
+        if await in_time(target.api.sees(customer), target, deadline, fields):
+            target.is_proven = True
+            return True
+    return False if witnesses else None
 
 
 def answer_event(answer: Answer, target: Target, claim: Claim, trace_context: str) -> AnswerEvent:

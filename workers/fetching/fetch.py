@@ -32,7 +32,7 @@ from workers.fetching.answers import (
     Answer,
     FetchFailed,
 )
-from workers.fetching.asking import answer_event, ask, fields_of, is_believed
+from workers.fetching.asking import answer_event, ask, fields_of, is_ours
 from workers.fetching.pacing import Pace
 from workers.fetching.targets import Target, Targets
 
@@ -158,10 +158,8 @@ class Fetching:
         try:
             try:
                 answer = await ask(target, claim, deadline)
-                if answer.result is None and not await self._guarded(
-                    "believe", self._is_believed(target, claim, answer)
-                ):
-                    raise FetchFailed(NOT_FOUND, "nor is any customer there that we know")
+                if answer.result is None:
+                    await self._prove(target, deadline)
                 event = answer_event(answer, target, claim, telemetry.traceparent_of(span))
             except FetchFailed as failure:
                 await self._guarded("put off", self._put_off(target, claim, failure))
@@ -174,9 +172,21 @@ class Fetching:
         finally:
             span.end()
 
-    async def _is_believed(self, target: Target, claim: Claim, answer: Answer) -> bool:
-        async with self._connections, self._crew.db.connection() as conn:
-            return await is_believed(conn, target, claim, answer)
+    async def _prove(self, target: Target, deadline: float) -> None:
+        """
+        That something is not there is believed only of a key that is proven.
+
+        Raises:
+            FetchFailed: it is not.
+        """
+        try:
+            is_proven = await is_ours(self._crew.db.connection, target, deadline)
+        except Exception as error:
+            if not is_platform_fault(error):
+                raise
+            is_proven = False
+        if not is_proven:
+            raise FetchFailed(NOT_FOUND, "nor is any customer there of whom events told")
 
     async def _bring_in(
         self, target: Target, claim: Claim, answer: Answer, event: AnswerEvent

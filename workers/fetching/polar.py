@@ -3,8 +3,7 @@ Asking Polar: one object by its kind and id, a customer's state, and who its cus
 
 Plain HTTP, as its SDK does, without its models: what comes back is stored as it came. The version
 is pinned by a header, whatever the organization's default becomes. That an object is not there is
-an answer, but only together with customers that the same key does see: a key of another
-organization finds nothing either.
+an answer; whether it is believed, others decide: a key of another organization finds nothing.
 Source: polarsource/polar docs/openapi/2026-10.openapi.json, docs/api-reference/2026-10, the SDK
 polar-sdk 1.0.2 and server/polar/customer/service.py (read 2026-11).
 """
@@ -28,7 +27,6 @@ from shared.domain.states import (
 from shared.store.fetches import Claim
 from workers.fetching.answers import (
     FORBIDDEN,
-    NOT_FOUND,
     RATE_LIMITED,
     REFUSED,
     SERVER_ERROR,
@@ -57,7 +55,7 @@ _PATHS = {
     CUSTOMER_KIND: "/v1/customers/{id}",
     STATE_KIND: "/v1/customers/{id}/state",
 }
-_CODES = {401: UNAUTHORIZED, 403: FORBIDDEN, 404: NOT_FOUND, 429: RATE_LIMITED}
+_CODES = {401: UNAUTHORIZED, 403: FORBIDDEN, 429: RATE_LIMITED}
 
 #: What can be asked for.
 KINDS = frozenset({*_PATHS, BENEFIT_GRANT_KIND})
@@ -92,20 +90,24 @@ class PolarApi:
 
     async def get(self, claim: Claim) -> Answer:
         """
-        The object; nothing, with witnesses, where it is not there.
+        The object; nothing where it is not there.
 
         Raises:
             FetchFailed: there is no answer, or not one about this object.
         """
         calls = _Calls(self)
-        try:
-            if claim.kind == BENEFIT_GRANT_KIND:
-                return calls.answer(await _benefit_grant(calls, claim))
-            return calls.answer(await _object(calls, claim.kind, claim.object_id))
-        except FetchFailed as failure:
-            if failure.code != NOT_FOUND:
-                raise
-        return calls.answer(None, (await _customers(calls, 1)).customers)
+        if claim.kind == BENEFIT_GRANT_KIND:
+            return calls.answer(await _benefit_grant(calls, claim))
+        return calls.answer(await _object(calls, claim.kind, claim.object_id))
+
+    async def sees(self, customer: str) -> bool:
+        """
+        Whether the token is of this customer's organization.
+
+        Raises:
+            FetchFailed: there is no answer.
+        """
+        return await _object(_Calls(self), CUSTOMER_KIND, customer) is not None
 
     async def list_customers(self, number: int) -> Page:
         """
@@ -120,7 +122,7 @@ class PolarApi:
         self, path: str, params: Mapping[str, str | int]
     ) -> tuple[Any, httpx.Headers]:
         """
-        The JSON and the headers of one answer.
+        The JSON, None for 404, and the headers of one answer.
 
         Raises:
             FetchFailed: it is none, or not from the API.
@@ -143,6 +145,8 @@ class PolarApi:
             code = TIMEOUT if isinstance(error, httpx.TimeoutException) else UNREACHABLE
             said = f"{type(error).__name__}: {error}"
             raise FetchFailed(code, said.replace(self._key, "…")) from None
+        if response.status_code == 404:
+            return None, response.headers
         if response.status_code != 200:
             raise self._failure(response, bytes(body))
         try:
@@ -161,14 +165,14 @@ class _Calls:
 
     def __init__(self, api: PolarApi) -> None:
         self._api = api
-        self._begun_s = time.monotonic()  # of the first one, be it that it finds nothing
+        self._begun_s = time.monotonic()
         self._floor: int | None = None
         self._ceiling = 0
         self._headers: list[tuple[str, str]] = []
         self._requests = 0
 
-    async def get(self, path: str, **params: str | int) -> dict[str, Any]:
-        """One JSON object."""
+    async def get(self, path: str, **params: str | int) -> dict[str, Any] | None:
+        """One JSON object, if it is there."""
         self._requests += 1
         content, headers = await self._api.request(path, params)
         self._ceiling = date_of(headers)
@@ -176,7 +180,7 @@ class _Calls:
             elapsed_s = time.monotonic() - self._begun_s
             self._floor = self._ceiling - math.ceil(elapsed_s) - 1
         self._headers = [(name, headers[name]) for name in _KEPT_HEADERS if name in headers]
-        if not isinstance(content, dict):
+        if content is not None and not isinstance(content, dict):
             raise FetchFailed(UNREADABLE, f"{path} answered no object")
         return content
 
@@ -185,6 +189,8 @@ class _Calls:
     ) -> tuple[list[dict[str, Any]], bool]:
         """One page of a list, and whether there are more."""
         content = await self.get(path, **params, page=number, limit=_PAGE)
+        if content is None:
+            raise FetchFailed(REFUSED, f"{path} is not there")
         items, pagination = content.get("items"), content.get("pagination")
         last = pagination.get("max_page") if isinstance(pagination, dict) else None
         if not isinstance(items, list) or not isinstance(last, int):
@@ -193,17 +199,16 @@ class _Calls:
             raise FetchFailed(UNREADABLE, f"{path} lists what has no id")
         return items, number < last
 
-    def answer(self, result: Mapping[str, Any] | None, witnesses: tuple[str, ...] = ()) -> Answer:
+    def answer(self, result: Mapping[str, Any] | None) -> Answer:
         """What all of them came to."""
         assert self._floor is not None
-        floor, requests = self._floor, self._requests
-        return Answer(result, floor, self._ceiling, requests, self._headers, witnesses)
+        return Answer(result, self._floor, self._ceiling, self._requests, self._headers)
 
 
-async def _object(calls: _Calls, kind: str, object_id: str) -> dict[str, Any]:
+async def _object(calls: _Calls, kind: str, object_id: str) -> dict[str, Any] | None:
     path = _PATHS[kind].format(id=quote(object_id, safe=""))
     found = await calls.get(path)
-    if found.get("id") != object_id:
+    if found is not None and found.get("id") != object_id:
         raise FetchFailed(UNREADABLE, f"{path} answered another object")
     return found
 
@@ -219,7 +224,7 @@ async def _benefit_grant(calls: _Calls, claim: Claim) -> dict[str, Any] | None:
             if grant["id"] == claim.object_id:
                 return grant
         number += 1
-    raise FetchFailed(NOT_FOUND, "its customer has no such grant")
+    return None
 
 
 async def _customers(calls: _Calls, number: int) -> Page:

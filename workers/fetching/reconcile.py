@@ -26,6 +26,7 @@ from shared.domain.events import Arrival
 from shared.domain.keys import CustomerKey
 from shared.domain.payments import Policy
 from shared.domain.register import Seen
+from shared.domain.standings import families_of
 from shared.domain.summaries import tells_news
 from shared.store import fetches, objects, reconciliations
 from shared.store.fetches import AnswerEvent, Budget, Claim
@@ -35,13 +36,14 @@ from workers.fetching import breaker, budgets, pacing
 from workers.fetching.answers import (
     ABOUT_THE_OBJECT,
     ANSWERED,
+    FORBIDDEN,
     NOT_FOUND,
     UNREADABLE,
     Answer,
     FetchFailed,
 )
 from workers.fetching.api import Listing, Page
-from workers.fetching.asking import answer_event, ask, fields_of, in_time, is_believed
+from workers.fetching.asking import answer_event, ask, fields_of, in_time, is_ours
 from workers.fetching.targets import Target, Targets
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ IDLE_S = 1.0
 MEASURE_EVERY_S = 15.0
 ACTOR = "system:reconcile"
 _UNLISTED_AT_ONCE = 100
+_NOT_OURS = "the key sees nobody of whom events told: is it of another organization?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +224,8 @@ class Reconciling:
         page: Page | None = None
         failure: FetchFailed | None = None
         try:
+            if number == 1 and await self._is_ours(step) is False:
+                raise FetchFailed(FORBIDDEN, _NOT_OURS)
             listing = target.api.list_customers(number)
             page = await in_time(listing, target, step.deadline, fields)
             if page.has_more and not page.customers:
@@ -257,11 +262,8 @@ class Reconciling:
             for claim, one in zip(claims, outcomes, strict=True):
                 if isinstance(one, FetchFailed):
                     looked.failures.append((claim, one))
-                elif await is_believed(conn, target, claim, one[0]):
-                    looked.answers.append((claim, *one))
                 else:
-                    told = FetchFailed(NOT_FOUND, "nor is any customer there that we know")
-                    looked.failures.append((claim, told))
+                    looked.answers.append((claim, *one))
             lanes = await self._settle(conn, step, looked)
         self._wake(lanes)
 
@@ -274,6 +276,8 @@ class Reconciling:
         code = ANSWERED
         try:
             answer = await ask(target, claim, step.deadline)
+            if answer.result is None and not await self._is_ours(step):
+                raise FetchFailed(NOT_FOUND, "nor is any customer there of whom events told")
             event = answer_event(answer, target, claim, telemetry.traceparent_of(span))
             return answer, event
         except FetchFailed as failure:
@@ -283,6 +287,9 @@ class Reconciling:
             span.set_attribute("sluice.fetch_code", code)
             telemetry.fetched(target.source.name, code)
             span.end()
+
+    async def _is_ours(self, step: Step) -> bool | None:
+        return await is_ours(self._crew.db.connection, step.target, step.deadline)
 
     async def _settle(self, conn: Conn, step: Step, looked: Looked) -> list[int]:
         """Store what is news, and move the round on; the lanes that have something to apply."""
@@ -322,12 +329,13 @@ class Reconciling:
             if stored.customer is not None and not stored.register.is_empty:
                 seen = Seen(stored.key.kind, stored.key.object_id, stored.register)
                 held.setdefault(stored.customer, {})[seen.name] = seen
-        decides = Policy.read(source.settings).grants_from == "state"
+        grants_from = Policy.read(source.settings).grants_from
+        granting = families_of(source.provider).get(grants_from, frozenset())
         news = []
         for claim, _, event in looked.answers:
             commands = target.provider.translate(Arrival(event.identity, event.body))
             known = held.get(claim.object_id, {})
-            if tells_news(source.provider, commands, known, decides=decides):
+            if tells_news(source.provider, granting, commands, known):
                 news.append(event)
         return news
 

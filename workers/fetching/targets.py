@@ -17,15 +17,19 @@ from workers.surroundings import Surroundings, UnknownSource
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Target:
-    """A source that can be asked. `key_version` tells its keys apart: a newer one is larger."""
+    """
+    A source that can be asked. `key_version` tells its keys apart: a newer one is larger.
+    `is_proven`: the key has been seen to be of those who send the source's events.
+    """
 
     source: SourceRow
     provider: Provider
     key_version: int
     api: Api
     pace: Pace
+    is_proven: bool = False
 
 
 Opens = Callable[[SourceRow, str, str | None], Api]
