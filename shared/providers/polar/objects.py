@@ -215,6 +215,7 @@ class CustomerState(Customer, kw_only=True):
     """
     All the benefits that a customer has, whatever gives them, and all active subscriptions; `id`
     is the customer's. Of itself it gives the benefits: they are what the subscriptions give.
+    Whose it is, the customer says: its metadata may change, and its state stay the same.
     """
 
     granted_benefits: list[ListedGrant]
@@ -226,7 +227,6 @@ class CustomerState(Customer, kw_only=True):
         return ObjectState(
             status="current" if self.deleted_at is None else DELETED,
             customer=self.id,
-            tenant=_named_in(self.metadata, TENANT_KEY),
             items=tuple(Item(_refs(benefit), times) for benefit, times in sorted(given.items())),
             refs=tuple(sorted(f"{kind}/{one.id}" for kind, one in self.listed())),
         )

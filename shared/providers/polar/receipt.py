@@ -140,7 +140,8 @@ def _subject_of(event: _Event) -> str | None:
     if kind is None:
         return None
     try:
-        subject = f"{kind}/{_decode_named(event.data).id}"
+        number = _decode_named(event.data).id
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None  # the event is kept, and found unreadable when it is translated
-    return subject if is_storable(subject) else None
+    subject = f"{kind}/{number}"
+    return subject if number and is_storable(subject) else None
