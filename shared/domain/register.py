@@ -130,7 +130,9 @@ def fold(provider: str, kind: str, observations: Iterable[Observation]) -> Regis
     hints = [seen for seen in everything if seen.shape == "hint"]
     fetch, timeline = _timeline(everything)
     if not timeline:
-        return Register(hints[-1].version, unknown=ObjectState(UNOBSERVED), wants="hint")
+        # Whose it is, is known: under that customer's lock it is seen from several lanes.
+        unobserved = ObjectState(UNOBSERVED, customer=hints[-1].state.customer)
+        return Register(hints[-1].version, unknown=unobserved, wants="hint")
     newest = max(seen.version for seen in timeline)
     referenced = [seen.version for seen in timeline if seen.state.reference is not None]
     referenced_since = min(referenced, default=None)
@@ -275,8 +277,10 @@ def _want(
 ) -> Want | None:
     if ambiguous:
         return "order"
-    # What is newer than the hint's second contains it, and so does a fetch of that second.
-    covered_until = last.version if last.shape == "fetch" else last.version - 1
+    # What is newer than the hint's second contains it, and so does a fetch of that second, and
+    # what has the version that it hints at.
+    is_whole = last.shape == "fetch" or has_versions(provider)
+    covered_until = last.version if is_whole else last.version - 1
     if any(hint.version > covered_until for hint in hints):
         return "hint"
     standing = standing_of(provider, kind, state.status)

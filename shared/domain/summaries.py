@@ -66,6 +66,8 @@ def _is_news(
 ) -> bool:
     known = held.get(f"{seen.kind}/{seen.object_id}")
     if seen.kind != STATE_KIND:
+        if known is not None and seen.shape == known.register.wants == "hint":
+            return False
         return known is None or known.register.version < seen.version
     if STATE_KIND in granting and (known is None or known.register.newest != seen.after):
         return True

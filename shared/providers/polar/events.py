@@ -6,10 +6,10 @@ Their version is `modified_at`, in microseconds since 1970; it is null until the
 then `created_at` says the same. The object and the customer are observed each with its own
 version, so that a customer's link is as new as the newest event that shows the customer, and an
 old event that shows a customer without one cannot unlink. A customer's state has no version: the
-event's `timestamp` is when it was summed up. What a state lists is observed as well, each with its
-own version, and named in its `refs`: what gives access and is not named there, is asked for. Types
-say nothing that the object does not say better: `subscription.canceled` is of an active
-subscription that will end.
+event's `timestamp` is when it was summed up. The benefit grants that a state lists are observed as
+well, each with its own version, and its subscriptions hinted at; what gives access and is not
+among its `refs`, is asked for. Types say nothing that the object does not say better:
+`subscription.canceled` is of an active subscription that will end.
 
 A fetch's answer (`sluice.fetched`) has in `result` what the API's GET of the object gave, as it
 came, or null where the API says that there is no such object (404):
@@ -47,6 +47,7 @@ from shared.domain.states import (
     REFUND_KIND,
     STATE_KIND,
     SUBSCRIPTION_KIND,
+    UNOBSERVED,
     ObjectState,
 )
 from shared.providers.base import PayloadError
@@ -188,11 +189,22 @@ def _commands(event_type: str, body: bytes) -> Sequence[Command]:
 
 
 def _listed_in(content: _Model) -> Sequence[Command]:
-    """What a customer's state lists, each with its own version."""
+    """
+    What a customer's state lists, each with its own version. Of a subscription it leaves out what
+    decides when it ends: that there is one of this version is no more than a hint.
+    """
     if not isinstance(content, CustomerState):
         return ()
+    unobserved = ObjectState(UNOBSERVED, customer=content.id)
     return [
-        _observe(kind, one.id, one.version, "point", one.state()) for kind, one in content.listed()
+        *(
+            _observe(SUBSCRIPTION_KIND, one.id, one.version, "hint", unobserved)
+            for one in content.active_subscriptions
+        ),
+        *(
+            _observe(BENEFIT_GRANT_KIND, one.id, one.version, "point", one.state())
+            for one in content.grants()
+        ),
     ]
 
 

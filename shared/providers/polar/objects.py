@@ -9,7 +9,7 @@ Source: polarsource/polar, `docs/openapi/2026-10.openapi.json`, `server/polar/mo
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -45,7 +45,9 @@ def microseconds(moment: datetime) -> int:
     return (in_utc(moment) - _EPOCH) // timedelta(microseconds=1)
 
 
-class _Versioned(msgspec.Struct, kw_only=True):
+class Versioned(msgspec.Struct, kw_only=True):
+    """An object, and since when it is as it is."""
+
     id: str
     created_at: datetime
     modified_at: datetime | None = None
@@ -56,7 +58,7 @@ class _Versioned(msgspec.Struct, kw_only=True):
         return microseconds(self.modified_at or self.created_at)
 
 
-class Customer(_Versioned, kw_only=True):
+class Customer(Versioned, kw_only=True):
     """
     Somebody who buys. Its external id is the shop's own for it, can be set once, later than the
     first purchase too, and is taken away when the customer is deleted.
@@ -79,7 +81,7 @@ class Customer(_Versioned, kw_only=True):
         return ObjectState(DELETED, customer=self.id, tenant=named or former)
 
 
-class Subscription(_Versioned, kw_only=True):
+class Subscription(Versioned, kw_only=True):
     """
     To one product, of one customer. A cancellation or a pause at the end of the period leaves its
     status as it is until then.
@@ -118,7 +120,7 @@ class Subscription(_Versioned, kw_only=True):
         return min((_seconds_of(end) for end in ends if end is not None), default=None)
 
 
-class Order(_Versioned, kw_only=True):
+class Order(Versioned, kw_only=True):
     """
     A purchase, or a period of a subscription. Access to the latter follows the subscription: the
     order sells nothing by itself, and what becomes of it ends nothing.
@@ -156,7 +158,7 @@ class Order(_Versioned, kw_only=True):
         return self.subscription_id is None and self.billing_reason == "purchase"
 
 
-class Refund(_Versioned, kw_only=True):
+class Refund(Versioned, kw_only=True):
     """
     Of an order, whole or in part. Polar takes the benefits of a purchase back where the refund
     says so, when it is made, whatever its amount; never those of a subscription.
@@ -180,7 +182,7 @@ class Refund(_Versioned, kw_only=True):
         )
 
 
-class BenefitGrant(_Versioned, kw_only=True):
+class BenefitGrant(Versioned, kw_only=True):
     """A benefit that one subscription or order gives a customer, or one of its members."""
 
     customer_id: str
@@ -195,12 +197,6 @@ class BenefitGrant(_Versioned, kw_only=True):
         return ObjectState(
             status=status, customer=self.customer_id, items=(Item(_refs(self.benefit_id)),)
         )
-
-
-class ListedSubscription(Subscription, kw_only=True):
-    """As a customer's state lists it: active or in its trial, and without what the state says."""
-
-    customer_id: str = ""
 
 
 class ListedGrant(BenefitGrant, kw_only=True):
@@ -219,7 +215,7 @@ class CustomerState(Customer, kw_only=True):
     """
 
     granted_benefits: list[ListedGrant]
-    active_subscriptions: list[ListedSubscription] = []
+    active_subscriptions: list[Versioned] = []
 
     def state(self) -> ObjectState:
         """Its state now: a benefit that is given twice has the quantity 2."""
@@ -228,19 +224,20 @@ class CustomerState(Customer, kw_only=True):
             status="current" if self.deleted_at is None else DELETED,
             customer=self.id,
             items=tuple(Item(_refs(benefit), times) for benefit, times in sorted(given.items())),
-            refs=tuple(sorted(f"{kind}/{one.id}" for kind, one in self.listed())),
+            refs=tuple(sorted(self._listed())),
         )
 
-    def listed(self) -> "Sequence[tuple[str, Subscription | BenefitGrant]]":
-        """What it lists, each with its kind and whose it is."""
-        listed: list[tuple[str, Subscription | BenefitGrant]] = []
+    def grants(self) -> Sequence[ListedGrant]:
+        """The grants that it lists, each with whose it is."""
+        return [
+            msgspec.structs.replace(grant, customer_id=self.id) for grant in self.granted_benefits
+        ]
+
+    def _listed(self) -> Iterator[str]:
         for subscription in self.active_subscriptions:
-            replaced = msgspec.structs.replace(subscription, customer_id=self.id)
-            listed.append((SUBSCRIPTION_KIND, replaced))
-        for granted in self.granted_benefits:
-            grant = msgspec.structs.replace(granted, customer_id=self.id)
-            listed.append((BENEFIT_GRANT_KIND, grant))
-        return listed
+            yield f"{SUBSCRIPTION_KIND}/{subscription.id}"
+        for grant in self.granted_benefits:
+            yield f"{BENEFIT_GRANT_KIND}/{grant.id}"
 
 
 def _refs(name: str) -> tuple[str, ...]:
