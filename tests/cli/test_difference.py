@@ -244,7 +244,7 @@ def test_a_product_must_be_somebodys() -> None:
         differ(HELD, FILE.replace("stripe:prod_1", "strype:prod_1"))
     assert str(caught.value) == (
         "sluice.toml, line 8: plans.pro.products[0]: 'strype' is neither a provider nor a source;"
-        " known: stripe"
+        f" known: {', '.join(sorted(providers()))}"
     )
     named = FILE.replace("sources.stripe", "sources.shop").replace("stripe:prod_1", "shop:prod_1")
     assert differ(Stored(0, "live"), named).plans["pro"]["products"] == ["shop:prod_1"]

@@ -28,6 +28,7 @@ PLANTED = {
     "domain-knows-no-vendor": ["shared.domain.outcomes -> stripe"],
     "providers-are-islands": ["shared.providers.acme -> shared.providers.stripe"],
     "stripe-layers": ["shared.providers.stripe.fields -> shared.providers.stripe.events"],
+    "polar-layers": ["shared.providers.polar.receipt -> shared.providers.polar.events"],
     "doors-know-no-domain": ["shared.queue -> shared.domain.events"],
     "store-only-stores": ["shared.store.audit -> shared.telemetry"],
     "table-families": ["shared.store.work -> shared.store.audit"],
@@ -59,6 +60,7 @@ UNPLACED = {
     "fetching-layers": "workers.fetching.more",
     "gateway-layers": "gateway.service",
     "stripe-layers": "shared.providers.stripe.others",
+    "polar-layers": "shared.providers.polar.others",
 }
 
 
