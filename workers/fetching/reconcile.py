@@ -119,10 +119,7 @@ class Reconciling:
             try:
                 is_busy = await self.turn()
             except Exception as error:
-                if is_platform_fault(error):
-                    log.warning("reconciling put off", extra={"error": repr(error)})
-                else:
-                    log.exception("reconciling failed")
+                _say(error)
             pause_s = BUSY_S if is_busy else IDLE_S
             await asyncio.sleep(pause_s * (0.75 + random.random() / 2))  # noqa: S311 - jitter
 
@@ -142,8 +139,15 @@ class Reconciling:
                 self._known |= listing.keys()
             await self._measure(conn, sorted(listing))
             due = await reconciliations.due_reconciliations(conn, sorted(listing), self._every_s)
-        await asyncio.gather(*(self._step(listing[source_id]) for source_id in due))
+        await asyncio.gather(*(self._guarded(listing[source_id]) for source_id in due))
         return bool(due)
+
+    async def _guarded(self, target: Target) -> None:
+        """A step; what fails of one source is no reason to leave the others."""
+        try:
+            await self._step(target)
+        except Exception as error:
+            _say(error, source=target.source.name)
 
     async def _measure(self, conn: Conn, source_ids: Sequence[int]) -> None:
         now_s = asyncio.get_running_loop().time()
@@ -357,6 +361,14 @@ class Reconciling:
         progress = replace(progress, failures=failures, error=error, delay_s=delay_s)
         await reconciliations.move_on(conn, step.target.source.id, step.claim, progress)
         log.warning("reconciling put off", extra=fields | {"error": error})
+
+
+def _say(error: Exception, **fields: str) -> None:
+    """A claim whose end could not be written runs out, and the step is made again."""
+    if is_platform_fault(error):
+        log.warning("reconciling put off", extra=fields | {"error": repr(error)})
+    else:
+        log.error("reconciling failed", extra=fields, exc_info=error)
 
 
 async def _decide(
