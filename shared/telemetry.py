@@ -7,9 +7,8 @@ valid ids. Labels hold configured names and closed sets of words, never an id.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from importlib import metadata
-from typing import Any
 
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
@@ -24,6 +23,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, TraceFlags, Tracer
 from prometheus_client import start_http_server
 
+from shared import gauges
 from shared.logs import log_as_json
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.8, 1, 2.5, 5, 10)
@@ -51,7 +51,7 @@ def set_up(
     trace.set_tracer_provider(tracers)
     metrics.set_meter_provider(meters)
     build = (process, _version())
-    _build_info.read_from(lambda: {build: 1})
+    gauges.build_info.read_from(lambda: {build: 1})
     server = start_http_server(admin_port, admin_host or "127.0.0.1")[0] if admin_port else None
 
     def shut_down() -> None:
@@ -197,6 +197,9 @@ _conflicts = _Counter(
 _attempts = _Counter("sluice_attempts_failed", "Failed attempts by their code.", "source", "code")
 _fetches = _Counter("sluice_fetches", "Fetches by what became of them.", "source", "code")
 _sent = _Counter("sluice_outbox_sendings", "Attempts to send, by outcome.", "handler", "outcome")
+_reconciled = _Counter(
+    "sluice_customers_reconciled", "Customers looked at in rounds.", "source", "found"
+)
 _batch = _meter.create_histogram(
     "sluice_worker_batch_events",
     description="Events applied in one transaction.",
@@ -279,6 +282,11 @@ def sent(handler: str, outcome: str) -> None:
     _sent.add(1, handler, outcome)
 
 
+def reconciled(source: str, found: str, customers: int) -> None:
+    """So many customers were looked at: "same" as held here, "different", or "failed"."""
+    _reconciled.add(customers, source, found)
+
+
 def batch(events: int) -> None:
     """A worker applied so many events in one transaction."""
     _batch.record(events)
@@ -298,95 +306,3 @@ def handled(handler: str, outcome: str, seconds: float) -> None:
 def turned(seconds: float) -> None:
     """The sweep audited so late what the clock did to an entitlement."""
     _turn_delay.record(seconds)
-
-
-class _Gauge:
-    """
-    Read from who knows, when somebody asks.
-
-    The callback is called in the exporter's thread: it must return what is known and ask nobody.
-    """
-
-    def __init__(self, name: str, description: str, *labels: str, unit: str = "") -> None:
-        self._labels = labels
-        self._callback: Callable[[], Mapping[Any, float]] | None = None
-        _meter.create_observable_gauge(name, [self._read], unit=unit, description=description)
-
-    def read_from(self, callback: Callable[[], Mapping[Any, float]]) -> None:
-        """By the label's value; by a tuple of them where there are several."""
-        self._callback = callback
-
-    def _read(self, _: CallbackOptions) -> Iterable[Observation]:
-        found = self._callback() if self._callback else {}
-        return [
-            Observation(
-                value,
-                dict(zip(self._labels, key if isinstance(key, tuple) else (key,), strict=True)),
-            )
-            for key, value in found.items()
-        ]
-
-
-_oldest = _Gauge(
-    "sluice_oldest_unfinished",
-    "Age of the oldest event that is due and not settled.",
-    "source",
-    unit="s",
-)
-_parked = _Gauge(
-    "sluice_objects_parked",
-    "Objects that give nothing until somebody links, maps or fetches something.",
-    "source",
-    "needs",
-)
-_wanting = _Gauge("sluice_objects_wanting", "Objects that want to be fetched.", "source")
-_handler_lag = _Gauge(
-    "sluice_handler_lag",
-    "Age of the first audit record that a handler's follower has not passed.",
-    "handler",
-    unit="s",
-)
-_unsent = _Gauge("sluice_outbox_unsent", "Messages that are neither sent nor dead.", "handler")
-_oldest_unsent = _Gauge(
-    "sluice_outbox_oldest_unsent",
-    "Age of the oldest message that is neither sent nor dead.",
-    "handler",
-    unit="s",
-)
-_dead_messages = _Gauge(
-    "sluice_outbox_dead", "Dead messages that nobody has retried or dropped.", "handler"
-)
-_build_info = _Gauge(
-    "sluice_build_info", "Always 1; the labels say what runs.", "process", "version"
-)
-
-
-def observe_oldest(callback: Callable[[], Mapping[str, float]]) -> None:
-    """Where the age of the oldest unfinished event is read from, in seconds by source."""
-    _oldest.read_from(callback)
-
-
-def observe_parked(callback: Callable[[], Mapping[tuple[str, str], int]]) -> None:
-    """Where the number of parked objects is read from, by (source, what they need)."""
-    _parked.read_from(callback)
-
-
-def observe_wanting(callback: Callable[[], Mapping[str, int]]) -> None:
-    """Where the number of objects that want to be fetched is read from, by source."""
-    _wanting.read_from(callback)
-
-
-def observe_handler_lag(callback: Callable[[], Mapping[str, float]]) -> None:
-    """Where the age of the first record not followed is read from, by handler."""
-    _handler_lag.read_from(callback)
-
-
-def observe_outbox(
-    unsent: Callable[[], Mapping[str, int]],
-    oldest_s: Callable[[], Mapping[str, float]],
-    dead: Callable[[], Mapping[str, int]],
-) -> None:
-    """Where it is read, by handler, how many messages are not sent, since when, and are dead."""
-    _unsent.read_from(unsent)
-    _oldest_unsent.read_from(oldest_s)
-    _dead_messages.read_from(dead)

@@ -22,7 +22,9 @@ from shared.domain.states import (
     CUSTOMER_KIND,
     IDENTITY_KINDS,
     LINKING_KINDS,
+    STATE_KIND,
 )
+from shared.domain.summaries import known_until
 from shared.domain.verdicts import Links, decide
 from shared.store import customers as customers_store
 from shared.store import grants as grants_store
@@ -300,6 +302,8 @@ class Books:
         if key.kind in LINKING_KINDS:
             pays = key.kind == CUSTOMER_KIND and register.newest.has_payment_method
             return entry.stored.owner, self.near.links_of(entry), pays
+        if key.kind == STATE_KIND:
+            return entry.stored.owner, register.newest.refs, known_until(register)
         if self._origin(key).policy.grants_from == "summary":
             return entry.stored.owner, register
         return None

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from shared.db import Conn
 from shared.domain.keys import CustomerKey
-from shared.domain.states import ADVERSE_KINDS, LINKING_KINDS, MEMBERSHIP_KIND
+from shared.domain.states import ADVERSE_KINDS, COMMON_KINDS, MEMBERSHIP_KIND
 from shared.store import customers, grants, manual_grants, objects, observations
 from workers.books import Books
 from workers.entries import (
@@ -72,7 +72,7 @@ def _whole(
     for one in sighted:
         if one.key.kind in ADVERSE_KINDS or one.command.after.refunded:
             return wanted.customers
-        if one.key.kind in LINKING_KINDS:
+        if one.key.kind in COMMON_KINDS:
             whole |= one.locks.customers
     return wanted.customers & whole
 

@@ -11,8 +11,8 @@ from shared.domain.commands import Observe
 from shared.domain.entitlements import Entitlement
 from shared.domain.keys import CustomerKey, JointKey, ObjectKey
 from shared.domain.outcomes import Outcome
-from shared.domain.payments import Circumstances, Seen, joints_of
-from shared.domain.register import Observation, Register
+from shared.domain.payments import Circumstances, joints_of
+from shared.domain.register import Observation, Register, Seen
 from shared.domain.states import digest_of, encode_state
 from shared.domain.verdicts import Aliases, Links, resolve_tenant
 from shared.store.objects import StoredObject
@@ -139,6 +139,7 @@ class Sighted(msgspec.Struct, frozen=True):
             command.after,
             command.ceiling,
             command.number,
+            command.floor,
         )
 
 

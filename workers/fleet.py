@@ -24,6 +24,7 @@ from workers.crew import Crew, run_process
 from workers.extensions import handlers
 from workers.extensions.following import Following
 from workers.fetching.fetch import Fetching
+from workers.fetching.reconcile import Reconciling
 from workers.process import visit
 from workers.rounds import Rounds
 from workers.sending.send import Pace, Sending
@@ -42,6 +43,7 @@ async def work_until(
     redis_url: str,
     slots: int,
     keys: KeyRing | None = None,
+    reconcile_every_s: float = 0.0,
     pace: Pace | None = None,
 ) -> None:
     """
@@ -56,10 +58,13 @@ async def work_until(
 
     rounds = Rounds(visit_lane, slots, crew.surroundings.source_ids_by_lane, crew.extended)
     visiting = asyncio.create_task(rounds.run(), name="rounds")
+    # An answer's lane is drained here: no wake-up has to go through Redis.
+    fetching = Fetching(crew, keys, rounds.wake)
+    reconciling = Reconciling(crew, fetching.targets, rounds.wake, reconcile_every_s)
     others = [
         asyncio.create_task(Sweep(crew, rounds).run(), name="sweep"),
-        # An answer's lane is drained here: no wake-up has to go through Redis.
-        asyncio.create_task(Fetching(crew, keys, rounds.wake).run(), name="fetching"),
+        asyncio.create_task(fetching.run(), name="fetching"),
+        asyncio.create_task(reconciling.run(), name="reconciling"),
         asyncio.create_task(Sending(crew, handlers(), pace).run(), name="sending"),
     ]
     if handlers():
@@ -161,8 +166,15 @@ async def _work(stop: asyncio.Event, crew: Crew, settings: Settings, endpoints: 
     except SealingError as error:
         log.warning("without a key nothing is fetched", extra={"error": str(error)})
         keys = None
-    pace = Pace.of(settings.send_timeout_s)
-    await work_until(stop, crew, endpoints.redis, settings.worker_slots, keys, pace)
+    await work_until(
+        stop,
+        crew,
+        endpoints.redis,
+        settings.worker_slots,
+        keys,
+        settings.reconcile_every_s,
+        Pace.of(settings.send_timeout_s),
+    )
 
 
 def main() -> int:

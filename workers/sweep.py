@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from shared import telemetry
+from shared import gauges, telemetry
 from shared.db import Conn, is_platform_fault
 from shared.domain.audit import Draft
 from shared.domain.verdicts import LINK_CONFLICT, NEEDS_MAPPING, UNKNOWN_STATUS
@@ -54,8 +54,8 @@ class Sweep:
 
     async def run(self) -> None:
         """Sweep until cancelled."""
-        telemetry.observe_oldest(lambda: self.ages)
-        telemetry.observe_parked(lambda: self.parked)
+        gauges.oldest_unfinished.read_from(lambda: self.ages)
+        gauges.objects_parked.read_from(lambda: self.parked)
         async with asyncio.TaskGroup() as group:
             for every_s, duty in (
                 (EVERY_S, self.learn),

@@ -26,7 +26,8 @@ class Observe(msgspec.Struct, frozen=True):
 
     `version` is in the provider's own clock, only ever compared within one object: unix seconds
     for Stripe, unix microseconds for every other provider. A fetch contains all that happened up
-    to `version`, and nothing from after `ceiling`; `number` was taken before it was asked for. A
+    to `version`, and nothing from after `ceiling`; `number` was taken before it was asked for.
+    Where the version is when the object changed, `floor` is up to when the fetch knows it. A
     hint's state is `UNOBSERVED`.
     """
 
@@ -38,6 +39,7 @@ class Observe(msgspec.Struct, frozen=True):
     after: ObjectState
     ceiling: int | None = None  # of a fetch
     number: int | None = None  # of a fetch
+    floor: int | None = None  # of a fetch
 
 
 class ImportRecord(msgspec.Struct, frozen=True):

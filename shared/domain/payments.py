@@ -8,12 +8,11 @@ an object is held while any open dispute joins it, and released by the same rule
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 import msgspec
 
-from shared.domain.register import Register
-from shared.domain.standings import ACCESS, Standing, standing_of
+from shared.domain.register import Seen
+from shared.domain.standings import ACCESS, Standing, families_of, standing_of
 from shared.domain.states import (
     ADVERSE_KINDS,
     CHARGE_KIND,
@@ -23,8 +22,10 @@ from shared.domain.states import (
     ORDER_KIND,
     REFUND_KIND,
     SESSION_KIND,
+    STATE_KIND,
     SUBSCRIPTION_KIND,
 )
+from shared.domain.summaries import missing
 
 #: Where the way from a payment ends: what it was paid for.
 _BOUGHT_KINDS = frozenset({SUBSCRIPTION_KIND, SESSION_KIND, ORDER_KIND})
@@ -33,7 +34,7 @@ _JOINTS = frozenset({INVOICE_KIND, CHARGE_KIND, SESSION_KIND, ORDER_KIND})
 #: They tell themselves how much of them was refunded.
 _TOLD_KINDS = frozenset({CHARGE_KIND, ORDER_KIND})
 #: Without one of these there are no circumstances, but for what one of those says was refunded.
-BEARING_KINDS = ADVERSE_KINDS | {CUSTOMER_KIND}
+BEARING_KINDS = ADVERSE_KINDS | {CUSTOMER_KIND, STATE_KIND}
 #: What a refund, dispute or warning must stand at to matter to others.
 SPEAKS_AGAINST = frozenset({Standing.CONTESTED, Standing.LOST, Standing.REFUNDED})
 
@@ -56,19 +57,6 @@ class Policy(msgspec.Struct, frozen=True):
 DEFAULT_POLICY = Policy()
 
 
-class Seen(NamedTuple):
-    """An object as far as payments concern it."""
-
-    kind: str
-    object_id: str
-    register: Register
-
-    @property
-    def name(self) -> str:
-        """As others refer to it."""
-        return f"{self.kind}/{self.object_id}"
-
-
 class Circumstances(msgspec.Struct, frozen=True):
     """
     What bears on an object besides its own state. Names are "kind/id".
@@ -76,6 +64,7 @@ class Circumstances(msgspec.Struct, frozen=True):
     `holds` are open disputes and warnings, `reversals` what took its payment back. `bought` is
     what a refund, dispute or warning leads to: empty where no payment is known yet. `is_lapsed`:
     the customer has subscriptions and none gives access. `customer_pays`: with a default method.
+    `is_missing`: a newer summary of the customer does not list the object.
     """
 
     holds: tuple[str, ...] = ()
@@ -83,6 +72,7 @@ class Circumstances(msgspec.Struct, frozen=True):
     bought: tuple[str, ...] = ()
     is_lapsed: bool = False
     customer_pays: bool = False
+    is_missing: bool = False
 
 
 NO_CIRCUMSTANCES = Circumstances()
@@ -93,9 +83,10 @@ def joints_of(kind: str, object_id: str, refs: Collection[str]) -> tuple[str, ..
     The ids by which an object joins others.
 
     A subscription is none: its invoices have its customer, under whose lock they are found. A
-    session is one by itself: a guest's, that cost nothing, has no other lock to stand under.
+    session is one by itself: a guest's, that cost nothing, has no other lock to stand under. What
+    a summary names it only lists.
     """
-    if not refs and kind not in _JOINTS:
+    if kind == STATE_KIND or (not refs and kind not in _JOINTS):
         return ()  # most objects, and often asked
     named = {ref for ref in refs if not ref.startswith(f"{SUBSCRIPTION_KIND}/")}
     if kind in _JOINTS:
@@ -134,6 +125,8 @@ def circumstances(
             if seen.kind in _BOUGHT_KINDS:
                 reversals[seen.name] = payments.reversals_of(seen, policy)
     lapsed = _is_lapsed(provider, objects, holds, reversals)
+    granting = families_of(provider).get(policy.grants_from, frozenset())
+    unlisted = missing(provider, granting, objects)
     return {
         seen.name: Circumstances(
             tuple(sorted(holds[seen.name])),
@@ -141,6 +134,7 @@ def circumstances(
             bought_with.get(seen.name, ()),
             lapsed,
             pays,
+            seen.name in unlisted,
         )
         for seen in objects
     }

@@ -19,7 +19,7 @@ says which is the newer: what is read from a replica may be late.
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -35,8 +35,9 @@ from shared.domain.standings import (
 from shared.domain.states import CUSTOMER_KIND, SESSION_KIND, UNOBSERVED, Item, ObjectState
 
 #: Why a fetch would help: the order is undecided; a hint says that the object changed; a list is
-#: known not to be whole; a purchase does not say what was bought.
-Want = Literal["order", "hint", "list", "line_items"]
+#: known not to be whole; a purchase does not say what was bought; a newer summary of the customer
+#: should list the object, and does not.
+Want = Literal["order", "hint", "list", "line_items", "missing"]
 
 #: The standings whose grants count from the beginning of their unbroken run.
 _COUNTED = frozenset({Standing.PAST_DUE, Standing.PAID})
@@ -57,6 +58,7 @@ class Observation(msgspec.Struct, frozen=True):
     state: ObjectState
     ceiling: int | None = None
     number: int | None = None
+    floor: int | None = None
 
 
 class Sighting(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -88,6 +90,7 @@ class Register(msgspec.Struct, frozen=True, omit_defaults=True):
     terminal: bool = False
     wants: Want | None = None
     referenced_since: int | None = None  # the first second in which it carried a reference
+    floor: int | None = None  # the newest of its fetches, where they have one beside the version
 
     @property
     def is_empty(self) -> bool:
@@ -98,6 +101,19 @@ class Register(msgspec.Struct, frozen=True, omit_defaults=True):
     def newest(self) -> ObjectState:
         """The newest state, whether its status is known or not."""
         return self.unknown if self.unknown is not None else self.sightings[0].state
+
+
+class Seen(NamedTuple):
+    """An object as those that it bears on see it."""
+
+    kind: str
+    object_id: str
+    register: Register
+
+    @property
+    def name(self) -> str:
+        """As others refer to it."""
+        return f"{self.kind}/{self.object_id}"
 
 
 #: Of an object whose only observation a replay took back: it gives nothing and waits for nothing.
@@ -114,7 +130,9 @@ def fold(provider: str, kind: str, observations: Iterable[Observation]) -> Regis
     hints = [seen for seen in everything if seen.shape == "hint"]
     fetch, timeline = _timeline(everything)
     if not timeline:
-        return Register(hints[-1].version, unknown=ObjectState(UNOBSERVED), wants="hint")
+        # Whose it is, is known: under that customer's lock it is seen from several lanes.
+        unobserved = ObjectState(UNOBSERVED, customer=hints[-1].state.customer)
+        return Register(hints[-1].version, unknown=unobserved, wants="hint")
     newest = max(seen.version for seen in timeline)
     referenced = [seen.version for seen in timeline if seen.state.reference is not None]
     referenced_since = min(referenced, default=None)
@@ -164,6 +182,7 @@ def fold(provider: str, kind: str, observations: Iterable[Observation]) -> Regis
         ambiguous=ambiguous,
         wants=_want(provider, kind, timeline[-1], unknown or ends[-1].state, ambiguous, hints),
         referenced_since=referenced_since,
+        floor=max((seen.floor for seen in everything if seen.floor is not None), default=None),
     )
 
 
@@ -258,8 +277,10 @@ def _want(
 ) -> Want | None:
     if ambiguous:
         return "order"
-    # What is newer than the hint's second contains it, and so does a fetch of that second.
-    covered_until = last.version if last.shape == "fetch" else last.version - 1
+    # What is newer than the hint's second contains it, and so does a fetch of that second, and
+    # what has the version that it hints at.
+    is_whole = last.shape == "fetch" or has_versions(provider)
+    covered_until = last.version if is_whole else last.version - 1
     if any(hint.version > covered_until for hint in hints):
         return "hint"
     standing = standing_of(provider, kind, state.status)

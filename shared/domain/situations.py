@@ -13,8 +13,8 @@ import msgspec
 
 from shared.domain.catalog import Catalog, Origin
 from shared.domain.keys import CustomerKey, JointKey, ObjectKey
-from shared.domain.payments import Circumstances, Seen, circumstances, joints_of
-from shared.domain.register import Register
+from shared.domain.payments import Circumstances, circumstances, joints_of
+from shared.domain.register import Register, Seen
 from shared.domain.verdicts import NO_ALIASES, Aliases, Links, Verdict, decide, links_of
 
 Thing = TypeVar("Thing")

@@ -70,6 +70,8 @@ ACCOUNT_KIND = "account"
 #: Polar's: what a customer was given, and all that a customer has.
 BENEFIT_GRANT_KIND = "benefit_grant"
 STATE_KIND = "customer_state"
+#: What is read of a customer whichever object of theirs is decided: all others depend on it.
+COMMON_KINDS = LINKING_KINDS | {STATE_KIND}
 #: Clerk's: who signs in, for whom, and what is paid for.
 USER_KIND = "user"
 ORGANIZATION_KIND = "organization"

@@ -15,8 +15,8 @@ import msgspec
 
 from shared.domain.catalog import Catalog, FeatureValue, Origin, Plan
 from shared.domain.entitlements import Grant, is_number
-from shared.domain.payments import NO_CIRCUMSTANCES, SPEAKS_AGAINST, Circumstances, Seen
-from shared.domain.register import Register, Sighting, Want
+from shared.domain.payments import NO_CIRCUMSTANCES, SPEAKS_AGAINST, Circumstances
+from shared.domain.register import Register, Seen, Sighting, Want
 from shared.domain.standings import ACCESS, Standing, standing_of
 from shared.domain.states import (
     ADVERSE_KINDS,
@@ -201,6 +201,8 @@ def _granting(
     around: Circumstances,
 ) -> Verdict:
     wants = register.wants or _line_items(kind, register, origin, catalog)
+    if around.is_missing:
+        wants = wants or "missing"
     withheld = around.reversals or around.holds
     if kind == SUMMARY_KIND and around.is_lapsed:
         # Stripe leaves entitlements in place where a trial ends in `paused`.

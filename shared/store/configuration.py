@@ -256,10 +256,15 @@ SELECT s.id, s.name, s.provider, s.livemode, s.tenant, s.settings, s.created_at,
         WHERE o.source_id = s.id AND o.wants IS NOT NULL) AS wanting,
        CASE WHEN b.open_until > now() THEN b.open_until END AS stopped_until,
        CASE WHEN b.open_until > now() THEN b.last_error ELSE f.error END AS fetch_error,
-       f.failing
+       f.failing,
+       (SELECT count(*) FROM objects AS o
+        WHERE o.source_id = s.id AND o.wants = 'missing') AS missing,
+       r.round, r.phase, r.begun_at, r.finished_at, r.looked_at, r.different, r.failed,
+       r.last_error AS reconcile_error
 FROM sources AS s
 LEFT JOIN source_keys AS k ON k.source_id = s.id
 LEFT JOIN fetch_budgets AS b ON b.source_id = s.id
+LEFT JOIN reconciliations AS r ON r.source_id = s.id
 CROSS JOIN LATERAL (
     SELECT count(*) AS failing,
            (array_agg(last_code || ': ' || last_error ORDER BY number DESC))[1] AS error
@@ -273,12 +278,31 @@ LIMIT $3
 
 
 @dataclass(frozen=True, slots=True)
+class ListedRound:
+    """
+    How far the reconciliation of a source is: `phase` is None between two rounds. The counts are
+    of customers, and of the round under way or else the last one.
+    """
+
+    round: int
+    phase: str | None
+    begun_at: datetime | None
+    finished_at: datetime | None
+    looked_at: int
+    different: int
+    failed: int
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class ListedSource:
     """
     A source for people: how many secrets it has, never one of them.
 
     `wanting` of its objects want to be fetched, `failing` of these were and could not be;
-    `stopped_until` is set while nothing is fetched, `fetch_error` says why it fails.
+    `stopped_until` is set while nothing is fetched, `fetch_error` says why it fails. `missing` of
+    them give access, and a newer summary of their customer does not list them. `reconciled` is
+    None where nobody ever began to.
     """
 
     name: str
@@ -296,6 +320,8 @@ class ListedSource:
     failing: int
     stopped_until: datetime | None
     fetch_error: str | None
+    missing: int
+    reconciled: ListedRound | None
 
 
 async def list_sources(
@@ -322,4 +348,19 @@ def _listed(row: Row) -> ListedSource:
         failing=row["failing"],
         stopped_until=row["stopped_until"],
         fetch_error=row["fetch_error"],
+        missing=row["missing"],
+        reconciled=_listed_round(row) if row["round"] is not None else None,
+    )
+
+
+def _listed_round(row: Row) -> ListedRound:
+    return ListedRound(
+        round=row["round"],
+        phase=row["phase"],
+        begun_at=row["begun_at"],
+        finished_at=row["finished_at"],
+        looked_at=row["looked_at"],
+        different=row["different"],
+        failed=row["failed"],
+        error=row["reconcile_error"],
     )

@@ -8,12 +8,12 @@ inserted as an event: into ledger, inbox and work, in one transaction with the c
 Lock order: a source's budget, then its fetches. A claim waits for neither.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from shared.db import Conn, Row
+from shared.db import Conn, Row, columns_of
 from shared.domain.events import Identity, received_at_of
 
 
@@ -51,6 +51,7 @@ class Claim:
     livemode: bool
     kind: str
     object_id: str
+    customer: str | None = None  # whose it is, as far as that is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,9 @@ NOTE_WANTING = """
 INSERT INTO fetches (object, source_id, due_at)
 SELECT o.id, o.source_id, now() + make_interval(secs => $3)
 FROM objects o
-WHERE o.wants IS NOT NULL AND o.source_id = ANY($1::smallint[]) AND o.kind = ANY($2::text[])
+JOIN unnest($1::smallint[], $2::text[]) AS asked (source_id, kind)
+  ON asked.source_id = o.source_id AND asked.kind = o.kind
+WHERE o.wants IS NOT NULL
   AND NOT EXISTS (SELECT FROM fetches f WHERE f.object = o.id)
 ORDER BY o.id
 LIMIT $4
@@ -80,10 +83,14 @@ ON CONFLICT (object) DO NOTHING
 
 
 async def note_wanting(
-    conn: Conn, source_ids: Sequence[int], kinds: Sequence[str], delay_s: float, limit: int
+    conn: Conn, kinds: Mapping[int, Iterable[str]], delay_s: float, limit: int
 ) -> None:
-    """A row for each object of these sources that wants to be fetched and has none yet."""
-    await conn.execute(NOTE_WANTING, list(source_ids), list(kinds), delay_s, limit)
+    """
+    A row for each object that wants to be fetched and has none yet, of the kinds that each of
+    these sources can be asked for.
+    """
+    asked = [(source_id, kind) for source_id, of in kinds.items() for kind in sorted(of)]
+    await conn.execute(NOTE_WANTING, *columns_of(asked, 2), delay_s, limit)
 
 
 # Not what is on its way: a second fetch of the object could begin beside it.
@@ -200,7 +207,8 @@ WITH due AS (
     FROM due WHERE f.object = due.object
     RETURNING f.object, f.number, f.attempts, f.answers
 )
-SELECT c.object, c.number, c.attempts, c.answers, o.account, o.livemode, o.kind, o.object_id
+SELECT c.object, c.number, c.attempts, c.answers, o.account, o.livemode, o.kind, o.object_id,
+       o.customer
 FROM claimed c JOIN objects o ON o.id = c.object
 ORDER BY c.number
 """
@@ -240,12 +248,12 @@ WITH fresh AS (
     FROM fresh
 )
 INSERT INTO work (tracking_id, received_at, lane, actor)
-SELECT tracking_id, $7, $11, 'system:fetch' FROM fresh
+SELECT tracking_id, $7, $11, $15 FROM fresh
 """
 
 
-async def insert_answer(conn: Conn, answer: AnswerEvent) -> None:
-    """Store an answer as an event of its source, by the actor `system:fetch`."""
+async def insert_answer(conn: Conn, answer: AnswerEvent, actor: str) -> None:
+    """Store an answer as an event of its source, by an actor like `system:fetch`."""
     identity = answer.identity
     await conn.execute(
         INSERT_ANSWER,
@@ -263,6 +271,7 @@ async def insert_answer(conn: Conn, answer: AnswerEvent) -> None:
         answer.headers,
         answer.body,
         answer.trace_context,
+        actor,
     )
 
 
@@ -307,6 +316,28 @@ async def give_back(conn: Conn, claims: Sequence[Claim]) -> None:
     await conn.execute(
         GIVE_BACK, [claim.object for claim in claims], [claim.number for claim in claims]
     )
+
+
+# Not whom only an answer told of: the key that it came with may be the wrong one.
+WITNESSES = """
+SELECT customer FROM (
+    SELECT o.customer, o.id FROM objects o
+    WHERE o.source_id = $1 AND o.account = '' AND o.livemode = $2 AND o.customer IS NOT NULL
+      AND EXISTS (SELECT FROM observations v
+                  WHERE v.object = o.id AND v.observation NOT LIKE 'fetch/%')
+    ORDER BY o.id DESC
+    LIMIT 10 * $3::int
+) AS latest
+GROUP BY customer
+ORDER BY max(id) DESC
+LIMIT $3
+"""
+
+
+async def witnesses(conn: Conn, source_id: int, livemode: bool, limit: int) -> list[str]:
+    """The latest customers of whom the provider itself has sent an event."""
+    rows = await conn.fetch(WITNESSES, source_id, livemode, limit)
+    return [row["customer"] for row in rows]
 
 
 COUNT_WANTING = """

@@ -15,7 +15,7 @@ from shared.db import Conn, Row, columns_of
 from shared.domain.keys import CustomerKey, JointKey, ObjectKey
 from shared.domain.payments import joints_of
 from shared.domain.register import Register, Want
-from shared.domain.states import LINKING_KINDS
+from shared.domain.states import COMMON_KINDS
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _decode_register = msgspec.json.Decoder(Register).decode
@@ -80,11 +80,11 @@ async def read_objects(
     others: Iterable[ObjectKey],
 ) -> list[StoredObject]:
     """
-    What the customers' objects say of their links and against each other; all objects of those
-    that are in `whole`; and those at `others`, wherever they belong.
+    What the customers' objects say of their links and against each other, and what sums them up;
+    all objects of those that are in `whole`; and those at `others`, wherever they belong.
     """
     asked = [(*customer, customer in whole) for customer in customers]
-    rows = await conn.fetch(OBJECTS_OF_CUSTOMERS, *columns_of(asked, 5), LINKING_KINDS)
+    rows = await conn.fetch(OBJECTS_OF_CUSTOMERS, *columns_of(asked, 5), COMMON_KINDS)
     found = {row["id"]: _stored_object(row) for row in rows}
     known = {stored.key for stored in found.values()}
     missing = [key for key in others if key not in known]

@@ -24,7 +24,8 @@ class NewObservation:
 
 
 READ_OBSERVATIONS = """
-SELECT object, observation, version, shape, before, after, state, ceiling, number, tracking_id
+SELECT object, observation, version, shape, before, after, state, ceiling, number, floor,
+       tracking_id
 FROM observations WHERE object = ANY($1::bigint[])
 """
 
@@ -36,10 +37,11 @@ async def read_observations(
     found: dict[int, dict[str, tuple[UUID, Observation]]] = {}
     for row in await conn.fetch(READ_OBSERVATIONS, list(objects)):
         (
-            object_row, name, version, shape, before, after, state, ceiling, number, tracking_id,
+            object_row, name, version, shape, before, after, state, ceiling, number, floor,
+            tracking_id,
         ) = row.values()  # fmt: skip
         seen = Observation(
-            name, version, shape, before, after, _decode_state(state), ceiling, number
+            name, version, shape, before, after, _decode_state(state), ceiling, number, floor
         )
         found.setdefault(object_row, {})[name] = (tracking_id, seen)
     return found
@@ -55,7 +57,7 @@ async def forget_observations(conn: Conn, tracking_ids: Sequence[UUID]) -> None:
 
 OBSERVATION_COLUMNS = (
     "object", "observation", "version", "shape", "before", "after", "state", "ceiling", "number",
-    "tracking_id",
+    "floor", "tracking_id",
 )  # fmt: skip
 
 
@@ -74,6 +76,7 @@ async def add_observations(
             encode_state(one.observation.state).decode(),
             one.observation.ceiling,
             one.observation.number,
+            one.observation.floor,
             one.tracking_id,
         )
         for one in new

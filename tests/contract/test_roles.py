@@ -26,7 +26,7 @@ READS_ALL_BUT_SECRETS = {
 }  # fmt: skip
 
 #: The sealed API keys, and what is fetched with them.
-FETCHING = {"fetch_budgets", "fetches", "source_keys"}
+FETCHING = {"fetch_budgets", "fetches", "reconciliations", "source_keys"}
 
 #: role → action → tables it may do that to, in part at least. Everything else is refused.
 MAY: dict[str, dict[str, set[str]]] = {
@@ -37,13 +37,15 @@ MAY: dict[str, dict[str, set[str]]] = {
     },
     "reader": {"SELECT": READS_ALL_BUT_SECRETS | {"tokens"}},
     "worker": {
-        "SELECT": READS_ALL_BUT_SECRETS | FETCHING | {"seals"},
+        "SELECT": READS_ALL_BUT_SECRETS | FETCHING | {"reconciled_customers", "seals"},
         "INSERT": {"attempts", "audit", "audit_content", "audit_heads", "conflicts", "customers",
                    "fetch_budgets", "fetches", "grants", "handlers", "inbox", "joints", "ledger",
-                   "messages", "objects", "observations", "outbox", "record_versions", "records",
-                   "sendings", "settlements", "tenants", "visits", "work"},
+                   "messages", "objects", "observations", "outbox", "reconciled_customers",
+                   "reconciliations", "record_versions", "records", "sendings", "settlements",
+                   "tenants", "visits", "work"},
         "UPDATE": {"audit_heads", "customers", "fetch_budgets", "fetches", "grants", "handlers",
-                   "joints", "lanes", "objects", "outbox", "records", "tenants", "visits", "work"},
+                   "joints", "lanes", "objects", "outbox", "reconciled_customers",
+                   "reconciliations", "records", "tenants", "visits", "work"},
         "DELETE": {"fetches", "grants", "observations", "outbox", "record_versions", "visits",
                    "work"},
     },

@@ -33,6 +33,7 @@ RUN_BY = {
     "shared.store.outbox": ("worker",),
     "shared.store.parked": ("worker", "operator"),
     "shared.store.partitions": ("worker", "operator"),
+    "shared.store.reconciliations": ("worker",),
     "shared.store.recorded": ("operator", "reader"),
     "shared.store.records": ("worker",),
     "shared.store.redeliveries": ("worker",),

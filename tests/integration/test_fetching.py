@@ -617,7 +617,8 @@ async def test_a_claim_whose_holder_died_is_taken_over_with_a_larger_number(
     await scene.want()
     fetching = scene.fetching()
     async with scene.stack.crew.db.transaction() as conn:
-        await fetches.note_wanting(conn, [scene.stack.sources["stripe"]], ["subscription"], -1, 9)
+        wanted = {scene.stack.sources["stripe"]: ["subscription"]}
+        await fetches.note_wanting(conn, wanted, -1, 9)
     async with scene.stack.crew.db.transaction() as conn:
         (dead,) = await fetches.claim(conn, scene.stack.sources["stripe"], 9, 60)
     await look(fetching, times=2)

@@ -420,8 +420,18 @@ class Shop:
 
     def _sum_up(self, buyer: Buyer) -> None:
         self.clock_us += 1
-        held = tuple(one.benefit for one in self.grants if one.buyer is buyer and one.is_granted)
-        state = payloads.customer_state(buyer.shown(), held)
+        held = (one for one in self.grants if one.buyer is buyer and one.is_granted)
+        active = (
+            one
+            for one in self.subscriptions
+            if one.buyer is buyer and one.status in ("active", "trialing")
+        )
+        state = payloads.customer_state(
+            buyer.shown(),
+            (),
+            tuple(one.shown() for one in active),
+            tuple(one.shown() for one in held),
+        )
         self._tell("customer.state_changed", state, f"state of {buyer.name}")
 
     def _delete(self, buyer: Buyer) -> None:

@@ -343,6 +343,7 @@ def customer_state(
     of: dict[str, Any] | None = None,
     benefits: tuple[str, ...] = ("sso",),
     subscriptions: tuple[dict[str, Any], ...] = (),
+    grants: tuple[dict[str, Any], ...] = (),
 ) -> dict[str, Any]:
     of = customer() if of is None else of
     shown = (
@@ -366,6 +367,24 @@ def customer_state(
                 "properties": {},
             }
             for number, name in enumerate(benefits)
+        ]
+        + [
+            {
+                **{
+                    key: one[key]
+                    for key in (
+                        "id",
+                        "created_at",
+                        "modified_at",
+                        "granted_at",
+                        "benefit_id",
+                        "properties",
+                    )
+                },
+                "benefit_type": "feature_flag",
+                "benefit_metadata": {},
+            }
+            for one in grants
         ],
         "active_meters": [],
     }

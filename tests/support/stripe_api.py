@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 PATHS = {
@@ -227,6 +227,9 @@ class StripeServer:
         }
 
 
+Server = TypeVar("Server", bound=StripeServer)
+
+
 def error(message: str, kind: str = "invalid_request_error", **more: Any) -> dict[str, Any]:
     """An error in Stripe's words."""
     return {"error": {"message": message, "type": kind, **more}}
@@ -235,7 +238,13 @@ def error(message: str, kind: str = "invalid_request_error", **more: Any) -> dic
 @asynccontextmanager
 async def stripe_api() -> AsyncIterator[StripeServer]:
     """A server on a free port of this machine, in this event loop."""
-    api = StripeServer()
+    async with serving(StripeServer()) as api:
+        yield api
+
+
+@asynccontextmanager
+async def serving(api: Server) -> AsyncIterator[Server]:
+    """The same, of what is given."""
     connections: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -288,7 +288,7 @@ def test_versions_are_exact_to_the_microsecond() -> None:
 
 def test_a_state_is_as_old_as_its_event() -> None:
     body = event("customer.state_changed", customer_state(), NOW_US + 5)
-    state, link = asked("customer.state_changed", body)
+    state, link, _ = asked("customer.state_changed", body)
     assert isinstance(state, Observe)
     assert isinstance(link, Observe)
     assert (state.kind, state.version) == ("customer_state", NOW_US + 5)
@@ -427,11 +427,28 @@ def test_an_answer_has_the_objects_own_version(kind: str, make: Any) -> None:
 
 
 def test_an_answer_without_a_version_lies_between_floor_and_ceiling() -> None:
-    state, link = fetched("customer_state", uuid_of("ada"), customer_state())
+    state, link, _ = fetched("customer_state", uuid_of("ada"), customer_state())
     assert isinstance(state, Observe)
     assert isinstance(link, Observe)
     assert (state.version, state.ceiling) == (100 * US, 102 * US)
     assert (link.kind, link.shape) == ("customer", "point")
+
+
+def test_what_a_state_lists_is_observed_with_its_own_version() -> None:
+    held = subscription(modified_us=NOW_US - 3)
+    granted = benefit_grant(modified_us=NOW_US - 2)
+    state = customer_state(benefits=(), subscriptions=(held,), grants=(granted,))
+    summed_up, _, hint, grant = fetched("customer_state", uuid_of("ada"), state)
+    assert isinstance(summed_up, Observe)
+    assert isinstance(hint, Observe)
+    assert isinstance(grant, Observe)
+    names = (f"benefit_grant/{granted['id']}", f"subscription/{held['id']}")
+    assert summed_up.after.refs == names
+    assert (hint.object_id, hint.version, hint.shape) == (held["id"], NOW_US - 3, "hint")
+    assert hint.after == ObjectState("unobserved", customer=uuid_of("ada"))
+    # As the grant's own events say it: of one version there is one state.
+    (own, *_) = asked("benefit_grant.created", event("benefit_grant.created", granted))
+    assert grant == own
 
 
 @pytest.mark.parametrize("kind", sorted({*OBSERVED.values()}))

@@ -18,7 +18,7 @@ from workers.cli.output import (
 if TYPE_CHECKING:
     from shared.db import Conn
     from shared.settings import Endpoints
-    from shared.store.configuration import ListedSource
+    from shared.store.configuration import ListedRound, ListedSource
 
 app = typer.Typer(help="Sources: where events come from.", no_args_is_help=True)
 
@@ -55,6 +55,7 @@ def list_command(
             "eventTypes": "event types",
             "apiKey": "api key",
             "fetches": "fetches",
+            "reconciliation": "reconciled",
             "secrets": "secrets",
             "tenant": "tenant",
         }
@@ -95,8 +96,27 @@ def _shown(source: "ListedSource", endpoints: "Endpoints") -> dict[str, Any]:
             "stoppedUntil": iso(source.stopped_until),
             "error": source.fetch_error,
         },
+        "missing": source.missing,
+        "reconciliation": _reconciliation(source.reconciled),
         "createdAt": iso(source.created_at),
         "removedAt": iso(source.removed_at),
+    }
+
+
+def _reconciliation(last: "ListedRound | None") -> dict[str, Any] | None:
+    from shared.store.paging import iso
+
+    if last is None:
+        return None
+    return {
+        "round": last.round,
+        "phase": last.phase,
+        "begunAt": iso(last.begun_at),
+        "finishedAt": iso(last.finished_at),
+        "customers": last.looked_at,
+        "different": last.different,
+        "failed": last.failed,
+        "error": last.error,
     }
 
 
@@ -106,11 +126,20 @@ def _in_a_line(item: dict[str, Any]) -> dict[str, Any]:
     words = [f"{fetches[name]} {name}" for name in ("wanting", "failing") if fetches[name]]
     if fetches["stoppedUntil"]:
         words.insert(0, "stopped")
-    return {**item, "eventTypes": len(item["eventTypes"]), "fetches": ", ".join(words)}
+    last = item["reconciliation"]
+    reconciled = last and (f"at {last['customers']}" if last["phase"] else last["finishedAt"])
+    return {
+        **item,
+        "eventTypes": len(item["eventTypes"]),
+        "fetches": ", ".join(words),
+        "reconciliation": reconciled,
+    }
 
 
 def _say_what_fails(item: dict[str, Any]) -> None:
-    fetches = item["fetches"]
+    fetches, last = item["fetches"], item["reconciliation"]
+    if last and last["error"]:
+        note(f"{item['name']}: reconciling fails: {plain(last['error'])}")
     if fetches["stoppedUntil"]:
         until = plain(fetches["stoppedUntil"])
         note(f"{item['name']}: nothing is fetched until {until}: {plain(fetches['error'])}")

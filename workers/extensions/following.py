@@ -20,7 +20,7 @@ from uuid import UUID
 
 import msgspec
 
-from shared import telemetry
+from shared import gauges
 from shared.db import Conn, is_platform_fault
 from shared.domain.commands import Bring
 from shared.domain.events import BROUGHT, OWN_PROVIDER, lane_number, new_tracking_id
@@ -55,7 +55,7 @@ class Following:
 
     async def run(self) -> None:
         """Follow until cancelled."""
-        telemetry.observe_handler_lag(lambda: self.lags_s)
+        gauges.handler_lag.read_from(lambda: self.lags_s)
         while True:
             try:
                 await self.turn()

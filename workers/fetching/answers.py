@@ -39,13 +39,14 @@ _LONGEST_ERROR = 300
 @dataclass(frozen=True, slots=True)
 class Answer:
     """
-    An object as the provider had it, with every list of it whole.
+    An object as the provider had it, with every list of it whole; None: it is not there.
 
     It contains all that happened up to `floor`, and nothing from after `ceiling`; both in unix
-    seconds of the provider's clock. `requests` is how many it took.
+    seconds of the provider's clock. `requests` is how many it took. That nothing is there is
+    believed only of a key that is proven: see `workers.fetching.asking.is_ours`.
     """
 
-    result: Mapping[str, Any]
+    result: Mapping[str, Any] | None
     floor: int
     ceiling: int
     requests: int

@@ -11,33 +11,28 @@ dies after a claim has lost it when it runs out; somebody else gets another numb
 import asyncio
 import logging
 import random
-import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import SpanKind
 
-from shared import telemetry
+from shared import gauges, telemetry
 from shared.db import Conn, is_platform_fault
-from shared.domain.events import Arrival, new_tracking_id
-from shared.providers.base import PayloadError
 from shared.sealing import KeyRing
 from shared.store import fetches
 from shared.store.fetches import AnswerEvent, Budget, Claim
 from workers.crew import Crew
-from workers.fetching import breaker, pacing
+from workers.fetching import breaker, budgets, pacing
 from workers.fetching.answers import (
     ANSWERED,
     FORBIDDEN,
     MODE_MISMATCH,
-    TIMEOUT,
-    UNFIT,
-    UNREADABLE,
+    NOT_FOUND,
     Answer,
     FetchFailed,
-    event_of,
 )
+from workers.fetching.asking import answer_event, ask, fields_of, is_ours
 from workers.fetching.pacing import Pace
 from workers.fetching.targets import Target, Targets
 
@@ -50,8 +45,6 @@ COUNT_EVERY_S = 15.0
 _CONNECTIONS = 2
 _NOTED_AT_ONCE = 1000
 _GIVE_BACK_WITHIN_S = 3.0
-
-Decide = Callable[[Budget, datetime], Budget]
 
 
 class Fetching:
@@ -72,7 +65,7 @@ class Fetching:
         self._crew = crew
         self._wake = wake
         self._pace = pace or Pace()
-        self._targets = Targets(keys, self._pace)
+        self.targets = Targets(keys, pace)
         self._connections = asyncio.Semaphore(_CONNECTIONS)
         self._running: dict[asyncio.Task[None], tuple[Target, Claim]] = {}
         self._note_at = self._count_at = float("-inf")  # in the loop's clock
@@ -80,7 +73,7 @@ class Fetching:
 
     async def run(self) -> None:
         """Fetch until cancelled; what is under way then is given back."""
-        telemetry.observe_wanting(lambda: self.wanting)
+        gauges.objects_wanting.read_from(lambda: self.wanting)
         try:
             while True:
                 is_busy = await self._guarded("look", self.turn())
@@ -92,9 +85,9 @@ class Fetching:
     async def turn(self) -> bool:
         """Begin what is due and may go; whether any was due. What was begun goes on by itself."""
         async with self._connections, self._crew.db.connection() as conn:
-            await self._targets.learn(conn, self._crew.surroundings)
+            await self.targets.learn(conn, self._crew.surroundings)
             await self._note(conn)
-            targets = self._targets.by_source
+            targets = self.targets.by_source
             versions = [target.key_version for target in targets.values()]
             due = await fetches.sources_with_due(conn, list(targets), versions)
         for source_id in due:
@@ -112,9 +105,10 @@ class Fetching:
         loop = asyncio.get_running_loop()
         begun_s = loop.time()
         if begun_s >= self._note_at:
-            sources, kinds = list(self._targets.by_source), sorted(self._targets.kinds)
-            settle_s = self._pace.settle_s
-            await fetches.note_wanting(conn, sources, kinds, settle_s, _NOTED_AT_ONCE)
+            kinds = {
+                source_id: target.api.kinds for source_id, target in self.targets.by_source.items()
+            }
+            await fetches.note_wanting(conn, kinds, self._pace.settle_s, _NOTED_AT_ONCE)
             await fetches.forget_satisfied(conn, _NOTED_AT_ONCE)
             # With 100,000 that wait this takes a second, and must not be all that Postgres does.
             self._note_at = begun_s + max(IDLE_S / 2, 10 * (loop.time() - begun_s))
@@ -142,25 +136,15 @@ class Fetching:
 
     async def _claim(self, conn: Conn, target: Target, limit: int) -> list[Claim]:
         """As many as may go now, and the budget without them."""
-        source_id = target.source.id
-        taken = await fetches.take_budget(conn, source_id)
+        taken = await budgets.take(conn, target)
         if taken is None:
             return []
         budget, now = taken
-        if target.key_version < budget.key_version:
-            return []  # a newer key is in use, and not known here yet
-        if target.key_version > budget.key_version:
-            budget = breaker.with_key(budget, target.key_version)
-            await fetches.start_afresh(conn, source_id)
-        budget = pacing.refill(budget, now, self._pace)
-        limit = min(limit, breaker.let_through(budget, now), int(budget.tokens))
+        limit = min(limit, budgets.allowed(budget, now))
         claims: list[Claim] = []
         if limit > 0:
-            claims = await fetches.claim(conn, source_id, limit, self._pace.claim_s)
-        budget = pacing.spend(budget, len(claims))
-        if claims and budget.open_until is not None:
-            budget = breaker.probing(budget, claims[0].number, now, self._pace.claim_s)
-        await fetches.save_budget(conn, source_id, budget)
+            claims = await fetches.claim(conn, target.source.id, limit, self._pace.claim_s)
+        await budgets.charge(conn, target, budget, now, [claim.number for claim in claims])
         return claims
 
     # Fetching -----------------------------------------------------------------------------------
@@ -173,8 +157,10 @@ class Fetching:
         span.set_attribute("sluice.fetch_number", claim.number)
         try:
             try:
-                answer = await self._ask(target, claim, deadline)
-                event = _event_of(answer, target, claim, span)
+                answer = await ask(target, claim, deadline)
+                if answer.result is None:
+                    await self._prove(target, deadline)
+                event = answer_event(answer, target, claim, telemetry.traceparent_of(span))
             except FetchFailed as failure:
                 await self._guarded("put off", self._put_off(target, claim, failure))
                 code = failure.code
@@ -186,22 +172,21 @@ class Fetching:
         finally:
             span.end()
 
-    async def _ask(self, target: Target, claim: Claim, deadline: float) -> Answer:
-        """Outside any transaction: the provider may take its time, Postgres' is not its to take."""
+    async def _prove(self, target: Target, deadline: float) -> None:
+        """
+        That something is not there is believed only of a key that is proven.
+
+        Raises:
+            FetchFailed: it is not.
+        """
         try:
-            async with asyncio.timeout_at(deadline):
-                return await target.api.get(
-                    claim.kind, claim.object_id, claim.account, claim.livemode
-                )
-        except TimeoutError:
-            text = f"no answer within {self._pace.within_s:g} s"
-            raise FetchFailed(TIMEOUT, text) from None
-        except FetchFailed:
-            raise
+            is_proven = await is_ours(self._crew.db.connection, target, deadline)
         except Exception as error:
-            # Ours, or a shape that nobody has seen yet: no reason to lose the object over it.
-            log.exception("an answer was not understood", extra=_fields(target, claim))
-            raise FetchFailed(UNREADABLE, repr(error)) from None
+            if not is_platform_fault(error):
+                raise
+            is_proven = False
+        if not is_proven:
+            raise FetchFailed(NOT_FOUND, "nor is any customer there of whom events told")
 
     async def _bring_in(
         self, target: Target, claim: Claim, answer: Answer, event: AnswerEvent
@@ -214,8 +199,8 @@ class Fetching:
             return breaker.answered(budget, claim.number, target.key_version)
 
         async with self._transaction() as conn:
-            await fetches.insert_answer(conn, event)
-            before, after = await _decided(conn, target, decide)
+            await fetches.insert_answer(conn, event, "system:fetch")
+            before, after = await budgets.decide(conn, target, decide)
             again_s = pacing.again_after_s(claim.answers + 1)
             await fetches.mark_answered(conn, claim, event.tracking_id, again_s)
         self._wake([event.lane])
@@ -229,7 +214,7 @@ class Fetching:
             return breaker.failed(budget, claim.number, target.key_version, failure, now)
 
         async with self._transaction() as conn:
-            before, after = await _decided(conn, target, decide)
+            before, after = await budgets.decide(conn, target, decide)
             # With another key in use by now, this says nothing of the object either.
             is_charged = pacing.is_charged(failure.code) and target.key_version == after.key_version
             attempts = claim.attempts + is_charged
@@ -242,7 +227,7 @@ class Fetching:
                 code=failure.code,
                 error=str(failure),
             )
-        fields = _fields(target, claim) | {"code": failure.code, "error": str(failure)}
+        fields = fields_of(target, claim) | {"code": failure.code, "error": str(failure)}
         level = logging.ERROR if failure.code in (FORBIDDEN, MODE_MISMATCH) else logging.WARNING
         log.log(level, "fetch failed", extra=fields)
         if after.open_until is not None and after.open_until != before.open_until:
@@ -265,7 +250,7 @@ class Fetching:
         await asyncio.gather(*self._running, return_exceptions=True)
         if claims:
             await self._guarded("give back", self._give_back(claims))
-        await self._targets.close()
+        await self.targets.close()
 
     async def _give_back(self, claims: list[Claim]) -> None:
         async with asyncio.timeout(_GIVE_BACK_WITHIN_S), self._transaction() as conn:
@@ -286,37 +271,3 @@ class Fetching:
             else:
                 log.exception("fetching failed", extra={"at": what})
             return False
-
-
-async def _decided(conn: Conn, target: Target, decide: Decide) -> tuple[Budget, Budget]:
-    """The budget before and after a decision, which is written."""
-    before, now = await fetches.await_budget(conn, target.source.id)
-    after = decide(before, now)
-    if after != before:
-        await fetches.save_budget(conn, target.source.id, after)
-    return before, after
-
-
-def _event_of(answer: Answer, target: Target, claim: Claim, span: Span) -> AnswerEvent:
-    event = event_of(
-        answer,
-        claim,
-        source_id=target.source.id,
-        lanes=target.source.lanes,
-        tracking_id=new_tracking_id(datetime.now(UTC), secrets.token_bytes(10)),
-        trace_context=telemetry.traceparent_of(span),
-    )
-    try:
-        # What could not be applied would leave the object wanting, and be fetched for ever.
-        target.provider.translate(Arrival(event.identity, event.body))
-    except PayloadError as error:
-        raise FetchFailed(UNFIT, str(error)) from None
-    return event
-
-
-def _fields(target: Target, claim: Claim) -> dict[str, object]:
-    return {
-        "source": target.source.name,
-        "object": f"{claim.kind}/{claim.object_id}",
-        "number": claim.number,
-    }

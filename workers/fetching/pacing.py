@@ -1,9 +1,11 @@
 """
 How fast a provider is asked, and when an object is asked about again. Pure.
 
-Stripe allows 100 requests a second in live mode, 25 in a sandbox and 25 for each endpoint; the
-application that pays has the same key and needs some of them.
-Source: docs.stripe.com/rate-limits (read 2026-11).
+Stripe allows 100 requests a second in live mode, 25 in a sandbox and 25 for each endpoint; Polar
+500 a minute for an organization, in its sandbox 100. The application that pays has the same
+account, and needs some of them: half of Polar's are left to it.
+Source: docs.stripe.com/rate-limits; polarsource/polar docs/api-reference/2026-10/introduction.mdx
+and server/polar/rate_limit.py (read 2026-11).
 """
 
 from dataclasses import dataclass, replace
@@ -38,6 +40,14 @@ class Pace:
     rate: float = 20.0
     burst: float = 20.0
     at_once: int = 8
+
+
+_PACES = {("polar", True): Pace(rate=4.0, burst=10.0), ("polar", False): Pace(rate=0.8, burst=4.0)}
+
+
+def pace_of(provider: str, livemode: bool) -> Pace:
+    """How fast a provider is asked in a mode."""
+    return _PACES.get((provider, livemode), Pace())
 
 
 def refill(budget: Budget, now: datetime, pace: Pace) -> Budget:

@@ -10,8 +10,6 @@ Source: docs.stripe.com/api, /api/pagination, /error-handling and the stripe SDK
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -30,10 +28,10 @@ from shared.domain.states import (
     SUMMARY_KIND,
     WARNING_KIND,
 )
+from shared.store.fetches import Claim
 from workers.fetching.answers import (
     FORBIDDEN,
     MODE_MISMATCH,
-    NO_DATE,
     NOT_FOUND,
     RATE_LIMITED,
     REFUSED,
@@ -45,6 +43,7 @@ from workers.fetching.answers import (
     Answer,
     FetchFailed,
 )
+from workers.fetching.api import date_of, wait_asked_for_s
 
 PROVIDER = "stripe"
 API_VERSION = "2026-10-28.endive"
@@ -88,6 +87,8 @@ class Connections:
 class StripeApi:
     """One API key, and what it can ask for. `base` is None for Stripe's own address."""
 
+    kinds = KINDS
+
     def __init__(self, key: str, base: str | None, connections: Connections) -> None:
         self._key = key
         self._client = stripe.StripeClient(
@@ -98,18 +99,18 @@ class StripeApi:
             http_client=connections.http,
         )
 
-    async def get(self, kind: str, object_id: str, account: str, livemode: bool) -> Answer:
+    async def get(self, claim: Claim) -> Answer:
         """
-        The object, of the connected account `account` unless that is "".
+        The object, of the claim's connected account unless that is "".
 
         Raises:
             FetchFailed: there is no answer, or not one about this object.
         """
-        calls = _Calls(self._request, account, livemode)
-        if kind == SUMMARY_KIND:
-            result = await _summary(calls, object_id)
+        calls = _Calls(self._request, claim.account, claim.livemode)
+        if claim.kind == SUMMARY_KIND:
+            result = await _summary(calls, claim.object_id)
         else:
-            result = await _object(calls, kind, object_id)
+            result = await _object(calls, claim.kind, claim.object_id)
         return calls.answer(result)
 
     async def _request(
@@ -146,7 +147,7 @@ class _Calls:
         response = await self._request(path, params, self._account)
         elapsed_s = time.monotonic() - begun_s
         self._requests += 1
-        date = _date_of(response)
+        date = date_of(response.headers)
         if self._floor is None:
             self._floor = date - math.ceil(elapsed_s) - 1
         self._ceiling = date
@@ -225,16 +226,6 @@ def _has_id(content: object) -> bool:
     return isinstance(content, dict) and isinstance(content.get("id"), str)
 
 
-def _date_of(response: stripe.StripeResponse) -> int:
-    """The moment at which the provider answered, in its own clock and unix seconds."""
-    try:
-        date = parsedate_to_datetime(response.headers["date"])
-    except (KeyError, ValueError):
-        # What it contains, and what not, can be told by nothing else.
-        raise FetchFailed(NO_DATE, "the answer has no Date") from None
-    return int((date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp())
-
-
 def _failure(error: stripe.StripeError, key: str) -> FetchFailed:
     if isinstance(error, stripe.APIConnectionError):
         cause = error.__cause__
@@ -242,7 +233,7 @@ def _failure(error: stripe.StripeError, key: str) -> FetchFailed:
         said = f"{type(cause).__name__}: {cause}"
         return FetchFailed(code, said.replace(key, "…"))
     said = (error.user_message or str(error)).replace(key, "…")
-    return FetchFailed(_code_of(error), said, _retry_after_s(error))
+    return FetchFailed(_code_of(error), said, wait_asked_for_s(error.headers or {}))
 
 
 def _code_of(error: stripe.StripeError) -> str:
@@ -257,11 +248,3 @@ def _code_of(error: stripe.StripeError) -> str:
         return SERVER_ERROR
     # A redirect, or a body that is no JSON: whoever answered, it was not the API.
     return REFUSED if 400 <= status < 500 else UNREADABLE
-
-
-def _retry_after_s(error: stripe.StripeError) -> float | None:
-    try:
-        seconds = float((error.headers or {})["retry-after"])
-    except (KeyError, ValueError):
-        return None
-    return seconds if 0 <= seconds < math.inf else None

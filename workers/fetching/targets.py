@@ -1,8 +1,8 @@
 """Which sources can be asked, and with which key."""
 
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from shared.db import Conn
 from shared.providers.base import Provider
@@ -10,39 +10,46 @@ from shared.sealing import API_KEY_SLOT, KeyRing, SealingError
 from shared.store import fetches, source_keys
 from shared.store.source_keys import SourceKey
 from shared.store.source_rows import SourceRow
-from workers.fetching.pacing import Pace
+from workers.fetching.api import Api
+from workers.fetching.pacing import Pace, pace_of
 from workers.surroundings import Surroundings, UnknownSource
-
-if TYPE_CHECKING:
-    from workers.fetching.stripe import Connections, StripeApi
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Target:
-    """A source that can be asked. `key_version` tells its keys apart: a newer one is larger."""
+    """
+    A source that can be asked. `key_version` tells its keys apart: a newer one is larger.
+    `is_proven`: the key has been seen to be of those who send the source's events.
+    """
 
     source: SourceRow
     provider: Provider
     key_version: int
-    api: "StripeApi"
+    api: Api
+    pace: Pace
+    is_proven: bool = False
+
+
+Opens = Callable[[SourceRow, str, str | None], Api]
 
 
 class Targets:
     """
     The targets of one process, learned anew when the configuration's version changes.
 
-    `keys` is None in a process without SLUICE_SECRET_KEY, which can ask nobody.
+    `keys` is None in a process without SLUICE_SECRET_KEY, which can ask nobody. Unless `pace` is
+    given, each provider has its own.
     """
 
-    def __init__(self, keys: KeyRing | None, pace: Pace) -> None:
+    def __init__(self, keys: KeyRing | None, pace: Pace | None) -> None:
         self._keys = keys
         self._pace = pace
-        self._connections: Connections | None = None
+        self._opens: dict[str, Opens] = {}
+        self._closing: list[Callable[[], Awaitable[None]]] = []
         self._version = -1
         self.by_source: dict[int, Target] = {}
-        self.kinds: frozenset[str] = frozenset()
 
     async def learn(self, conn: Conn, surroundings: Surroundings) -> None:
         """Read the keys if the configuration's version is another one than before."""
@@ -68,14 +75,13 @@ class Targets:
 
     async def close(self) -> None:
         """Close the connections to providers."""
-        if self._connections is not None:
-            await self._connections.close()
+        for close in self._closing:
+            await close()
 
     def _target(self, source: SourceRow, provider: Provider, key: SourceKey) -> Target | None:
-        # The SDK takes a quarter of a second to import, and most workers never need it.
-        from workers.fetching import stripe
-
-        if source.provider != stripe.PROVIDER:
+        pace = self._pace or pace_of(source.provider, source.livemode is not False)
+        opens = self._opening(source.provider, pace.within_s)
+        if opens is None:
             log.error("nothing can be fetched from this provider", extra={"source": source.name})
             return None
         if self._keys is None:
@@ -95,8 +101,25 @@ class Targets:
         except SealingError as error:
             log.error("nothing is fetched", extra={"source": source.name, "error": str(error)})
             return None
-        if self._connections is None:
-            self._connections = stripe.Connections(self._pace.within_s)
-        self.kinds = stripe.KINDS
-        api = stripe.StripeApi(plaintext, key.api_base, self._connections)
-        return Target(source, provider, key.version, api)
+        api = opens(source, plaintext, key.api_base)
+        return Target(source, provider, key.version, api, pace)
+
+    def _opening(self, provider: str, timeout_s: float) -> Opens | None:
+        """How an API of the provider is opened, over the connections that its sources share."""
+        if provider not in self._opens:
+            # An SDK takes a quarter of a second to import, and most workers never need it.
+            if provider == "stripe":
+                from workers.fetching import stripe
+
+                of_stripe = stripe.Connections(timeout_s)
+                self._closing.append(of_stripe.close)
+                self._opens[provider] = lambda _, key, base: stripe.StripeApi(key, base, of_stripe)
+            elif provider == "polar":
+                from workers.fetching import polar
+
+                of_polar = polar.Connections(timeout_s)
+                self._closing.append(of_polar.close)
+                self._opens[provider] = lambda source, key, base: polar.PolarApi(
+                    key, base or polar.base_of(source.livemode is not False), of_polar
+                )
+        return self._opens.get(provider)

@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from opentelemetry.trace import SpanKind
 
-from shared import telemetry
+from shared import gauges, telemetry
 from shared.db import Conn, is_platform_fault
 from shared.domain.outcomes import ATTEMPTS_EXHAUSTED, PROCESS_DIED, UNREADABLE
 from shared.plugin import Handler, Outgoing, Permanent
@@ -101,11 +101,13 @@ class Sending:
 
     async def run(self) -> None:
         """Send until cancelled; what is under way then is given back."""
-        telemetry.observe_outbox(
-            lambda: {name: one.messages for name, one in self.unsent.items()},
-            lambda: {name: one.oldest_s for name, one in self.unsent.items()},
-            lambda: self.dead,
+        gauges.outbox_unsent.read_from(
+            lambda: {name: one.messages for name, one in self.unsent.items()}
         )
+        gauges.outbox_oldest_unsent.read_from(
+            lambda: {name: one.oldest_s for name, one in self.unsent.items()}
+        )
+        gauges.outbox_dead.read_from(lambda: self.dead)
         try:
             while True:
                 self._freed.clear()

@@ -25,6 +25,7 @@ _WANTS = {
     "hint": "it has changed since, and its new state is not known yet",
     "list": "the list of its items has not come whole",
     "line_items": "what was bought is not known yet",
+    "missing": "a newer list of what its customer has does not name it, and why is not known yet",
 }
 
 

@@ -2,12 +2,14 @@
 What each type of event asks for.
 
 An event carries its object whole, as it was when the event was made, and with it the customer.
-Their version is `modified_at`, in microseconds since 1970; it is null until the first change,
-and then `created_at` says the same. The object and the customer are observed each with its own
+Their version is `modified_at`, in microseconds since 1970; it is null until the first change, and
+then `created_at` says the same. The object and the customer are observed each with its own
 version, so that a customer's link is as new as the newest event that shows the customer, and an
 old event that shows a customer without one cannot unlink. A customer's state has no version: the
-event's `timestamp` is when it was summed up. Types say nothing that the object does not say
-better: `subscription.canceled` is of an active subscription that will end.
+event's `timestamp` is when it was summed up. The benefit grants that a state lists are observed as
+well, each with its own version, and its subscriptions hinted at; what gives access and is not
+among its `refs`, is asked for. Types say nothing that the object does not say better:
+`subscription.canceled` is of an active subscription that will end.
 
 A fetch's answer (`sluice.fetched`) has in `result` what the API's GET of the object gave, as it
 came, or null where the API says that there is no such object (404):
@@ -21,10 +23,11 @@ came, or null where the API says that there is no such object (404):
     customer_state  /v1/customers/{id}/state     floor to ceiling, in µs; `id` is the customer's
     any, null       404                          floor to ceiling, in µs, status "deleted"
 
-`floor` and `ceiling` are unix seconds of the provider's clock. The fold places a fetch after the
-snapshots of its version: so of several snapshots with one `modified_at` and different contents,
-which are ambiguous, it is what the fetch says that holds, and a snapshot with a newer
-`modified_at` replaces it. The customer inside an answer is observed as in an event.
+`floor` and `ceiling` are unix seconds of the provider's clock; the floor is observed beside the
+version, since a fetch knows an object until then, however long ago it changed. The fold places a
+fetch after the snapshots of its version: so of several snapshots with one `modified_at` and
+different contents, which are ambiguous, it is what the fetch says that holds, and a snapshot with
+a newer `modified_at` replaces it. The customer inside an answer is observed as in an event.
 Source: polarsource/polar, `docs/integrate/webhooks/events.mdx`, `server/polar/refund/service.py`,
 `server/polar/webhook/service.py`, `docs/openapi`, and polar-sdk 1.0.2 (read 2026-11).
 """
@@ -44,6 +47,7 @@ from shared.domain.states import (
     REFUND_KIND,
     STATE_KIND,
     SUBSCRIPTION_KIND,
+    UNOBSERVED,
     ObjectState,
 )
 from shared.providers.base import PayloadError
@@ -181,7 +185,27 @@ def _commands(event_type: str, body: bytes) -> Sequence[Command]:
             raise PayloadError("no `timestamp`, and nothing else tells when this was so")
         version = microseconds(event.timestamp)
     observed = _observe(kind, content.id, version, "point", content.state())
-    return (observed, *_customer_of(content))
+    return (observed, *_customer_of(content), *_listed_in(content))
+
+
+def _listed_in(content: _Model) -> Sequence[Command]:
+    """
+    What a customer's state lists, each with its own version. Of a subscription it leaves out what
+    decides when it ends: that there is one of this version is no more than a hint.
+    """
+    if not isinstance(content, CustomerState):
+        return ()
+    unobserved = ObjectState(UNOBSERVED, customer=content.id)
+    return [
+        *(
+            _observe(SUBSCRIPTION_KIND, one.id, one.version, "hint", unobserved)
+            for one in content.active_subscriptions
+        ),
+        *(
+            _observe(BENEFIT_GRANT_KIND, one.id, one.version, "point", one.state())
+            for one in content.grants()
+        ),
+    ]
 
 
 def _customer_of(content: _Model) -> Sequence[Command]:
@@ -232,9 +256,12 @@ def _answer(body: bytes) -> Sequence[Command]:
         is_summed_up = fetched.kind == STATE_KIND
         span = (asked_from, asked_until) if is_summed_up else (content.version,) * 2
     observed = _observe(
-        fetched.kind, fetched.id, span[0], "fetch", state, ceiling=span[1], number=fetched.number
-    )
-    return (observed, *(_customer_of(content) if content is not None else ()))
+        fetched.kind, fetched.id, span[0], "fetch", state, ceiling=span[1], number=fetched.number,
+        floor=asked_from,
+    )  # fmt: skip
+    if content is None:
+        return (observed,)
+    return (observed, *_customer_of(content), *_listed_in(content))
 
 
 def _observe(
@@ -246,8 +273,9 @@ def _observe(
     *,
     ceiling: int | None = None,
     number: int | None = None,
+    floor: int | None = None,
 ) -> Observe:
     for name, text in (("id", object_id), ("status", state.status), ("customer", state.customer)):
         if text is not None and not is_storable(text):
             raise PayloadError(f"the object's {name} is empty, too long or holds a NUL")
-    return Observe(kind, object_id, version, shape, None, state, ceiling, number)
+    return Observe(kind, object_id, version, shape, None, state, ceiling, number, floor)

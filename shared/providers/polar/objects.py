@@ -9,14 +9,20 @@ Source: polarsource/polar, `docs/openapi/2026-10.openapi.json`, `server/polar/mo
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import msgspec
 
 from shared.domain.events import is_storable
-from shared.domain.states import ORDER_KIND, Item, ObjectState
+from shared.domain.states import (
+    BENEFIT_GRANT_KIND,
+    ORDER_KIND,
+    SUBSCRIPTION_KIND,
+    Item,
+    ObjectState,
+)
 from shared.providers.polar.receipt import in_utc
 
 #: The key of the metadata that Sluice reads.
@@ -39,7 +45,9 @@ def microseconds(moment: datetime) -> int:
     return (in_utc(moment) - _EPOCH) // timedelta(microseconds=1)
 
 
-class _Versioned(msgspec.Struct, kw_only=True):
+class Versioned(msgspec.Struct, kw_only=True):
+    """An object, and since when it is as it is."""
+
     id: str
     created_at: datetime
     modified_at: datetime | None = None
@@ -50,7 +58,7 @@ class _Versioned(msgspec.Struct, kw_only=True):
         return microseconds(self.modified_at or self.created_at)
 
 
-class Customer(_Versioned, kw_only=True):
+class Customer(Versioned, kw_only=True):
     """
     Somebody who buys. Its external id is the shop's own for it, can be set once, later than the
     first purchase too, and is taken away when the customer is deleted.
@@ -73,7 +81,7 @@ class Customer(_Versioned, kw_only=True):
         return ObjectState(DELETED, customer=self.id, tenant=named or former)
 
 
-class Subscription(_Versioned, kw_only=True):
+class Subscription(Versioned, kw_only=True):
     """
     To one product, of one customer. A cancellation or a pause at the end of the period leaves its
     status as it is until then.
@@ -112,7 +120,7 @@ class Subscription(_Versioned, kw_only=True):
         return min((_seconds_of(end) for end in ends if end is not None), default=None)
 
 
-class Order(_Versioned, kw_only=True):
+class Order(Versioned, kw_only=True):
     """
     A purchase, or a period of a subscription. Access to the latter follows the subscription: the
     order sells nothing by itself, and what becomes of it ends nothing.
@@ -150,7 +158,7 @@ class Order(_Versioned, kw_only=True):
         return self.subscription_id is None and self.billing_reason == "purchase"
 
 
-class Refund(_Versioned, kw_only=True):
+class Refund(Versioned, kw_only=True):
     """
     Of an order, whole or in part. Polar takes the benefits of a purchase back where the refund
     says so, when it is made, whatever its amount; never those of a subscription.
@@ -174,7 +182,7 @@ class Refund(_Versioned, kw_only=True):
         )
 
 
-class BenefitGrant(_Versioned, kw_only=True):
+class BenefitGrant(Versioned, kw_only=True):
     """A benefit that one subscription or order gives a customer, or one of its members."""
 
     customer_id: str
@@ -191,18 +199,23 @@ class BenefitGrant(_Versioned, kw_only=True):
         )
 
 
-class _Granted(msgspec.Struct):
-    benefit_id: str
+class ListedGrant(BenefitGrant, kw_only=True):
+    """As a customer's state lists it: granted, and without what the state says."""
+
+    customer_id: str = ""
+    is_granted: bool = True
+    is_revoked: bool = False
 
 
 class CustomerState(Customer, kw_only=True):
     """
-    All the benefits that a customer has, whatever gives them; `id` is the customer's. Its active
-    subscriptions are there as well, and give nothing here: what they give are these benefits.
+    All the benefits that a customer has, whatever gives them, and all active subscriptions; `id`
+    is the customer's. Of itself it gives the benefits: they are what the subscriptions give.
     Whose it is, the customer says: its metadata may change, and its state stay the same.
     """
 
-    granted_benefits: list[_Granted]
+    granted_benefits: list[ListedGrant]
+    active_subscriptions: list[Versioned] = []
 
     def state(self) -> ObjectState:
         """Its state now: a benefit that is given twice has the quantity 2."""
@@ -211,7 +224,20 @@ class CustomerState(Customer, kw_only=True):
             status="current" if self.deleted_at is None else DELETED,
             customer=self.id,
             items=tuple(Item(_refs(benefit), times) for benefit, times in sorted(given.items())),
+            refs=tuple(sorted(self._listed())),
         )
+
+    def grants(self) -> Sequence[ListedGrant]:
+        """The grants that it lists, each with whose it is."""
+        return [
+            msgspec.structs.replace(grant, customer_id=self.id) for grant in self.granted_benefits
+        ]
+
+    def _listed(self) -> Iterator[str]:
+        for subscription in self.active_subscriptions:
+            yield f"{SUBSCRIPTION_KIND}/{subscription.id}"
+        for grant in self.granted_benefits:
+            yield f"{BENEFIT_GRANT_KIND}/{grant.id}"
 
 
 def _refs(name: str) -> tuple[str, ...]:

@@ -1,0 +1,59 @@
+"""
+A source's budget, in Postgres: taken before its provider is asked, and told what came of it.
+
+Lock order: the budget comes before everything that is claimed with it.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from shared.db import Conn
+from shared.store import fetches, reconciliations
+from shared.store.fetches import Budget
+from workers.fetching import breaker, pacing
+from workers.fetching.targets import Target
+
+Decide = Callable[[Budget, datetime], Budget]
+
+
+async def take(conn: Conn, target: Target) -> tuple[Budget, datetime] | None:
+    """
+    Lock the budget and fill its bucket; with the moment of it.
+
+    None where somebody else is at it, or asks with a newer key that is not known here yet.
+    """
+    taken = await fetches.take_budget(conn, target.source.id)
+    if taken is None:
+        return None
+    budget, now = taken
+    if target.key_version < budget.key_version:
+        return None
+    if target.key_version > budget.key_version:
+        budget = breaker.with_key(budget, target.key_version)
+        await fetches.start_afresh(conn, target.source.id)
+        await reconciliations.start_round_afresh(conn, target.source.id)
+    return pacing.refill(budget, now, target.pace), now
+
+
+def allowed(budget: Budget, now: datetime, reserve: float = 0.0) -> int:
+    """How many may ask now, if as many requests as `reserve` are to be left for others."""
+    return max(min(breaker.let_through(budget, now), int(budget.tokens - reserve)), 0)
+
+
+async def charge(
+    conn: Conn, target: Target, budget: Budget, now: datetime, numbers: Sequence[int]
+) -> None:
+    """Write the budget without what the claims with these numbers are going to ask."""
+    budget = pacing.spend(budget, len(numbers))
+    if numbers and budget.open_until is not None:
+        budget = breaker.probing(budget, numbers[0], now, target.pace.claim_s)
+    await fetches.save_budget(conn, target.source.id, budget)
+
+
+async def decide(conn: Conn, target: Target, what: Decide) -> tuple[Budget, Budget]:
+    """The budget before and after a decision, which is written."""
+    before, now = await fetches.await_budget(conn, target.source.id)
+    after = what(before, now)
+    if after != before:
+        await fetches.save_budget(conn, target.source.id, after)
+    return before, after
