@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from shared import db, telemetry
 from tests.support.stack import Stack
 from tests.support.stripe_events import NOW_S, event, subscription
+from workers.marks import marked
 from workers.process import apply_alone, visit
 
 HOLD_CUSTOMER = "SELECT FROM customers WHERE customer = 'cus_1' FOR UPDATE"
@@ -35,7 +36,8 @@ async def in_batches(stack: Stack) -> None:
 
 async def one_by_one(stack: Stack) -> None:
     for row in await stack.fetch("SELECT lane, id FROM work ORDER BY id"):
-        await apply_alone(stack.crew, row["lane"], row["id"])
+        async with marked(stack.crew, row["lane"]) as mark:
+            await apply_alone(stack.crew, row["lane"], row["id"], mark)
 
 
 @pytest.mark.parametrize("apply", [in_batches, one_by_one])
