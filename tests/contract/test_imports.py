@@ -13,7 +13,9 @@ ROOT = Path(__file__).parents[2]
 PLANTED = {
     "two-processes": ["gateway.app -> workers.process", "workers.sweep -> gateway.app",
                       "shared.db -> workers.crew"],
-    "shared-layers": ["shared.store.work -> shared.queue", "shared.domain.events -> shared.db"],
+    "nobody-needs-the-kit": ["workers.process -> shared.conformance.suite"],
+    "tests-stay-tests": ["shared.db -> pytest", "workers.sweep -> coverage"],
+    "shared-layers": ["shared.plugin -> shared.conformance", "shared.store.work -> shared.queue", "shared.domain.events -> shared.db"],
     "domain-layers": ["shared.domain.states -> shared.domain.entitlements"],
     "worker-layers": ["workers.entitle -> workers.process",
                       "workers.handlers.scope -> workers.sweep"],
