@@ -14,13 +14,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from shared.conformance.fixtures import Fixture as Fixture
+    from shared.conformance.fixtures import read_fixtures as read_fixtures
+    from shared.conformance.handling import Bench as Bench
+    from shared.conformance.handling import made_event as made_event
+    from shared.conformance.receiving import Receiver as Receiver
+    from shared.conformance.receiving import receiving as receiving
     from shared.conformance.suite import ProviderConformance as ProviderConformance
-
-__all__ = ["ProviderConformance"]
+    from shared.conformance.surviving import KillSurvival as KillSurvival
 
 _HOMES = {
+    "Bench": "handling",
+    "Fixture": "fixtures",
+    "KillSurvival": "surviving",
     "ProviderConformance": "suite",
+    "Receiver": "receiving",
+    "made_event": "handling",
+    "read_fixtures": "fixtures",
+    "receiving": "receiving",
 }
+__all__ = list(_HOMES)  # noqa: PLE0605 - one list of them
 
 
 def __getattr__(name: str) -> Any:
