@@ -59,6 +59,7 @@ class Settings(BaseSettings):
     retry_base_s: float = Field(default=2.0, gt=0)
     retry_cap_s: float = Field(default=3600.0, gt=0)
     hang_after_s: float = Field(default=10.0, gt=0)
+    send_timeout_s: float = Field(default=30.0, ge=1, le=600, description="a lease is twice that")
 
     @field_validator("port", "admin_port", mode="before")
     @classmethod

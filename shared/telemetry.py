@@ -194,6 +194,7 @@ _conflicts = _Counter(
 )
 _attempts = _Counter("sluice_attempts_failed", "Failed attempts by their code.", "source", "code")
 _fetches = _Counter("sluice_fetches", "Fetches by what became of them.", "source", "code")
+_sent = _Counter("sluice_outbox_sendings", "Attempts to send, by outcome.", "handler", "outcome")
 _batch = _meter.create_histogram(
     "sluice_worker_batch_events",
     description="Events applied in one transaction.",
@@ -259,6 +260,11 @@ def fetched(source: str, code: str) -> None:
     _fetches.add(1, source, code)
 
 
+def sent(handler: str, outcome: str) -> None:
+    """An attempt to send a message ended: "sent", "failed", "dead", or "lost" with its lease."""
+    _sent.add(1, handler, outcome)
+
+
 def batch(events: int) -> None:
     """A worker applied so many events in one transaction."""
     _batch.record(events)
@@ -277,6 +283,8 @@ def turned(seconds: float) -> None:
 _oldest: list[Callable[[], Mapping[str, float]]] = []
 _parked: list[Callable[[], Mapping[tuple[str, str], int]]] = []
 _wanting: list[Callable[[], Mapping[str, int]]] = []
+_unsent: list[Callable[[], Mapping[str, tuple[int, float]]]] = []
+_dead_messages: list[Callable[[], Mapping[str, int]]] = []
 _build: list[str] = []
 
 
@@ -312,6 +320,32 @@ def _read_wanting(_: CallbackOptions) -> Iterable[Observation]:
     return [Observation(count, {"source": source}) for source, count in counts.items()]
 
 
+def observe_outbox(
+    unsent: Callable[[], Mapping[str, tuple[int, float]]], dead: Callable[[], Mapping[str, int]]
+) -> None:
+    """
+    Where the messages that are not sent are read from, by handler: how many, and the age of the
+    oldest in seconds; and how many are dead. As above.
+    """
+    _unsent[:] = [unsent]
+    _dead_messages[:] = [dead]
+
+
+def _read_unsent(_: CallbackOptions) -> Iterable[Observation]:
+    found = _unsent[0]() if _unsent else {}
+    return [Observation(count, {"handler": name}) for name, (count, _) in found.items()]
+
+
+def _read_oldest_unsent(_: CallbackOptions) -> Iterable[Observation]:
+    found = _unsent[0]() if _unsent else {}
+    return [Observation(age, {"handler": name}) for name, (_, age) in found.items()]
+
+
+def _read_dead_messages(_: CallbackOptions) -> Iterable[Observation]:
+    counts = _dead_messages[0]() if _dead_messages else {}
+    return [Observation(count, {"handler": name}) for name, count in counts.items()]
+
+
 def _read_oldest(_: CallbackOptions) -> Iterable[Observation]:
     ages = _oldest[0]() if _oldest else {}
     return [Observation(age, {"source": source}) for source, age in ages.items()]
@@ -334,6 +368,20 @@ _meter.create_observable_gauge(
 )
 _meter.create_observable_gauge(
     "sluice_objects_wanting", [_read_wanting], description="Objects that want to be fetched."
+)
+_meter.create_observable_gauge(
+    "sluice_outbox_unsent", [_read_unsent], description="Messages that are neither sent nor dead."
+)
+_meter.create_observable_gauge(
+    "sluice_outbox_oldest_unsent",
+    [_read_oldest_unsent],
+    unit="s",
+    description="Age of the oldest message that is neither sent nor dead.",
+)
+_meter.create_observable_gauge(
+    "sluice_outbox_dead",
+    [_read_dead_messages],
+    description="Dead messages that nobody has retried or dropped.",
 )
 _meter.create_observable_gauge(
     "sluice_build_info", [_read_build], description="Always 1; the labels say what runs."

@@ -1,6 +1,6 @@
 """
-A worker process: arq for wake-ups, rounds for the lanes, fetching for what they lack, a sweep for
-everything else.
+A worker process: arq for wake-ups, rounds for the lanes, fetching for what they lack, sending for
+what they have to say, a sweep for everything else.
 
 arq runs under our own supervision and with our own pool: it exits with the first connection that
 Redis refuses, and hangs with a Redis that hangs. Its one job does nothing but wake lanes, so no
@@ -21,9 +21,11 @@ from shared.queue import DRAIN, QUEUE_NAME, deserialize_job, redis_pool, seriali
 from shared.sealing import KeyRing, SealingError
 from shared.settings import Endpoints, Settings
 from workers.crew import Crew, run_process
+from workers.extensions import handlers
 from workers.fetching.fetch import Fetching
 from workers.process import visit
 from workers.rounds import Rounds
+from workers.sending.send import Pace, Sending
 from workers.sweep import Sweep
 
 log = logging.getLogger(__name__)
@@ -34,12 +36,18 @@ STOP_WITHIN_S = 8.0
 
 
 async def work_until(
-    stop: asyncio.Event, crew: Crew, redis_url: str, slots: int, keys: KeyRing | None = None
+    stop: asyncio.Event,
+    crew: Crew,
+    redis_url: str,
+    slots: int,
+    keys: KeyRing | None = None,
+    pace: Pace | None = None,
 ) -> None:
     """
     Drain lanes until `stop` is set; then finish the visits that have begun.
 
-    `keys` open the API keys that objects are fetched with; without them none is.
+    `keys` open the API keys that objects are fetched with; without them none is. `pace` is that of
+    what is sent.
     """
 
     async def visit_lane(lane: int) -> Any:
@@ -51,6 +59,7 @@ async def work_until(
         asyncio.create_task(Sweep(crew, rounds).run(), name="sweep"),
         # An answer's lane is drained here: no wake-up has to go through Redis.
         asyncio.create_task(Fetching(crew, keys, rounds.wake).run(), name="fetching"),
+        asyncio.create_task(Sending(crew, handlers(), pace).run(), name="sending"),
     ]
     if redis_url:
         others.append(asyncio.create_task(_listen(redis_url, rounds), name="arq"))
@@ -148,7 +157,8 @@ async def _work(stop: asyncio.Event, crew: Crew, settings: Settings, endpoints: 
     except SealingError as error:
         log.warning("without a key nothing is fetched", extra={"error": str(error)})
         keys = None
-    await work_until(stop, crew, endpoints.redis, settings.worker_slots, keys)
+    pace = Pace.of(settings.send_timeout_s)
+    await work_until(stop, crew, endpoints.redis, settings.worker_slots, keys, pace)
 
 
 def main() -> int:

@@ -20,8 +20,8 @@ ACTIONS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
 READS_ALL_BUT_SECRETS = {
     "attempts", "audit", "audit_content", "audit_heads", "catalogs", "configuration", "conflicts",
     "customers", "deliveries", "grants", "inbox", "joints", "lanes", "ledger", "ledger_horizon",
-    "manual_grants", "migrations", "observations", "objects", "settlements", "sources", "tenants",
-    "visits", "work",
+    "manual_grants", "messages", "migrations", "observations", "objects", "outbox", "sendings",
+    "settlements", "sources", "tenants", "visits", "work",
 }  # fmt: skip
 
 #: The sealed API keys, and what is fetched with them.
@@ -38,22 +38,23 @@ MAY: dict[str, dict[str, set[str]]] = {
     "worker": {
         "SELECT": READS_ALL_BUT_SECRETS | FETCHING | {"seals"},
         "INSERT": {"attempts", "audit", "audit_content", "audit_heads", "conflicts", "customers",
-                   "fetch_budgets", "fetches", "grants", "inbox", "joints", "ledger",
-                   "observations", "objects", "settlements", "tenants", "visits", "work"},
+                   "fetch_budgets", "fetches", "grants", "inbox", "joints", "ledger", "messages",
+                   "observations", "objects", "outbox", "sendings", "settlements", "tenants",
+                   "visits", "work"},
         "UPDATE": {"audit_heads", "customers", "fetch_budgets", "fetches", "grants", "joints",
-                   "lanes", "objects", "tenants", "visits", "work"},
-        "DELETE": {"fetches", "grants", "observations", "visits", "work"},
+                   "lanes", "objects", "outbox", "tenants", "visits", "work"},
+        "DELETE": {"fetches", "grants", "observations", "outbox", "visits", "work"},
     },
     "operator": {
         "SELECT": READS_ALL_BUT_SECRETS | FETCHING | {"seals", "source_secrets", "tokens"},
         "INSERT": {"audit", "audit_content", "audit_heads", "catalogs", "configuration",
                    "customers", "grants", "joints", "lanes", "manual_grants", "objects",
-                   "seals", "source_keys", "source_secrets", "sources", "tenants", "tokens",
-                   "work"},
-        "UPDATE": {"audit_heads", "customers", "grants", "joints", "lanes", "manual_grants",
-                   "objects", "seals", "source_keys", "source_secrets", "sources", "tenants",
+                   "outbox", "seals", "source_keys", "source_secrets", "sources", "tenants",
                    "tokens", "work"},
-        "DELETE": {"grants", "source_keys", "source_secrets", "work"},
+        "UPDATE": {"audit_heads", "customers", "grants", "joints", "lanes", "manual_grants",
+                   "objects", "outbox", "seals", "sendings", "source_keys", "source_secrets",
+                   "sources", "tenants", "tokens", "work"},
+        "DELETE": {"grants", "sendings", "source_keys", "source_secrets", "work"},
     },
 }  # fmt: skip
 

@@ -27,6 +27,7 @@ RUN_BY = {
     "shared.store.merges": ("operator",),
     "shared.store.objects": ("worker", "operator"),
     "shared.store.observations": ("worker",),
+    "shared.store.outbox": ("worker",),
     "shared.store.parked": ("worker", "operator"),
     "shared.store.partitions": ("worker", "operator"),
     "shared.store.redeliveries": ("worker",),

@@ -1,0 +1,1 @@
+"""Sending: what the outbox holds, brought outside by the handlers that put it there."""
