@@ -13,7 +13,9 @@ from shared.conformance.fixtures import compact
 #: What is put in the place of each value.
 INSTEAD: tuple[Any, ...] = (
     None, True, 0, -1, 1.5, 2**31, 2**53, 2**63, 10**30, 1e308, "", "x", "0", "\0", "a\0", "\ud800",
-    "x" * 300, "\u00e9\u2028", "9999-99-99T99:99:99Z", [], [None], {}, {"id": 1},
+    "x" * 300, "\u00e9\u2028", "9999-99-99T99:99:99Z",
+    "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-11-21T12:00:00",
+    [], [None], {}, {"id": 1},
 )  # fmt: skip
 
 #: What JSON writers are known to say, and its definition does not allow, or nobody can hold.

@@ -1,6 +1,7 @@
 """What can be stored and compared of what a provider reads; everything else is its mistake."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -33,8 +34,8 @@ def faults_of_identity(identity: Any) -> Iterator[str]:
     if identity.account != "" and not _is_name(identity.account):
         yield "account is too long, or holds a NUL or half a character"
     moment = identity.occurred_at
-    if moment is not None and moment.tzinfo is None:
-        yield "occurred_at has no time zone"
+    if moment is not None:
+        yield from _faults_of_moment(moment)
     livemode: Any = identity.livemode
     if type(livemode) is not bool:
         yield "livemode is neither true nor false"
@@ -86,6 +87,16 @@ def faults_of_reply(reply: Any) -> Iterator[str]:
         yield f"it is {type(reply).__name__}, and no Reply"
     elif not isinstance(reply.body, bytes) or not 200 <= reply.status < 300:
         yield "a handshake is answered with bytes and a 2xx"
+
+
+def _faults_of_moment(moment: datetime) -> Iterator[str]:
+    if moment.tzinfo is None:
+        yield "occurred_at has no time zone"
+        return
+    try:
+        moment.astimezone(UTC)
+    except OverflowError:
+        yield "occurred_at is no time in UTC: its zone takes it out of what a datetime holds"
 
 
 def _faults_of_observation(command: Observe) -> Iterator[str]:
