@@ -30,6 +30,8 @@ from shared.providers.base import (
     Reply,
     SignatureError,
     header,
+    unix_microseconds,
+    unix_seconds,
 )
 
 __all__ = [
@@ -60,6 +62,8 @@ __all__ = [
     "Transaction",
     "header",
     "is_storable",
+    "unix_microseconds",
+    "unix_seconds",
 ]
 
 C = TypeVar("C", bound=Extension)

@@ -22,16 +22,20 @@ if TYPE_CHECKING:
     from shared.conformance.receiving import receiving as receiving
     from shared.conformance.suite import ProviderConformance as ProviderConformance
     from shared.conformance.surviving import KillSurvival as KillSurvival
+    from shared.conformance.surviving import entitlements_of as entitlements_of
+    from shared.db import Conn as Conn
 
 _HOMES = {
-    "Bench": "handling",
-    "Fixture": "fixtures",
-    "KillSurvival": "surviving",
-    "ProviderConformance": "suite",
-    "Receiver": "receiving",
-    "made_event": "handling",
-    "read_fixtures": "fixtures",
-    "receiving": "receiving",
+    "Bench": "shared.conformance.handling",
+    "Conn": "shared.db",
+    "Fixture": "shared.conformance.fixtures",
+    "KillSurvival": "shared.conformance.surviving",
+    "ProviderConformance": "shared.conformance.suite",
+    "Receiver": "shared.conformance.receiving",
+    "entitlements_of": "shared.conformance.surviving",
+    "made_event": "shared.conformance.handling",
+    "read_fixtures": "shared.conformance.fixtures",
+    "receiving": "shared.conformance.receiving",
 }
 __all__ = list(_HOMES)  # noqa: PLE0605 - one list of them
 
@@ -39,4 +43,4 @@ __all__ = list(_HOMES)  # noqa: PLE0605 - one list of them
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(name)
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(_HOMES[name]), name)

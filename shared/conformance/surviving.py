@@ -21,6 +21,7 @@ from shared.conformance.running import RunningStack, Sending, running_stack, sen
 from shared.db import Conn
 from shared.providers import providers
 from shared.providers.base import Configured
+from shared.store.tenants import read_tenant
 
 _SETTLED_WITHIN_S = 60.0
 #: Followers look several times a second; what nothing follows for so long is over.
@@ -134,6 +135,13 @@ class KillSurvival:
             made = provider.for_source(configured)
             found.append(Sending(name, made, source["secrets"][0], body, headers))
         return found
+
+
+async def entitlements_of(conn: Conn, tenant: str) -> dict[str, Any]:
+    """Feature → what the tenant may use of it now; nothing of one that nobody has named."""
+    found = await read_tenant(conn, tenant)
+    given = found["entitlements"] if found is not None else []
+    return {one["feature"]: one["value"] for one in given}
 
 
 async def _settle(stack: RunningStack) -> None:
