@@ -262,6 +262,21 @@ _FAULT_CLASSES = frozenset({"08", "28", "40", "53", "58"})
 _FAULTS = frozenset({"55P03", "25P03", "25006", "3D000", "42P01", "42501"})
 
 
+def is_outage(error: BaseException) -> bool:
+    """
+    Whether a statement of somebody else's was failed by the platform, whatever it asked for:
+    connections, deadlocks, a full disk, a server that goes away. What else `is_platform_fault`
+    forgives, a missing table or right, a lock not had in time, is the statement's own doing.
+    """
+    state = getattr(error, "sqlstate", None) or ""
+    return state[:2] in {"08", "40", "58"} or state[:3] == "57P" or state in {"25P03", "53100"}
+
+
+def is_cancelled_statement(error: BaseException) -> bool:
+    """Whether it ran longer than `statement_timeout` (57014)."""
+    return getattr(error, "sqlstate", None) == "57014"
+
+
 def is_lock_timeout(error: BaseException) -> bool:
     """Whether somebody else held a row for longer than `lock_timeout`."""
     return getattr(error, "sqlstate", None) == "55P03"

@@ -206,6 +206,18 @@ _end_to_end = _meter.create_histogram(
     description="From receipt to settlement.",
     explicit_bucket_boundaries_advisory=_LONG_SECONDS,
 )
+_handled = _Counter(
+    "sluice_handler_runs",
+    "Runs of extension handlers by what became of them.",
+    "handler",
+    "outcome",
+)
+_handler_duration = _meter.create_histogram(
+    "sluice_handler_duration",
+    unit="s",
+    description="How long an extension handler took for one event.",
+    explicit_bucket_boundaries_advisory=_SECONDS,
+)
 _turn_delay = _meter.create_histogram(
     "sluice_turn_delay",
     unit="s",
@@ -275,6 +287,12 @@ def end_to_end(seconds: float) -> None:
     _end_to_end.record(seconds)
 
 
+def handled(handler: str, outcome: str, seconds: float) -> None:
+    """A handler ran: "applied", "unchanged", "ignored", "failed", "timeout" or "fault"."""
+    _handled.add(1, handler, outcome)
+    _handler_duration.record(seconds, {"handler": handler})
+
+
 def turned(seconds: float) -> None:
     """The sweep audited so late what the clock did to an entitlement."""
     _turn_delay.record(seconds)
@@ -285,6 +303,7 @@ _parked: list[Callable[[], Mapping[tuple[str, str], int]]] = []
 _wanting: list[Callable[[], Mapping[str, int]]] = []
 _unsent: list[Callable[[], Mapping[str, tuple[int, float]]]] = []
 _dead_messages: list[Callable[[], Mapping[str, int]]] = []
+_handler_lag: list[Callable[[], Mapping[str, float]]] = []
 _build: list[str] = []
 
 
@@ -346,6 +365,16 @@ def _read_dead_messages(_: CallbackOptions) -> Iterable[Observation]:
     return [Observation(count, {"handler": name}) for name, count in counts.items()]
 
 
+def observe_handler_lag(callback: Callable[[], Mapping[str, float]]) -> None:
+    """Where the age of the first record not followed is read from, by handler; as above."""
+    _handler_lag[:] = [callback]
+
+
+def _read_handler_lag(_: CallbackOptions) -> Iterable[Observation]:
+    lags = _handler_lag[0]() if _handler_lag else {}
+    return [Observation(lag, {"handler": handler}) for handler, lag in lags.items()]
+
+
 def _read_oldest(_: CallbackOptions) -> Iterable[Observation]:
     ages = _oldest[0]() if _oldest else {}
     return [Observation(age, {"source": source}) for source, age in ages.items()]
@@ -382,6 +411,12 @@ _meter.create_observable_gauge(
     "sluice_outbox_dead",
     [_read_dead_messages],
     description="Dead messages that nobody has retried or dropped.",
+)
+_meter.create_observable_gauge(
+    "sluice_handler_lag",
+    [_read_handler_lag],
+    unit="s",
+    description="Age of the first audit record that a handler's follower has not passed.",
 )
 _meter.create_observable_gauge(
     "sluice_build_info", [_read_build], description="Always 1; the labels say what runs."

@@ -29,7 +29,9 @@ class Crew:
     What the visits of one process share.
 
     `marks` is a pool of its own for the marks of visits: they are written while a lane is locked,
-    and have to outlive the transaction that holds it.
+    and have to outlive the transaction that holds it. `extended` are the sources whose events run
+    handlers of installed packages, as far as any was met; `missing` what was said of handlers that
+    are not installed here.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Crew:
     retry: RetryPolicy
     batch_size: int = 100
     surroundings: Surroundings = field(default_factory=Surroundings)
+    extended: set[int] = field(default_factory=set)
+    missing: set[str] = field(default_factory=set)
 
 
 @asynccontextmanager
@@ -47,8 +51,9 @@ async def enlisted(name: str, settings: Settings, endpoints: Endpoints) -> Async
     # The mark must be on disk only as surely as the crash it announces: a process's, not Postgres'.
     marks = {"synchronous_commit": "off"}
     title = f"sluice {name}"
-    # Beside the visits: three for the sweep's duties, two for fetching, two for sending.
-    size = settings.worker_slots + 7
+    # Beside the visits: three for the sweep's duties, two for fetching, two for sending, one for
+    # following.
+    size = settings.worker_slots + 8
     db = await Database.open(url, "worker", name=title, size=size, settings=LOOKUPS_ONLY)
     marking = await Database.open(url, "worker", name=title, size=2, settings=marks)
     retry = RetryPolicy(settings.max_attempts, settings.retry_base_s, settings.retry_cap_s)

@@ -80,7 +80,10 @@ def net_changes(changes: Iterable[FeatureChange]) -> list[FeatureChange]:
 
 @dataclass(slots=True)
 class Answer:
-    """What became of one observation. `outcome` is a step-0 word of the audit trail."""
+    """
+    What became of one command. `outcome` is a step-0 word of the audit trail; `tenant` is locked.
+    `concerns` is a tenant that is not: it is named, and the record is not chained to its others.
+    """
 
     outcome: Outcome
     tenant: str | None
@@ -88,6 +91,7 @@ class Answer:
     code: str | None
     changes: list[FeatureChange]
     catalog_version: int
+    concerns: str | None = None
 
 
 class Sighted(msgspec.Struct, frozen=True):

@@ -22,6 +22,7 @@ from shared.sealing import KeyRing, SealingError
 from shared.settings import Endpoints, Settings
 from workers.crew import Crew, run_process
 from workers.extensions import handlers
+from workers.extensions.following import Following
 from workers.fetching.fetch import Fetching
 from workers.process import visit
 from workers.rounds import Rounds
@@ -53,7 +54,7 @@ async def work_until(
     async def visit_lane(lane: int) -> Any:
         return await visit(crew, lane)
 
-    rounds = Rounds(visit_lane, slots, crew.surroundings.source_ids_by_lane)
+    rounds = Rounds(visit_lane, slots, crew.surroundings.source_ids_by_lane, crew.extended)
     visiting = asyncio.create_task(rounds.run(), name="rounds")
     others = [
         asyncio.create_task(Sweep(crew, rounds).run(), name="sweep"),
@@ -61,6 +62,9 @@ async def work_until(
         asyncio.create_task(Fetching(crew, keys, rounds.wake).run(), name="fetching"),
         asyncio.create_task(Sending(crew, handlers(), pace).run(), name="sending"),
     ]
+    if handlers():
+        following = Following(crew, rounds.wake)
+        others.append(asyncio.create_task(following.run(), name="following"))
     if redis_url:
         others.append(asyncio.create_task(_listen(redis_url, rounds), name="arq"))
     stopping = asyncio.create_task(stop.wait(), name="stop")

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
+from shared.db import Conn
 from shared.store import work
 from shared.store.work import Visit
 from workers.crew import Crew
@@ -22,6 +23,9 @@ log = logging.getLogger(__name__)
 
 class VisitMark:
     """Says that this process is at this lane."""
+
+    #: Whether its transaction waits for the lane.
+    waits = False
 
     def __init__(self, crew: Crew, lane: int) -> None:
         self.token: UUID = uuid4()
@@ -35,6 +39,21 @@ class VisitMark:
         self.is_left = True
         async with self._crew.marks.connection() as conn:
             await work.mark_visit(conn, self._lane, visited, self._crew.name)
+
+    async def leave_at(self, work_id: int) -> None:
+        """The same for one event."""
+        await self.leave((work_id,))
+
+    async def finish(self, conn: Conn) -> None:
+        """Take it back together with the effects that it announced."""
+        await work.clear_visit(conn, self._lane, self.token)
+
+    def forget(self) -> None:
+        """What took it back has committed."""
+        self.is_left = False
+
+    async def withdraw(self) -> None:
+        """Nothing: who leaves it clears it, whatever happens."""
 
     async def clear(self) -> None:
         """Take it back after a visit that failed, and that this process survived."""
@@ -76,10 +95,23 @@ class AloneMark:
         """By which the mark is told from others'."""
         return self.visit.token
 
-    async def leave(self) -> None:
-        """Write the mark, before the event is applied; the caller holds the lane."""
+    @property
+    def waits(self) -> bool:
+        """Whether its transaction waits for the lane."""
+        return True
+
+    async def leave_at(self, work_id: int) -> None:
+        """Write the mark, before its one event is applied; the caller holds the lane."""
+        assert work_id == self.visit.alone_work
         async with self.crew.marks.connection() as conn:
             await work.mark_visit(conn, self.lane, self.visit, self.crew.name)
+
+    async def finish(self, conn: Conn) -> None:
+        """Say, together with its effects, that the event has killed nobody."""
+        await work.survive(conn, self.lane, self.token)
+
+    def forget(self) -> None:
+        """Nothing: it stays for the events after this one."""
 
     async def withdraw(self) -> None:
         """Say that the event failed and killed nobody."""

@@ -5,31 +5,33 @@ The spine of the fleet: one visit to one lane.
 
 A lane's events are applied as one batch. The platform's faults roll the batch back and charge
 nobody. Anything else isolates: the same events one per transaction, and only the guilty one is
-charged. This module holds the only decision to retry.
+charged. Events that run code of installed packages are isolated always, so that a slow handler
+holds no batch. This module holds the only decision to retry.
 """
 
 import asyncio
 import logging
 import random
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, TypeVar
 
-from opentelemetry.trace import SpanKind
-
 from shared import telemetry
 from shared.db import Conn, is_lock_timeout, is_platform_fault
-from shared.domain.outcomes import ATTEMPTS_EXHAUSTED, PROCESS_DIED
+from shared.domain.events import StoredEvent
+from shared.domain.outcomes import ATTEMPTS_EXHAUSTED, NO_HANDLER, PROCESS_DIED
 from shared.store import work
 from shared.store.work import LaneLock, Redelivery, Settlement
 from workers import entitle, handlers, judging, settling
 from workers.crew import Crew
 from workers.entries import NO_LOCKS, Locks, SetGrew
+from workers.extensions.presence import is_elsewhere
+from workers.extensions.running import HandlerFailed, NoHandler
 from workers.handlers.scope import Scope
 from workers.marks import AloneMark, VisitMark, marked
+from workers.reporting import report
 from workers.surroundings import UnknownSource
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,8 @@ T = TypeVar("T")
 
 #: How long an event whose customer somebody else holds is put off, uncharged.
 LOCKED_DELAY_S = 0.5
+#: How long events are applied one per transaction before other lanes have their turn.
+ISOLATED_S = 0.2
 
 
 class Progress(Enum):
@@ -71,7 +75,8 @@ async def visit(crew: Crew, lane: int) -> Progress:
     work_ids: list[int] = []
     try:
         async with marked(crew, lane) as mark:
-            return await _apply_batch(crew, lane, mark, work_ids)
+            progress, apart = await _apply_batch(crew, lane, mark, work_ids)
+        return await isolate(crew, lane, apart, progress)
     except _NotOurs as left:
         return left.progress
     except Exception as error:
@@ -86,13 +91,19 @@ async def visit(crew: Crew, lane: int) -> Progress:
     return await isolate(crew, lane, work_ids)
 
 
-async def isolate(crew: Crew, lane: int, work_ids: Sequence[int]) -> Progress:
-    """Apply these one per transaction; only the guilty are charged."""
-    progress = Progress.MORE
-    for work_id in work_ids:
+async def isolate(
+    crew: Crew, lane: int, work_ids: Sequence[int], progress: Progress = Progress.MORE
+) -> Progress:
+    """Apply these one per transaction, while a visit may last; only the guilty are charged."""
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + ISOLATED_S
+    for number, work_id in enumerate(work_ids):
+        if number and loop.time() >= until_s:
+            return progress if progress is Progress.FAULT else Progress.MORE
         try:
-            if not await apply_alone(crew, lane, work_id):
-                return Progress.NOTHING
+            async with marked(crew, lane) as mark:
+                if not await apply_alone(crew, lane, work_id, mark):
+                    return Progress.NOTHING
         except Exception as error:
             if is_platform_fault(error):
                 _log_fault(lane, error)
@@ -103,9 +114,9 @@ async def isolate(crew: Crew, lane: int, work_ids: Sequence[int]) -> Progress:
     return progress
 
 
-async def apply_alone(crew: Crew, lane: int, work_id: int, alone: AloneMark | None = None) -> bool:
+async def apply_alone(crew: Crew, lane: int, work_id: int, mark: VisitMark | AloneMark) -> bool:
     """
-    Apply one event in a transaction of its own, and charge it if that fails.
+    Apply one event in a transaction of its own, under this mark, and charge it if that fails.
 
     Returns whether the lane was ours. Raises platform faults only, or what keeps it from being
     charged.
@@ -113,43 +124,43 @@ async def apply_alone(crew: Crew, lane: int, work_id: int, alone: AloneMark | No
 
     async def act(conn: Conn, held: LaneLock, more: Locks) -> _Applied | None:
         begun_ns = time.time_ns()
-        if alone is None:
-            batch = Batch(begun_ns, *await work.read_one(conn, work_id))
-            return await _apply(conn, crew, held, batch, more)
         found = await work.read_visit(conn, lane)
-        if found is not None and found.token != alone.token:
+        if found is not None and found.token != mark.token:
             return None
-        await alone.leave()
+        await mark.leave_at(work_id)
         try:
             batch = Batch(begun_ns, *await work.read_one(conn, work_id))
-            applied = await _apply(conn, crew, held, batch, more)
-            await work.survive(conn, lane, alone.token)
+            applied = await _apply(conn, crew, held, batch, more, alone=True)
+            await mark.finish(conn)
         except Exception:
             # Still under the lane's lock, or nobody else could tell this from a death.
-            await asyncio.shield(alone.withdraw())
+            await asyncio.shield(mark.withdraw())
             raise
         return applied
 
     try:
-        applied = await _in_lane(crew, lane, act, waits=alone is not None)
+        applied = await _in_lane(crew, lane, act, waits=mark.waits)
     except Exception as error:
         if is_lock_timeout(error):
             return await _put_off(crew, lane, work_id)
         if is_platform_fault(error):
             raise
-        return await charge(crew, lane, work_id, _code_of(error), _text_of(error))
+        if isinstance(error, NoHandler) and await is_elsewhere(crew, error):
+            return await _leave_to_others(crew, lane, work_id)
+        return await charge(crew, lane, work_id, error)
     if applied is not None:
+        mark.forget()
         _report(crew, applied)
     return applied is not None
 
 
-async def charge(
-    crew: Crew, lane: int, work_id: int, code: str, error: str, *, alone: bool = False
-) -> bool:
+async def charge(crew: Crew, lane: int, work_id: int, error: Exception) -> bool:
     """Write down a failed attempt; put the event off, or settle it dead. Whether it was ours."""
+    code, text = _code_of(error), _text_of(error)
+    is_permanent = isinstance(error, HandlerFailed) and error.is_permanent
 
     async def act(conn: Conn, held: LaneLock, _: Locks) -> bool:
-        await charge_in(conn, crew, held, work_id, code, error, alone=alone)
+        await charge_in(conn, crew, held, work_id, code, text, is_permanent=is_permanent)
         return True
 
     return await _in_lane(crew, lane, act) is not None
@@ -164,6 +175,7 @@ async def charge_in(
     error: str,
     *,
     alone: bool = False,
+    is_permanent: bool = False,
 ) -> None:
     """The same, in a transaction that holds the lane."""
     events, redeliveries, _ = await work.read_one(conn, work_id)
@@ -173,9 +185,10 @@ async def charge_in(
         failed = event.attempts + 1
         telemetry.attempt_failed(crew.surroundings.name_of(event.source_id), code)
         fields = {"tracking_id": str(event.tracking_id), "code": code, "attempt": failed}
-        if crew.retry.is_exhausted(failed):
+        if is_permanent or crew.retry.is_exhausted(failed):
             await work.record_attempt(conn, work_id, code=code, error=error, worker=crew.name)
-            final = PROCESS_DIED if code == PROCESS_DIED else ATTEMPTS_EXHAUSTED
+            keeps_code = is_permanent or code in (PROCESS_DIED, NO_HANDLER)
+            final = code if keeps_code else ATTEMPTS_EXHAUSTED
             await settling.bury(conn, crew.surroundings, held, event, final, error)
             log.error("event is dead", extra={**fields, "reason": error})
         else:
@@ -224,8 +237,13 @@ async def _in_lane(crew: Crew, lane: int, act: Act[T], *, waits: bool = False) -
             more = grew.locks
 
 
-async def _apply_batch(crew: Crew, lane: int, mark: VisitMark, work_ids: list[int]) -> Progress:
-    """One transaction; `work_ids` is filled as soon as they are known."""
+async def _apply_batch(
+    crew: Crew, lane: int, mark: VisitMark, work_ids: list[int]
+) -> tuple[Progress, list[int]]:
+    """
+    One transaction; `work_ids` is filled as soon as they are known. Returns which of them it left
+    to be applied one by one.
+    """
 
     async def act(conn: Conn, held: LaneLock, more: Locks) -> _Applied:
         begun_ns = time.time_ns()
@@ -238,15 +256,21 @@ async def _apply_batch(crew: Crew, lane: int, mark: VisitMark, work_ids: list[in
             raise _NotOurs(Progress.NOTHING)
         await mark.leave(work_ids)
         applied = await _apply(conn, crew, held, batch, more)
-        await work.clear_visit(conn, lane, mark.token)
+        await mark.finish(conn)
         return applied
 
     applied = await _in_lane(crew, lane, act)
     if applied is None:
-        return Progress.NOTHING
-    mark.is_left = False
+        return Progress.NOTHING, []
+    mark.forget()
     _report(crew, applied)
-    return Progress.MORE if len(work_ids) >= crew.batch_size else Progress.DONE
+    sources = {event.source_id for event in applied.apart}
+    if not sources <= crew.extended:
+        # From now on these may not take all slots: begin again under that rule.
+        crew.extended |= sources
+        return Progress.MORE, []
+    progress = Progress.MORE if len(work_ids) >= crew.batch_size else Progress.DONE
+    return progress, [event.work_id for event in applied.apart]
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,11 +278,15 @@ class _Applied:
     """What a transaction did, to be reported once it has committed."""
 
     held: LaneLock
-    batch: Batch
+    begun_ns: int
+    events: list[StoredEvent]
+    apart: list[StoredEvent]  # left to be applied alone
     settled: list[Settlement]
 
 
-async def _apply(conn: Conn, crew: Crew, held: LaneLock, batch: Batch, more: Locks) -> _Applied:
+async def _apply(
+    conn: Conn, crew: Crew, held: LaneLock, batch: Batch, more: Locks, *, alone: bool = False
+) -> _Applied:
     """Everything that a batch changes, in the transaction that holds its lane."""
     if batch.redeliveries:
         await judging.judge(conn, crew.surroundings, batch.redeliveries)
@@ -268,7 +296,11 @@ async def _apply(conn: Conn, crew: Crew, held: LaneLock, batch: Batch, more: Loc
         await settling.headers_of(conn, crew.surroundings, batch.events),
         await settling.horizon(conn),
     )
-    replayed = [event.tracking_id for event in batch.events if event.run > 1]
+    apart = [] if alone else [e for e, asked in translated if handlers.runs_extensions(asked)]
+    if apart:
+        translated = [one for one in translated if one[0] not in apart]
+    here = [event for event in batch.events if event not in apart]
+    replayed = [event.tracking_id for event in here if event.run > 1]
     if replayed:
         # What they take back comes last, and must not wait for customers behind tenants.
         more |= await entitle.locks_of_runs(conn, replayed)
@@ -276,7 +308,7 @@ async def _apply(conn: Conn, crew: Crew, held: LaneLock, batch: Batch, more: Loc
     done = await handlers.apply(conn, scope, translated)
     done, refused = await _undone(conn, scope, done, refused)
     settled = await settling.settle(conn, crew.surroundings, held, done, refused, batch.lost)
-    return _Applied(held, batch, settled)
+    return _Applied(held, batch.begun_ns, here, apart, settled)
 
 
 async def _undone(
@@ -327,7 +359,21 @@ async def _refreshed(crew: Crew) -> bool:
         return False
 
 
+async def _leave_to_others(crew: Crew, lane: int, work_id: int) -> bool:
+    """Put off, uncharged and ever longer, what a worker with the handler will find due."""
+
+    async def act(conn: Conn, _: LaneLock, __: Locks) -> bool:
+        await work.leave_to_others(conn, work_id, random.random())  # noqa: S311 - jitter
+        return True
+
+    return await _in_lane(crew, lane, act) is not None
+
+
 def _code_of(error: Exception) -> str:
+    if isinstance(error, HandlerFailed):
+        return error.code
+    if isinstance(error, NoHandler):
+        return NO_HANDLER
     return "unknown_source" if isinstance(error, UnknownSource) else type(error).__name__
 
 
@@ -340,24 +386,4 @@ def _log_fault(lane: int, error: Exception) -> None:
 
 
 def _report(crew: Crew, applied: _Applied) -> None:
-    batch = applied.batch
-    telemetry.batch(len(batch.events))
-    for event in batch.events:
-        telemetry.end_to_end((applied.held.now - event.received_at).total_seconds())
-    counts = Counter((one.source_id, one.outcome) for one in applied.settled)
-    for (source_id, outcome), count in counts.items():
-        telemetry.settled(crew.surroundings.name_of(source_id), outcome, count)
-    if not telemetry.records_spans():
-        return
-    ended_ns = time.time_ns()
-    for event in batch.events:
-        span = telemetry.start_span(
-            "process event", SpanKind.CONSUMER, event.trace_context, begun_ns=batch.begun_ns
-        )
-        span.set_attribute("messaging.system", "sluice")
-        span.set_attribute("messaging.operation.type", "process")
-        span.set_attribute("messaging.destination.name", "inbox")
-        span.set_attribute("messaging.message.id", str(event.tracking_id))
-        span.set_attribute("sluice.event_type", event.event_type)
-        span.set_attribute("sluice.run", event.run)
-        span.end(ended_ns)
+    report(crew.surroundings, applied.held.now, applied.begun_ns, applied.events, applied.settled)

@@ -112,7 +112,9 @@ async def settle(
     for one in done:
         tenant, outcome, code = _summary(one.answers)
         drafts += _records(surroundings, held, one.event, one.answers, tenant, outcome, code)
-        settled.append(_settlement(one.event, outcome, code, None, tenant))
+        settled.append(
+            _settlement(one.event, outcome, code, None, tenant or _concerned(one.answers))
+        )
     for refusal in refused:
         answers = (Answer(refusal.outcome, None, "", refusal.code, list(refusal.changes), 0),)
         drafts += _records(
@@ -150,6 +152,10 @@ def _summary(answers: Sequence[Answer]) -> tuple[str | None, Outcome, str | None
     return tenant, best.outcome, best.code
 
 
+def _concerned(answers: Sequence[Answer]) -> str | None:
+    return next((answer.concerns for answer in answers if answer.concerns is not None), None)
+
+
 def _records(
     surroundings: Surroundings,
     held: LaneLock,
@@ -171,7 +177,7 @@ def _records(
             cause="event",
             cause_id=cause_id,
             run=event.run,
-            tenant=tenant or "",
+            tenant=tenant or _concerned(answers) or "",
             step=0,
             action=f"event.{outcome}",
             actor=actor,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from shared.db import Conn
 from shared.domain.catalog import Catalog, Origin
-from shared.providers import providers
+from shared.providers import OWN, providers
 from shared.providers.base import ConfigurationError, Configured, Provider
 from shared.store import grants
 from shared.store.source_rows import SourceRow, read_mode, read_sources
@@ -57,6 +57,31 @@ class Surroundings:
         row = self._sources.get(source_id)
         return row.name if row is not None else str(source_id)
 
+    @property
+    def own_source(self) -> SourceRow:
+        """
+        The source of the events that Sluice makes itself.
+
+        Raises:
+            UnknownSource: nothing was read yet.
+        """
+        for row in self._sources.values():
+            if row.provider == OWN.name:
+                return row
+        raise UnknownSource("the configuration was not read yet")
+
+    def provider_named(self, source: str) -> str:
+        """
+        Which provider the events of a source, by its name, are of.
+
+        Raises:
+            UnknownSource: a refresh may help.
+        """
+        for row in self._sources.values():
+            if row.name == source:
+                return row.provider
+        raise UnknownSource(f"source {source} is not configured")
+
     def source_ids_by_lane(self) -> dict[int, int]:
         """Which source each lane belongs to."""
         return {lane: row.id for row in self._sources.values() for lane in row.lanes}
@@ -97,6 +122,8 @@ class Surroundings:
 
 
 def _provider_of(row: SourceRow) -> Provider:
+    if row.provider == OWN.name:
+        return OWN
     try:
         provider = providers()[row.provider]
     except KeyError:

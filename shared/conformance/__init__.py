@@ -37,7 +37,7 @@ _HOMES = {
     "read_fixtures": "shared.conformance.fixtures",
     "receiving": "shared.conformance.receiving",
 }
-__all__ = list(_HOMES)  # noqa: PLE0605 - one list of them
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

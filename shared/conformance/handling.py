@@ -56,9 +56,7 @@ class Bench:
         async with db.connect(self.urls["owner"], "owner") as conn:
             return await conn.fetchval(query, *args)
 
-    async def handle(
-        self, handler: Handler[C], command: C, event: Event | None = None
-    ) -> Handled:
+    async def handle(self, handler: Handler[C], command: C, event: Event | None = None) -> Handled:
         """
         Have a handler apply a command as a worker does: in its role, and not for longer than
         `timeout_s`. What it did is committed.
@@ -82,9 +80,7 @@ class Bench:
         return Handled(result, tuple((key, json.loads(payload)) for key, payload in sent))
 
 
-def made_event(
-    event_type: str = "entitlement.granted", body: Any = None, **fields: Any
-) -> Event:
+def made_event(event_type: str = "entitlement.granted", body: Any = None, **fields: Any) -> Event:
     """
     An event as a handler is given it. `body` is its JSON document, or bytes; `fields` are those
     of `Event`.

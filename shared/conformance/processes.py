@@ -80,7 +80,7 @@ def free_port() -> int:
 
 
 def environment(**environ: str) -> dict[str, str]:
-    """Ours without what it says to Sluice, with what this process can import, and with `environ`."""
+    """Ours without what it says to Sluice, with what we can import, and with `environ`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SLUICE_")}
     return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environ}
 

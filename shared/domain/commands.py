@@ -4,6 +4,7 @@ which apply them.
 """
 
 from typing import Literal
+from uuid import UUID
 
 import msgspec
 
@@ -49,4 +50,15 @@ class Extension(msgspec.Struct, frozen=True):
     """Base of the commands that installed packages define. One handler applies each kind."""
 
 
-Command = Observe | Ignore | Extension
+class Bring(msgspec.Struct, frozen=True):
+    """
+    What a handler listens to has happened: the event `tracking_id`, or, where an entitlement
+    changed, what the audit record `record` tells of.
+    """
+
+    handler: str
+    tracking_id: UUID | None = None
+    record: int | None = None
+
+
+Command = Observe | Ignore | Extension | Bring

@@ -13,6 +13,12 @@ LONGEST_ID_BYTES = 255
 
 LANES_PER_SOURCE = 16
 
+#: Events that Sluice makes itself, to bring to handlers what they listen to: their source, its
+#: provider, and what their types begin with; the handler's name follows.
+OWN_SOURCE = "sluice-handlers"
+OWN_PROVIDER = "sluice"
+BROUGHT = "sluice.handler/"
+
 #: What a datetime can hold; 48 bits reach a thousand years further.
 _LAST_MILLISECOND = 253_402_300_799_999
 

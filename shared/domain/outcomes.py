@@ -15,6 +15,9 @@ QUARANTINED = "older_than_ledger"
 MODE_MISMATCH = "mode_mismatch"
 ATTEMPTS_EXHAUSTED = "attempts_exhausted"
 PROCESS_DIED = "process_died"
+NO_HANDLER = "no_handler"
+NOT_FOR_HANDLER = "not_for_handler"
+HANDLER_TIMEOUT = "handler_timeout"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,15 @@ from functools import cache
 
 from shared.installed import PROVIDERS_GROUP, installed
 from shared.providers.base import Provider
+from shared.providers.own import Own
 from shared.providers.stripe import Stripe
 
 log = logging.getLogger(__name__)
 
 BUILT_IN: tuple[Provider, ...] = (Stripe(),)
+
+#: Of the events that Sluice makes itself. Not in the registry: nothing can be declared with it.
+OWN = Own()
 
 
 @cache
@@ -22,7 +26,7 @@ def providers() -> dict[str, Provider]:
     for name, make in installed(PROVIDERS_GROUP):
         try:
             provider: Provider = make()
-            if provider.name != name or name in known:
+            if provider.name != name or name in known or name == OWN.name:
                 raise ValueError(f"it calls itself {provider.name!r}, and {name!r} is asked for")
             known[name] = provider
         except Exception:

@@ -66,6 +66,7 @@ READ_SEALS = "SELECT key_id FROM seals"
 READ_SOURCES = """
 SELECT id, name, provider, livemode, tenant, settings, removed_at IS NOT NULL AS removed
 FROM sources
+WHERE provider <> 'sluice'
 ORDER BY name
 """
 READ_SECRETS = """
@@ -265,6 +266,7 @@ CROSS JOIN LATERAL (
     FROM fetches WHERE source_id = s.id AND attempts > 0
 ) AS f
 WHERE ($1::text IS NULL OR s.name > $1) AND ($2::boolean OR s.removed_at IS NULL)
+  AND s.provider <> 'sluice'
 ORDER BY s.name
 LIMIT $3
 """

@@ -375,3 +375,16 @@ UPDATE work SET due_at = now() + make_interval(secs => $2) WHERE id = $1
 async def defer(conn: Conn, work_id: int, delay_s: float) -> None:
     """Put an event off without charging it."""
     await conn.execute(DEFER, work_id, delay_s)
+
+
+LEAVE_TO_OTHERS = """
+UPDATE work
+SET due_at = now() + (0.5 + $2::float8) * least(
+    interval '30 s', greatest(interval '0.5 s', (now() - received_at) / 8))
+WHERE id = $1
+"""
+
+
+async def leave_to_others(conn: Conn, work_id: int, random: float) -> None:
+    """Put off, uncharged, what this process cannot apply: the longer, the older it is."""
+    await conn.execute(LEAVE_TO_OTHERS, work_id, random)

@@ -21,6 +21,7 @@ RUN_BY = {
     "shared.store.explanations": ("reader", "operator"),
     "shared.store.fetches": ("worker",),
     "shared.store.grants": ("worker", "operator"),
+    "shared.store.handlers": ("worker",),
     "shared.store.intake": ("gateway",),
     "shared.store.ledger": ("worker",),
     "shared.store.manual_grants": ("operator",),

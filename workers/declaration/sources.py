@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shared.domain.events import is_storable
+from shared.domain.events import OWN_SOURCE, is_storable
 from shared.providers.base import ConfigurationError, Configured, Provider
 from workers.declaration.tables import DeclarationError, KeyPath, only, table_at
 
@@ -80,6 +80,8 @@ def read_source(
         raise DeclarationError(
             path, "a source's name is part of its URL: a-z, 0-9 and -, at most 63 characters"
         )
+    if name == OWN_SOURCE:
+        raise DeclarationError(path, "is the name of Sluice's own source; take another one")
     only(
         table,
         path,

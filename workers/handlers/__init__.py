@@ -6,15 +6,15 @@ lane, and says of each what became of it. It never commits, enqueues, reads the 
 anything but this connection; an exception rolls the whole batch back.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from shared.db import Conn
-from shared.domain.commands import Command, Ignore, Observe
+from shared.domain.commands import Bring, Command, Extension, Ignore, Observe
 from shared.domain.events import StoredEvent
 from workers.entries import Answer
-from workers.handlers import entitlements, ignoring
+from workers.handlers import entitlements, extending, ignoring
 from workers.handlers.scope import Asked, Scope
 
 #: (conn, scope, the batch's commands of this one kind) → an answer each, in their order
@@ -23,7 +23,15 @@ Handler = Callable[[Conn, Scope, Sequence[Any]], Awaitable[list[Answer]]]
 HANDLERS: dict[type[Command], Handler] = {
     Observe: entitlements.observe,
     Ignore: ignoring.ignore,
+    # Code of others, after everything of Sluice's own: its events are applied alone.
+    Extension: extending.extend,
+    Bring: extending.bring,
 }
+
+
+def runs_extensions(commands: Iterable[Command]) -> bool:
+    """Whether the event is to be applied alone: it runs code of installed packages."""
+    return any(isinstance(command, Extension | Bring) for command in commands)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +49,8 @@ async def apply(
     asked: dict[type[Command], list[Asked[Command]]] = {}
     for event, commands in translated:
         for command in commands:
-            asked.setdefault(type(command), []).append(Asked(event, command))
+            kind = Extension if isinstance(command, Extension) else type(command)
+            asked.setdefault(kind, []).append(Asked(event, command))
     answers: dict[int, list[Answer]] = {event.work_id: [] for event, _ in translated}
     for kind, handler in HANDLERS.items():
         if kind in asked:
