@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from shared.conformance.fixtures import read_fixtures as read_fixtures
     from shared.conformance.handling import Bench as Bench
     from shared.conformance.handling import made_event as made_event
-    from shared.conformance.receiving import Receiver as Receiver
-    from shared.conformance.receiving import receiving as receiving
+    from shared.conformance.receiver import Receiver as Receiver
+    from shared.conformance.receiver import receiving as receiving
     from shared.conformance.suite import ProviderConformance as ProviderConformance
     from shared.conformance.surviving import KillSurvival as KillSurvival
     from shared.conformance.surviving import entitlements_of as entitlements_of
@@ -31,11 +31,11 @@ _HOMES = {
     "Fixture": "shared.conformance.fixtures",
     "KillSurvival": "shared.conformance.surviving",
     "ProviderConformance": "shared.conformance.suite",
-    "Receiver": "shared.conformance.receiving",
+    "Receiver": "shared.conformance.receiver",
     "entitlements_of": "shared.conformance.surviving",
     "made_event": "shared.conformance.handling",
     "read_fixtures": "shared.conformance.fixtures",
-    "receiving": "shared.conformance.receiving",
+    "receiving": "shared.conformance.receiver",
 }
 __all__ = list(_HOMES)
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from shared import db
 from shared.conformance.fixtures import Fixture
-from shared.conformance.receiving import Receiver, receiving
+from shared.conformance.receiver import Receiver, receiving
 from shared.conformance.running import RunningStack, Sending, running_stack, send_all
 from shared.db import Conn
 from shared.providers import providers
