@@ -78,6 +78,8 @@ class ProviderConformance:
     signs_time: ClassVar[bool] = True
     #: Headers that `sign` makes and the signature does not prove.
     unsigned_headers: ClassVar[frozenset[str]] = frozenset()
+    #: Bodies of handshakes → what they are answered with.
+    handshakes: ClassVar[Mapping[bytes, bytes]] = {}
     #: Statuses that fixtures show and nobody knows the meaning of.
     unknown_statuses: ClassVar[frozenset[str]] = frozenset()
     #: The modules and packages of which the fixtures must reach every line; None: the provider's
@@ -261,6 +263,20 @@ class ProviderConformance:
                 refused = self._refused(headers, body, [secret], code, beyond, tolerance_s)
                 assert refused.code == code
 
+    def test_a_handshake_is_answered(self) -> None:
+        """Each as the suite says; and whatever is sent in its place is answered or is none."""
+        provider = self.subject
+        for body, answer in self.handshakes.items():
+            headers = provider.sign(body, self.secrets[0], NOW)
+            assert provider.verify(headers, body, self.secrets, NOW, TOLERANCE_S) == 0
+            reply = provider.handshake(headers, body)
+            _none(soundness.faults_of_reply(reply))
+            assert reply is not None, "a handshake is taken for an event"
+            assert reply.body == answer
+            for changed in damaged(body):
+                with _telling(changed):
+                    _none(soundness.faults_of_reply(provider.handshake(headers, changed)))
+
     # What it says of itself ---------------------------------------------------------------------
 
     def test_it_can_be_configured(self) -> None:
@@ -349,6 +365,7 @@ class ProviderConformance:
                 self.test_a_forgery_is_refused(fixture)
                 self.test_the_window_has_two_sides(fixture)
         self.test_anything_at_all_is_read_or_refused()
+        self.test_a_handshake_is_answered()
         self.test_it_can_be_configured()
         self.test_secrets_are_checked()
         self.test_each_type_that_decides_has_a_fixture()

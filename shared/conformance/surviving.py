@@ -23,10 +23,13 @@ from shared.providers import providers
 from shared.providers.base import Configured
 from shared.store.tenants import read_tenant
 
-_SETTLED_WITHIN_S = 60.0
+_SETTLED_WITHIN_S = 90.0
 #: Followers look several times a second; what nothing follows for so long is over.
 _QUIET_S = 1.5
 _SEED = 20261121
+#: Who dies while sending has a message that nobody else sends until its lease, twice as long as a
+#: sending may take, is over.
+_PROCESSES = {"SLUICE_WORKER_PROCESSES": "3", "SLUICE_SEND_TIMEOUT_S": "3"}
 
 #: What is still to do: work, messages on their way.
 UNFINISHED = """
@@ -76,8 +79,9 @@ class KillSurvival:
                 name: value.replace("{receiver}", self.receiver.url)
                 for name, value in self.environ.items()
             }
-            workers = {"SLUICE_WORKER_PROCESSES": "3"}
-            async with running_stack(directory, self.configuration, **workers, **environ) as stack:
+            async with running_stack(
+                directory, self.configuration, **{**_PROCESSES, **environ}
+            ) as stack:
                 await self._run(stack)
 
     async def _run(self, stack: RunningStack) -> None:
