@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ T = TypeVar("T")
 
 CLI = ("-m", "workers.cli")
 
+_READY_TIMEOUT_S = 90.0
 _STOP_TIMEOUT_S = 20.0
 
 
@@ -96,6 +98,22 @@ def sluice(*argv: str, **environ: str) -> "subprocess.CompletedProcess[str]":
         timeout=60,
         check=False,
     )
+
+
+async def ready_line(process: "subprocess.Popen[str]") -> dict[str, str]:
+    """
+    Wait for the one line that `sluice up --json` prints once it is ready.
+
+    Raises:
+        AssertionError: it ended before; with what it said, where that was piped to us.
+    """
+    assert process.stdout is not None
+    reading = asyncio.to_thread(process.stdout.readline)
+    line = await asyncio.wait_for(reading, _READY_TIMEOUT_S)
+    said = process.stderr.read() if not line and process.stderr is not None else ""
+    assert line, f"the stack does not start: {said[-4000:]}"
+    ready: dict[str, str] = json.loads(line)
+    return ready
 
 
 @contextlib.contextmanager

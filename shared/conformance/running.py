@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import random
 import signal
@@ -15,12 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from shared import db
-from shared.conformance.processes import CLI, command_of, descendants, free_port, sluice, started
+from shared.conformance.processes import (
+    CLI,
+    command_of,
+    descendants,
+    free_port,
+    ready_line,
+    sluice,
+    started,
+)
 from shared.domain.events import Headers
 from shared.providers.base import Provider
 from shared.settings import Endpoints, Settings
 
-_READY_TIMEOUT_S = 90.0
 _ANSWER_TIMEOUT_S = 5.0
 _PAUSE_S = 0.1
 _SENDERS = 8
@@ -87,11 +93,10 @@ async def running_stack(
         log.open("w") as errors,
         started(*CLI, "up", "--json", stderr=errors, **environ) as process,
     ):
-        assert process.stdout is not None
-        reading = asyncio.to_thread(process.stdout.readline)
-        ready = await asyncio.wait_for(reading, _READY_TIMEOUT_S)
-        assert ready, f"the stack does not start:\n{log.read_text()[-4000:]}"
-        assert json.loads(ready)["url"]
+        try:
+            await ready_line(process)
+        except AssertionError as error:
+            raise AssertionError(f"{error}{log.read_text()[-4000:]}") from None
         file = directory / "sluice.toml"
         file.write_text(configuration)
         applied = await asyncio.to_thread(sluice, "apply", str(file), "--yes", **environ)
