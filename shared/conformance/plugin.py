@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from shared.conformance.handling import Bench
 
 # What a proof found is said as in a test of one's own.
-pytest.register_assert_rewrite("shared.conformance.suite")
+pytest.register_assert_rewrite(
+    *(f"shared.conformance.{name}" for name in ("proofs", "readings", "suite", "subject"))
+)
 
 #: The fixture files that this run wrote, in order.
 WRITTEN = pytest.StashKey[list[str]]()

@@ -15,6 +15,7 @@ PLANTED = {
                       "shared.db -> workers.crew"],
     "nobody-needs-the-kit": ["workers.process -> shared.conformance.suite"],
     "tests-stay-tests": ["shared.db -> pytest", "workers.sweep -> coverage"],
+    "conformance-layers": ["shared.conformance.damage -> shared.conformance.suite"],
     "shared-layers": ["shared.plugin -> shared.conformance",
                       "shared.store.work -> shared.queue", "shared.domain.events -> shared.db"],
     "domain-layers": ["shared.domain.states -> shared.domain.entitlements"],
@@ -53,6 +54,7 @@ PLANTED = {
 }  # fmt: skip
 #: container → a module that nobody has placed
 UNPLACED = {
+    "conformance-layers": "shared.conformance.extras",
     "shared-layers": "shared.utils",
     "domain-layers": "shared.domain.misc",
     "worker-layers": "workers.helpers",

@@ -18,7 +18,7 @@ Kind = Literal["provider", "handler"]
 
 SUFFIX = ".template"
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-_LONGEST_NAME = 40
+_LONGEST_NAME = 24  # and every line of what is written fits
 #: What Sluice, or a source of it, is called already.
 _TAKEN = frozenset({"gateway", "workers", "shared", "sluice", "sluice-handlers"})
 
