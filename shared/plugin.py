@@ -86,10 +86,16 @@ class Event:
     """
     The event that a handler is given.
 
-    `source` is the configured name, `provider` what it is of. Of an entitlement that changed,
-    `provider` is "sluice", `event_type` "entitlement.granted", "entitlement.changed" or
-    "entitlement.revoked", `body` JSON: {"tenant", "feature", "before", "after"}. `received_at` and
-    `occurred_at` are aware UTC. `run` is 1, and more in replays.
+    `source` is the configured name, `provider` what it is of; `headers` are those that receipt
+    kept, credentials as digests. `received_at` and `occurred_at` are aware UTC. `run` is 1, and
+    more where an operator has the handler's own event applied again.
+
+    Of an entitlement that changed, `provider` is "sluice", `event_type` "entitlement.granted",
+    "entitlement.changed" or "entitlement.revoked", `event_id` "audit/ID" of the record that tells
+    it, `source` that of the event which changed it ("" where the clock, a catalog or an operator
+    did), `subject` "tenant/TENANT", `tracking_id` that of the event which brings it, and `body`
+    JSON: {"tenant", "feature", "before", "after"}, where the last two are {"value", "validUntil"},
+    or null where the tenant had nothing or has nothing any more.
     """
 
     tracking_id: UUID
@@ -111,7 +117,8 @@ class Event:
 class Result:
     """
     What a handler did: `unchanged` where it found nothing to do, `ignored` where the event is
-    none of its business, which needs a `code`. `tenant` is whom it concerns, for the trail.
+    none of its business, which needs a `code`. `tenant` is whom it concerns: the event's record in
+    the trail names it. Code and tenant have at most 255 bytes.
     """
 
     outcome: Literal["applied", "unchanged", "ignored"] = "applied"
@@ -125,7 +132,10 @@ class Transaction(Protocol):
     none of it is.
 
     Statements run as the role `sluice_extension`, which has the rights that you give it and none
-    to Sluice's own tables. There is no commit; an exception rolls back.
+    to Sluice's own tables; name your tables with their schema. There is no commit; an exception
+    rolls back. What begins with BEGIN, COMMIT, ROLLBACK, SAVEPOINT, SET, RESET and the like is
+    refused with ValueError. Statements asked for at the same time run one after the other. Values
+    are asyncpg's, jsonb is decoded. It is over when `handle` returns.
     """
 
     now: datetime  # by the database's clock, of this transaction
@@ -151,8 +161,9 @@ class Transaction(Protocol):
         Put a message into the outbox: once this transaction has committed, `Handler.send` gets it.
 
         `payload` is anything that JSON holds. Messages of one handler with the same `key` are one
-        message, sent once; unless given, it is made of the event's tracking id and the message's
-        number within the event, so that a replay does not send again.
+        message, sent once; unless given, it is made of the tracking id of the event that runs (of
+        what is listened to: the one that brings it) and the message's number within it, so that a
+        replay does not send again. With the handler's name and a colon a key has at most 255 bytes.
         """
         ...
 
@@ -178,18 +189,25 @@ class Handler(Protocol, Generic[C]):
     the handler listens to: then each event that fits is brought to it as an event of its own, with
     its own transaction, attempts and place in the list of dead letters, so that nothing that a
     handler does can hold up an entitlement.
+
+    The class is made without arguments, once in each process; an instance must not remember
+    anything between events. A handler whose statement fails has to let the exception pass: the
+    transaction cannot go on.
     """
 
     name: str  # a-z, 0-9 and -; do not change it: keys and the place in the feed hang on it
     command: type[C]
-    #: Longer than this, and the attempt has failed.
+    #: Longer than this, and the attempt has failed (`handler_timeout`); at most 60. The trail is
+    #: brought to nobody beyond the oldest open transaction: what takes long belongs into `send`.
     timeout_s: float = 5.0
     #: "PROVIDER:TYPE", where TYPE may have * in it: "stripe:customer.subscription.*",
-    #: "sluice:entitlement.*". What came before the handler was installed is not brought to it.
+    #: "sluice:entitlement.*". An event is brought once it is settled, unless it is dead: applied or
+    #: ignored alike, and once, however often it is replayed. What came before the handler was
+    #: installed is not brought to it, nor what Sluice itself fetched from a provider.
     listens_to: tuple[str, ...] = ()
 
     def read(self, event: Event) -> C | None:
-        """What an event that it listens to asks for; None: nothing. Pure."""
+        """What an event that it listens to asks for; None: nothing, settled `ignored`. Pure."""
         return None
 
     async def handle(self, event: Event, command: C, transaction: Transaction) -> Result:

@@ -9,6 +9,7 @@ valid ids. Labels hold configured names and closed sets of words, never an id.
 import os
 from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
+from typing import Any
 
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
@@ -49,7 +50,8 @@ def set_up(
     _tracing[:] = [tracers.get_tracer("sluice")]
     trace.set_tracer_provider(tracers)
     metrics.set_meter_provider(meters)
-    _build[:] = [process, _version()]
+    build = (process, _version())
+    _build_info.read_from(lambda: {build: 1})
     server = start_http_server(admin_port, admin_host or "127.0.0.1")[0] if admin_port else None
 
     def shut_down() -> None:
@@ -298,126 +300,93 @@ def turned(seconds: float) -> None:
     _turn_delay.record(seconds)
 
 
-_oldest: list[Callable[[], Mapping[str, float]]] = []
-_parked: list[Callable[[], Mapping[tuple[str, str], int]]] = []
-_wanting: list[Callable[[], Mapping[str, int]]] = []
-_unsent: list[Callable[[], Mapping[str, tuple[int, float]]]] = []
-_dead_messages: list[Callable[[], Mapping[str, int]]] = []
-_handler_lag: list[Callable[[], Mapping[str, float]]] = []
-_build: list[str] = []
+class _Gauge:
+    """
+    Read from who knows, when somebody asks.
+
+    The callback is called in the exporter's thread: it must return what is known and ask nobody.
+    """
+
+    def __init__(self, name: str, description: str, *labels: str, unit: str = "") -> None:
+        self._labels = labels
+        self._callback: Callable[[], Mapping[Any, float]] | None = None
+        _meter.create_observable_gauge(name, [self._read], unit=unit, description=description)
+
+    def read_from(self, callback: Callable[[], Mapping[Any, float]]) -> None:
+        """By the label's value; by a tuple of them where there are several."""
+        self._callback = callback
+
+    def _read(self, _: CallbackOptions) -> Iterable[Observation]:
+        found = self._callback() if self._callback else {}
+        return [
+            Observation(
+                value,
+                dict(zip(self._labels, key if isinstance(key, tuple) else (key,), strict=True)),
+            )
+            for key, value in found.items()
+        ]
+
+
+_oldest = _Gauge(
+    "sluice_oldest_unfinished",
+    "Age of the oldest event that is due and not settled.",
+    "source",
+    unit="s",
+)
+_parked = _Gauge(
+    "sluice_objects_parked",
+    "Objects that give nothing until somebody links, maps or fetches something.",
+    "source",
+    "needs",
+)
+_wanting = _Gauge("sluice_objects_wanting", "Objects that want to be fetched.", "source")
+_handler_lag = _Gauge(
+    "sluice_handler_lag",
+    "Age of the first audit record that a handler's follower has not passed.",
+    "handler",
+    unit="s",
+)
+_unsent = _Gauge("sluice_outbox_unsent", "Messages that are neither sent nor dead.", "handler")
+_oldest_unsent = _Gauge(
+    "sluice_outbox_oldest_unsent",
+    "Age of the oldest message that is neither sent nor dead.",
+    "handler",
+    unit="s",
+)
+_dead_messages = _Gauge(
+    "sluice_outbox_dead", "Dead messages that nobody has retried or dropped.", "handler"
+)
+_build_info = _Gauge(
+    "sluice_build_info", "Always 1; the labels say what runs.", "process", "version"
+)
 
 
 def observe_oldest(callback: Callable[[], Mapping[str, float]]) -> None:
-    """
-    Where the age of the oldest unfinished event is read from, in seconds by source.
-
-    Called in the exporter's thread: it must return what is known and ask nobody.
-    """
-    _oldest[:] = [callback]
+    """Where the age of the oldest unfinished event is read from, in seconds by source."""
+    _oldest.read_from(callback)
 
 
 def observe_parked(callback: Callable[[], Mapping[tuple[str, str], int]]) -> None:
-    """Where the number of parked objects is read from, by (source, what they need); likewise."""
-    _parked[:] = [callback]
-
-
-def _read_parked(_: CallbackOptions) -> Iterable[Observation]:
-    counts = _parked[0]() if _parked else {}
-    return [
-        Observation(count, {"source": source, "needs": needs})
-        for (source, needs), count in counts.items()
-    ]
+    """Where the number of parked objects is read from, by (source, what they need)."""
+    _parked.read_from(callback)
 
 
 def observe_wanting(callback: Callable[[], Mapping[str, int]]) -> None:
-    """Where the number of objects that want to be fetched is read from, by source; as above."""
-    _wanting[:] = [callback]
-
-
-def _read_wanting(_: CallbackOptions) -> Iterable[Observation]:
-    counts = _wanting[0]() if _wanting else {}
-    return [Observation(count, {"source": source}) for source, count in counts.items()]
-
-
-def observe_outbox(
-    unsent: Callable[[], Mapping[str, tuple[int, float]]], dead: Callable[[], Mapping[str, int]]
-) -> None:
-    """
-    Where the messages that are not sent are read from, by handler: how many, and the age of the
-    oldest in seconds; and how many are dead. As above.
-    """
-    _unsent[:] = [unsent]
-    _dead_messages[:] = [dead]
-
-
-def _read_unsent(_: CallbackOptions) -> Iterable[Observation]:
-    found = _unsent[0]() if _unsent else {}
-    return [Observation(count, {"handler": name}) for name, (count, _) in found.items()]
-
-
-def _read_oldest_unsent(_: CallbackOptions) -> Iterable[Observation]:
-    found = _unsent[0]() if _unsent else {}
-    return [Observation(age, {"handler": name}) for name, (_, age) in found.items()]
-
-
-def _read_dead_messages(_: CallbackOptions) -> Iterable[Observation]:
-    counts = _dead_messages[0]() if _dead_messages else {}
-    return [Observation(count, {"handler": name}) for name, count in counts.items()]
+    """Where the number of objects that want to be fetched is read from, by source."""
+    _wanting.read_from(callback)
 
 
 def observe_handler_lag(callback: Callable[[], Mapping[str, float]]) -> None:
-    """Where the age of the first record not followed is read from, by handler; as above."""
-    _handler_lag[:] = [callback]
+    """Where the age of the first record not followed is read from, by handler."""
+    _handler_lag.read_from(callback)
 
 
-def _read_handler_lag(_: CallbackOptions) -> Iterable[Observation]:
-    lags = _handler_lag[0]() if _handler_lag else {}
-    return [Observation(lag, {"handler": handler}) for handler, lag in lags.items()]
-
-
-def _read_oldest(_: CallbackOptions) -> Iterable[Observation]:
-    ages = _oldest[0]() if _oldest else {}
-    return [Observation(age, {"source": source}) for source, age in ages.items()]
-
-
-def _read_build(_: CallbackOptions) -> Iterable[Observation]:
-    return [Observation(1, {"process": _build[0], "version": _build[1]})] if _build else []
-
-
-_meter.create_observable_gauge(
-    "sluice_oldest_unfinished",
-    [_read_oldest],
-    unit="s",
-    description="Age of the oldest event that is due and not settled.",
-)
-_meter.create_observable_gauge(
-    "sluice_objects_parked",
-    [_read_parked],
-    description="Objects that give nothing until somebody links, maps or fetches something.",
-)
-_meter.create_observable_gauge(
-    "sluice_objects_wanting", [_read_wanting], description="Objects that want to be fetched."
-)
-_meter.create_observable_gauge(
-    "sluice_outbox_unsent", [_read_unsent], description="Messages that are neither sent nor dead."
-)
-_meter.create_observable_gauge(
-    "sluice_outbox_oldest_unsent",
-    [_read_oldest_unsent],
-    unit="s",
-    description="Age of the oldest message that is neither sent nor dead.",
-)
-_meter.create_observable_gauge(
-    "sluice_outbox_dead",
-    [_read_dead_messages],
-    description="Dead messages that nobody has retried or dropped.",
-)
-_meter.create_observable_gauge(
-    "sluice_handler_lag",
-    [_read_handler_lag],
-    unit="s",
-    description="Age of the first audit record that a handler's follower has not passed.",
-)
-_meter.create_observable_gauge(
-    "sluice_build_info", [_read_build], description="Always 1; the labels say what runs."
-)
+def observe_outbox(
+    unsent: Callable[[], Mapping[str, int]],
+    oldest_s: Callable[[], Mapping[str, float]],
+    dead: Callable[[], Mapping[str, int]],
+) -> None:
+    """Where it is read, by handler, how many messages are not sent, since when, and are dead."""
+    _unsent.read_from(unsent)
+    _oldest_unsent.read_from(oldest_s)
+    _dead_messages.read_from(dead)

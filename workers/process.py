@@ -296,10 +296,13 @@ async def _apply(
         await settling.headers_of(conn, crew.surroundings, batch.events),
         await settling.horizon(conn),
     )
-    apart = [] if alone else [e for e, asked in translated if handlers.runs_extensions(asked)]
+    apart, here = [], batch.events
+    if not alone:
+        apart = [event for event, asked in translated if handlers.runs_extensions(asked)]
     if apart:
-        translated = [one for one in translated if one[0] not in apart]
-    here = [event for event in batch.events if event not in apart]
+        left = {event.work_id for event in apart}
+        translated = [one for one in translated if one[0].work_id not in left]
+        here = [event for event in here if event.work_id not in left]
     replayed = [event.tracking_id for event in here if event.run > 1]
     if replayed:
         # What they take back comes last, and must not wait for customers behind tenants.

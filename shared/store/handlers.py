@@ -129,6 +129,8 @@ async def hold(conn: Conn, name: str) -> Cursor | None:
     return Cursor(*row.values()) if row is not None else None
 
 
+# The bitmap that the planner likes for short trails would be sorted whole, for each piece of it.
+IN_INDEX_ORDER = "SELECT set_config('enable_bitmapscan', 'off', true)"
 # A statement of its own: the snapshot of the one that took the cursor may be older than the last
 # holder's commit.
 READ_RECORDS = """
@@ -144,7 +146,8 @@ LIMIT $4
 
 
 async def read_records(conn: Conn, cursor: Cursor, limit: int) -> list[AuditRecord]:
-    """The next records after the cursor, in the order of (xid, id)."""
+    """The next records after the cursor, in the order of (xid, id); in a transaction."""
+    await conn.execute(IN_INDEX_ORDER)
     rows = await conn.fetch(READ_RECORDS, cursor.xid, cursor.id, cursor.since, limit)
     return [AuditRecord(*row.values()) for row in rows]
 
@@ -288,21 +291,20 @@ async def read_change(conn: Conn, record: int) -> Change | None:
 
 # The rights that its statements have ----------------------------------------------------------
 
-READ_SETTINGS = """
-SELECT name, current_setting(name) AS value FROM unnest($1::text[]) AS t (name)
-"""
-
-
-async def read_settings(conn: Conn, names: Sequence[str]) -> dict[str, str]:
-    """What these settings, the role among them, are now."""
-    return {row["name"]: row["value"] for row in await conn.fetch(READ_SETTINGS, list(names))}
-
-
+# Row by row, what a setting is, is read before it is set.
 TAKE_SETTINGS = """
-SELECT count(set_config(name, value, true)) FROM unnest($1::text[], $2::text[]) AS t (name, value)
+WITH found AS MATERIALIZED (
+    SELECT name, value, current_setting(name) AS before
+    FROM unnest($1::text[], $2::text[]) AS t (name, value)
+)
+SELECT name, before, set_config(name, coalesce(value, before), true) FROM found
 """
 
 
-async def take_settings(conn: Conn, settings: Mapping[str, str]) -> None:
-    """Set these for the rest of this transaction, or until its savepoint is rolled back."""
-    await conn.execute(TAKE_SETTINGS, list(settings), list(settings.values()))
+async def take_settings(conn: Conn, settings: Mapping[str, str | None]) -> dict[str, str]:
+    """
+    Set these, the role among them, for the rest of this transaction, or until its savepoint is
+    rolled back; None leaves one as it is. Returns what they were.
+    """
+    rows = await conn.fetch(TAKE_SETTINGS, list(settings), list(settings.values()))
+    return {row["name"]: row["before"] for row in rows}

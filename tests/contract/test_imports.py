@@ -24,9 +24,12 @@ PLANTED = {
     "declaration-layers": ["workers.declaration.plans -> workers.declaration.document"],
     "stack-layers": ["workers.stack.spawn -> workers.stack.up"],
     "cli-layers": ["workers.cli.tokens -> workers.cli.events"],
+    "extensions-layers": ["workers.extensions.running -> workers.extensions.following"],
     "fetching-layers": ["workers.fetching.targets -> workers.fetching.fetch"],
+    "sending-layers": ["workers.sending.breaker -> workers.sending.send"],
     "fetching-decides-purely": ["workers.fetching.breaker -> time",
-                                "workers.fetching.answers -> random"],
+                                "workers.fetching.answers -> random",
+                                "workers.sending.breaker -> asyncio"],
     "gateway-layers": ["gateway.ingress -> gateway.api.tenants"],
     "pure-core": ["shared.domain.register -> asyncio", "shared.providers.stripe -> httpx"],
     "domain-knows-no-vendor": ["shared.domain.outcomes -> stripe"],
@@ -49,7 +52,8 @@ PLANTED = {
     "gateway-decides-nothing": ["gateway.ingress -> shared.domain.entitlements"],
     "handlers-touch-the-connection": ["workers.handlers.entitlements -> shared.queue"],
     "operators-never-apply": ["workers.cli.operate -> workers.process",
-                              "workers.cli.sources -> workers.fetching.fetch"],
+                              "workers.cli.sources -> workers.fetching.fetch",
+                              "workers.cli.outbox -> workers.sending.send"],
     "stack-starts-things": ["workers.stack.up -> workers.entitle"],
 }  # fmt: skip
 #: container → a module that nobody has placed
@@ -61,7 +65,9 @@ UNPLACED = {
     "declaration-layers": "workers.declaration.parts",
     "stack-layers": "workers.stack.extras",
     "cli-layers": "workers.cli.more",
+    "extensions-layers": "workers.extensions.more",
     "fetching-layers": "workers.fetching.more",
+    "sending-layers": "workers.sending.more",
     "gateway-layers": "gateway.service",
     "stripe-layers": "shared.providers.stripe.others",
 }

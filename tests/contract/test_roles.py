@@ -19,9 +19,9 @@ ACTIONS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
 
 READS_ALL_BUT_SECRETS = {
     "attempts", "audit", "audit_content", "audit_heads", "catalogs", "configuration", "conflicts",
-    "customers", "deliveries", "grants", "inbox", "joints", "lanes", "ledger", "ledger_horizon",
-    "manual_grants", "messages", "migrations", "observations", "objects", "outbox", "sendings",
-    "settlements", "sources", "tenants", "visits", "work",
+    "customers", "deliveries", "grants", "handlers", "inbox", "joints", "lanes", "ledger",
+    "ledger_horizon", "manual_grants", "messages", "migrations", "observations", "objects",
+    "outbox", "sendings", "settlements", "sources", "tenants", "visits", "work",
 }  # fmt: skip
 
 #: The sealed API keys, and what is fetched with them.
@@ -38,11 +38,12 @@ MAY: dict[str, dict[str, set[str]]] = {
     "worker": {
         "SELECT": READS_ALL_BUT_SECRETS | FETCHING | {"seals"},
         "INSERT": {"attempts", "audit", "audit_content", "audit_heads", "conflicts", "customers",
-                   "fetch_budgets", "fetches", "grants", "inbox", "joints", "ledger", "messages",
+                   "fetch_budgets", "fetches", "grants", "handlers", "inbox", "joints", "ledger",
+                   "messages",
                    "observations", "objects", "outbox", "sendings", "settlements", "tenants",
                    "visits", "work"},
-        "UPDATE": {"audit_heads", "customers", "fetch_budgets", "fetches", "grants", "joints",
-                   "lanes", "objects", "outbox", "tenants", "visits", "work"},
+        "UPDATE": {"audit_heads", "customers", "fetch_budgets", "fetches", "grants", "handlers",
+                   "joints", "lanes", "objects", "outbox", "tenants", "visits", "work"},
         "DELETE": {"fetches", "grants", "observations", "outbox", "visits", "work"},
     },
     "operator": {

@@ -142,7 +142,9 @@ async def test_a_chunked_event_is_an_event(gateway: Gateway) -> None:
     assert await gateway.owner.fetchval("SELECT body FROM inbox") == body
 
 
-@pytest.mark.parametrize("name", ["nobody", "Stripe", "%00", "%FF", "a" * 300, "..%2f.."])
+@pytest.mark.parametrize(
+    "name", ["nobody", "Stripe", "sluice-handlers", "%00", "%FF", "a" * 300, "..%2f.."]
+)
 async def test_an_unknown_source_is_404(gateway: Gateway, name: str) -> None:
     answer = await gateway.post(event(), source=name)
     assert answer.status_code == 404

@@ -169,11 +169,6 @@ class Doer(Handler[Do]):
             *(transaction.execute(INSERT, event.tracking_id, "at once", event.run) for _ in "abc")
         )
 
-    async def _end_the_connection(
-        self, event: Event, command: Do, transaction: Transaction
-    ) -> None:
-        await transaction.fetchval("SELECT pg_terminate_backend(pg_backend_pid())")
-
     async def _ask_who(self, event: Event, command: Do, transaction: Transaction) -> None:
         who = await transaction.fetchrow(
             "SELECT current_user::text AS who, current_setting('statement_timeout') AS limit,"

@@ -1,8 +1,8 @@
 """
 A receiver on the outside that dedupes by key, and an installed package whose handler sends to it.
 
-The handler tells when it is about to send and when it has got its answer, by requests of their own:
-at each of these moments the test can hold it, or kill it.
+The handler tells when it has handled an event, when it is about to send and when it has got its
+answer, by requests of their own: at each of these moments the test can hold it, or kill it.
 """
 
 import asyncio
@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+#: In the handler's transaction, when it has said what is to be sent.
+HANDLED = "handled"
 #: The moments of a sending, in their order.
 BEFORE, POSTED, ANSWERED, AFTER = "before", "posted", "answered", "after"
 
 PACKAGE = '''
 """Posts what it is given to OUTPOST_URL."""
 import os
+import signal
 
 import httpx
 
@@ -32,13 +35,19 @@ class Post(Extension, frozen=True):
 class Outpost(Handler[Post]):
     name = "outpost"
     command = Post
+    listens_to = ("stripe:customer.subscription.*",)
 
     def __init__(self):
         url = os.environ["OUTPOST_URL"]
         self.client = httpx.AsyncClient(base_url=url, timeout=60, verify=False)
 
+    def read(self, event: Event) -> Post:
+        return Post(event.event_id)
+
     async def handle(self, event: Event, command: Post, transaction: Transaction) -> Result:
         transaction.send({"text": command.text})
+        headers = {"Idempotency-Key": "", "X-Pid": str(os.getpid()), "X-Attempt": "0"}
+        await self.client.get("/handled", headers=headers)
         return Result()
 
     async def send(self, message: Outgoing) -> None:
@@ -50,7 +59,9 @@ class Outpost(Handler[Post]):
         await self.client.get("/before", headers=headers)
         answer = await self.client.post("/messages", json=message.payload, headers=headers)
         answer.raise_for_status()
-        await self.client.get("/after", headers=headers)
+        after = await self.client.get("/after", headers=headers)
+        if after.status_code == 299:
+            os.kill(os.getpid(), signal.SIGSTOP)
 '''
 
 
@@ -87,7 +98,8 @@ async def _nothing(_: Request) -> int | None:
 class Receiver:
     """
     `posts` are all that came, `kept` what is left of them by key. `hook` is called at each moment,
-    and may hold up, kill, or answer another status: at POSTED nothing is kept yet.
+    and may hold up, kill, or answer another status: at POSTED nothing is kept yet, and 299 at AFTER
+    has the process stop itself in the last line of its sending.
     """
 
     url: str = ""
@@ -116,8 +128,7 @@ class Receiver:
         key, pid = headers["idempotency-key"], int(headers["x-pid"])
         attempt = int(headers["x-attempt"])
         if path != "/messages":
-            moment = BEFORE if path == "/before" else AFTER
-            return await self.hook(Request(moment, key, pid, attempt)) or 204
+            return await self.hook(Request(path.removeprefix("/"), key, pid, attempt)) or 204
         post = Request(POSTED, key, pid, attempt, json.loads(body))
         self.posts.append(post)
         status = await self.hook(post)

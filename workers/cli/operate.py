@@ -5,7 +5,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workers.cli import apply, audit, catalog, events, manual, parked, sources, tenants, tokens
+from workers.cli import (
+    apply,
+    audit,
+    catalog,
+    events,
+    handlers,
+    manual,
+    outbox,
+    parked,
+    sources,
+    tenants,
+    tokens,
+)
 from workers.cli.exits import CONFLICT, NOT_FOUND, CommandError, write_json
 from workers.cli.output import (
     ActorOption,
@@ -32,6 +44,8 @@ def register(app: typer.Typer) -> None:
     app.add_typer(sources.app, name="sources")
     app.add_typer(events.app, name="events")
     app.add_typer(parked.app, name="parked")
+    app.add_typer(handlers.app, name="handlers")
+    app.add_typer(outbox.app, name="outbox")
     manual.register(tenants.app)
     app.add_typer(tenants.app, name="tenants")
     app.add_typer(audit.app, name="audit")

@@ -50,7 +50,7 @@ class Following:
     def __init__(self, crew: Crew, wake: Callable[[Iterable[int]], None]) -> None:
         self._crew = crew
         self._wake = wake
-        self._note_at = float("-inf")  # in the loop's clock
+        self._say_at = float("-inf")  # in the loop's clock
         self.lags_s: dict[str, float] = {}  # by handler
 
     async def run(self) -> None:
@@ -71,16 +71,24 @@ class Following:
         """Say what is here, if it is time to, and follow the trail to its end."""
         mine = handlers()
         listening = [name for name, handler in mine.items() if handler.listens_to]
-        loop = asyncio.get_running_loop()
+        await self._say(listening)
+        if not listening:
+            return
         async with self._crew.db.connection() as conn:
-            if loop.time() >= self._note_at:
-                await say_what_is_here(conn)
-                self.lags_s = await store.lags_s(conn, listening)
-                self._note_at = loop.time() + SAY_EVERY_S
-            behind = await store.handlers_behind(conn, listening) if listening else []
-        for name in behind:
-            while await self.follow(mine[name]):
-                pass
+            behind = await store.handlers_behind(conn, listening)
+        while behind:
+            # In turns: one that is far behind keeps no other waiting, nor what is to be said.
+            behind = [name for name in behind if await self.follow(mine[name])]
+            await self._say(listening)
+
+    async def _say(self, listening: Sequence[str]) -> None:
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._say_at:
+            return
+        async with self._crew.db.connection() as conn:
+            await say_what_is_here(conn)
+            self.lags_s = await store.lags_s(conn, listening)
+        self._say_at = loop.time() + SAY_EVERY_S
 
     async def follow(self, handler: Handler[Any]) -> bool:
         """Bring a handler the next records; whether there may be more."""

@@ -33,11 +33,6 @@ _PLANNED_AS_USUAL = {
     "enable_mergejoin": "on",
     "plan_cache_mode": "auto",
 }
-#: Put back afterwards: what was taken, and what a handler may have set for itself.
-_KEPT = (
-    "role", "statement_timeout", "idle_in_transaction_session_timeout", "lock_timeout",
-    "search_path", *_PLANNED_AS_USUAL,
-)  # fmt: skip
 
 _FIRST_WORD = re.compile(r"(?:\s|--[^\n]*\n|/\*.*?\*/)*([A-Za-z]+)", re.DOTALL)
 #: They would end the event's transaction or leave its role, or outlive it in the session.
@@ -189,8 +184,7 @@ async def _run_within(
     try:
         # A savepoint: rolled back, it takes role and limits with it.
         async with conn.transaction():
-            before = await store.read_settings(conn, _KEPT)
-            await store.take_settings(conn, _settings(handler.timeout_s))
+            before = await store.take_settings(conn, _settings(handler.timeout_s))
             try:
                 result = await _bounded(handler, event, command, transaction)
             finally:
@@ -257,13 +251,16 @@ def _checked(result: object) -> Result:
     return result
 
 
-def _settings(timeout_s: float) -> dict[str, str]:
+def _settings(timeout_s: float) -> dict[str, str | None]:
+    """What holds while a handler runs, and what is put back after it: it may set more."""
     limit_ms = round(timeout_s * 1000)
     return {
         "role": "sluice_extension",
         "statement_timeout": f"{max(limit_ms, 1)}ms",
         # Thinking is allowed, and a process that was paused is cut off all the same.
         "idle_in_transaction_session_timeout": f"{limit_ms + round(_SLACK_S * 1000)}ms",
+        "lock_timeout": None,
+        "search_path": None,
         **_PLANNED_AS_USUAL,
     }
 

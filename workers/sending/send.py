@@ -43,7 +43,7 @@ LOST = "lost"
 #: Of the crew's connections, at most so many.
 _CONNECTIONS = 2
 _SETTLE_AGAIN_S = 0.5
-_END_WITHIN_S = 3.0
+_END_WITHIN_S = 2.0
 _LONGEST_ERROR = 2000
 _LONGEST_CODE = 100
 
@@ -93,6 +93,7 @@ class Sending:
         self._running: dict[asyncio.Task[bool], Lease] = {}
         self._settling: set[asyncio.Task[Any]] = set()
         self._breakers: dict[str, Breaker] = {}
+        self._looking: asyncio.Task[bool] | None = None
         self._freed = asyncio.Event()
         self._count_at = float("-inf")  # in the loop's clock
         self.unsent: dict[str, Unsent] = {}
@@ -100,11 +101,17 @@ class Sending:
 
     async def run(self) -> None:
         """Send until cancelled; what is under way then is given back."""
-        telemetry.observe_outbox(lambda: self.unsent, lambda: self.dead)
+        telemetry.observe_outbox(
+            lambda: {name: one.messages for name, one in self.unsent.items()},
+            lambda: {name: one.oldest_s for name, one in self.unsent.items()},
+            lambda: self.dead,
+        )
         try:
             while True:
-                is_busy = await self._guarded("look", self.turn())
                 self._freed.clear()
+                # Shielded: what a stop cuts off at its claim could not be given back.
+                self._looking = asyncio.create_task(self._guarded("look", self.turn()))
+                is_busy = await asyncio.shield(self._looking)
                 pause_s = BUSY_S if is_busy else IDLE_S
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause_s * _jitter()):
@@ -114,9 +121,12 @@ class Sending:
 
     async def turn(self) -> bool:
         """Begin what is due and may go; whether any was due. What was begun goes on by itself."""
+        able = [name for name in self._handlers if self._room(name) > 0]
+        if not able and _now_s() < self._count_at:
+            return False
         async with self._connections, self._crew.db.connection() as conn:
-            await self._count(conn)
-            able = [name for name in self._handlers if self._room(name) > 0]
+            if _now_s() >= self._count_at:
+                await self._count(conn)
             due = await outbox.handlers_with_due(conn, able) if able else []
         for name in due:
             await self._begin(name)
@@ -156,8 +166,6 @@ class Sending:
 
     async def _count(self, conn: Conn) -> None:
         """Now and then, how many wait and how many are dead."""
-        if _now_s() < self._count_at:
-            return
         self._count_at = _now_s() + COUNT_EVERY_S
         # A handler that has none any more has to say so.
         nothing = {name: Unsent(0, 0.0) for name in self.unsent}
@@ -286,6 +294,8 @@ class Sending:
 
     async def _end(self) -> None:
         """Stop what is under way, let what was answered be settled, and give the rest back."""
+        if self._looking is not None:
+            await asyncio.wait({self._looking}, timeout=_END_WITHIN_S)
         for task in self._running:
             if task not in self._settling:
                 task.cancel()
