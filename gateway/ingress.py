@@ -8,7 +8,7 @@ exception, and `gateway.app` holds the table of answers.
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -87,7 +87,7 @@ async def receive(request: Request) -> Response:
             identity=identity,
             unreadable=unreadable,
             secret=label,
-            headers=_encode(storable_headers(headers, ingress.keys)),
+            headers=_encode(storable_headers(headers, ingress.keys, provider.secret_headers)),
             body=body,
             body_sha=sha_of(body),
             trace_context=telemetry.traceparent_of(visit.span),
@@ -173,10 +173,16 @@ def read_headers(request: Request) -> Headers:
     )
 
 
-def storable_headers(headers: Headers, keys: KeyRing) -> list[tuple[str, str]]:
-    """The pairs as they may be stored: of credentials, only a keyed digest."""
+def storable_headers(
+    headers: Headers, keys: KeyRing, secret: Set[str] = frozenset()
+) -> list[tuple[str, str]]:
+    """
+    The pairs as they may be stored: of credentials, only a keyed digest. `secret` are the names
+    that hold one although nothing in them says so.
+    """
     return [
-        (name, keys.digest(value) if _is_credential(name) else value) for name, value in headers
+        (name, keys.digest(value) if name in secret or _is_credential(name) else value)
+        for name, value in headers
     ]
 
 

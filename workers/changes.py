@@ -61,7 +61,7 @@ def merge(
 
 
 def _describe_plan(document: Mapping[str, Any]) -> tuple[str, ...]:
-    features = ", ".join(f"{key} {_literal(value)}" for key, value in document["features"].items())
+    features = ", ".join(f"{key} {literal(value)}" for key, value in document["features"].items())
     lasts = (f"lasts {shown_duration(document['lastsS'])}",) if "lastsS" in document else ()
     return (features, f"products: {len(document['products'])}", *lasts)
 
@@ -79,7 +79,7 @@ def _compare_plans(
         # True equals 1 in Python, and is another value.
         if (type(was), was) != (type(becomes), becomes):
             feature = shown_path(("plans", name, "features", key))
-            details.append(f"{feature}: {_literal(was)} → {_literal(becomes)}")
+            details.append(f"{feature}: {literal(was)} → {literal(becomes)}")
     for key, label in (("graceS", "grace"), ("lastsS", "lasts")):
         if stored.get(key) != declared.get(key):
             change = f"{_length(stored.get(key))} → {_length(declared.get(key))}"
@@ -118,9 +118,11 @@ def _length(seconds: int | None) -> str:
     return "none" if seconds is None else shown_duration(seconds)
 
 
-def _literal(value: object) -> str:
-    """A feature's value as the file has it: "10" is not 10."""
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else word(value)
+def literal(value: object) -> str:
+    """A value as the file has it, on one line: "10" is not 10."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=not value.isprintable())
+    return word(value)
 
 
 def word(value: object) -> str:

@@ -12,9 +12,9 @@ from shared.providers.base import Provider
 from shared.sealing import API_KEY_SLOT, KeyRing, SealingError
 from shared.store.configuration import Holding, Stored, StoredSource
 from shared.store.source_keys import SourceKey
-from workers.changes import Action, Change, merge, word
+from workers.changes import Action, Change, literal, merge, word
 from workers.coherence import check_features, check_products
-from workers.declaration import Declaration, DeclaredSource
+from workers.declaration import Declaration, DeclaredSource, KeyPath, leaves_of, shown_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,14 +170,21 @@ def _changes_who_grants(
 
 
 def is_told_otherwise(stored: StoredSource, declared: DeclaredSource, provider: Provider) -> bool:
-    """Whether the source's settings come to something else than those that hold."""
+    """
+    Whether the source's settings come to something else than those that hold.
+
+    Its provider's tables do not count. They say how events are proven and read, which happens
+    once, when they come: what was read is kept as observations, and deriving reads only those.
+    """
     before, after = (_effective(one.settings, provider) for one in (stored, declared))
     return before != after
 
 
 def _effective(named: Mapping[str, Any], provider: Provider) -> dict[str, Any]:
     """The settings that hold, the provider's defaults included."""
-    return {**{name: values[0] for name, values in provider.settings.items()}, **named}
+    defaults = {name: values[0] for name, values in provider.settings.items()}
+    said = {name: value for name, value in named.items() if not _is_table(name, value, provider)}
+    return {**defaults, **said}
 
 
 def _compare_source(
@@ -190,7 +197,13 @@ def _compare_source(
     wanted = list(dict.fromkeys(secrets))
     if stored is None:
         added = [f"provider {declared.provider}", f"secrets: {len(wanted)}"]
-        added += [f"settings.{name}: {value}" for name, value in sorted(declared.settings.items())]
+        added += [
+            f"settings.{name}: {value}"
+            for name, value in sorted(declared.settings.items())
+            if not _is_table(name, value, provider)
+        ]
+        leaves = _leaves(declared.settings, provider)
+        added += [f"{shown_path(path)}: {value}" for path, value in leaves.items()]
         return Change("source", declared.name, "added", tuple(added)), SecretChange(
             new=tuple(enumerate(wanted))
         )
@@ -205,11 +218,38 @@ def _compare_source(
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     ]
+    details_list += _compare_tables(stored.settings, declared.settings, provider)
     change = _compare_secrets(stored, wanted, keys)
     if change.new or change.gone:
         details_list.append(f"secrets: {len(change.new)} written, {len(change.gone)} removed")
     action: Action = "changed" if details_list else "unchanged"
     return Change("source", declared.name, action, tuple(details_list)), change
+
+
+def _compare_tables(
+    stored: Mapping[str, Any], declared: Mapping[str, Any], provider: Provider
+) -> list[str]:
+    old, new = (_leaves(named, provider) for named in (stored, declared))
+    return [
+        f"{shown_path(path)}: {old.get(path, word(None))} → {new.get(path, word(None))}"
+        for path in dict.fromkeys((*new, *old))
+        if old.get(path) != new.get(path)
+    ]
+
+
+def _leaves(named: Mapping[str, Any], provider: Provider) -> dict[KeyPath, str]:
+    """What the tables say, by key path, as the file has it."""
+    return {
+        path: literal(leaf)
+        for name, value in named.items()
+        if _is_table(name, value, provider)
+        for path, leaf in leaves_of(value, (name,))
+    }
+
+
+def _is_table(name: str, value: Any, provider: Provider) -> bool:
+    # Where the provider changes, what is stored may be a table of the one before.
+    return name in provider.tables or isinstance(value, dict | list)
 
 
 def _compare_secrets(stored: StoredSource, wanted: Sequence[str], keys: KeyRing) -> SecretChange:

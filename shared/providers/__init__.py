@@ -6,11 +6,12 @@ from functools import cache
 from shared.installed import PROVIDERS_GROUP, installed
 from shared.providers.base import Provider
 from shared.providers.own import Own
+from shared.providers.sender import SENDERS
 from shared.providers.stripe import Stripe
 
 log = logging.getLogger(__name__)
 
-BUILT_IN: tuple[Provider, ...] = (Stripe(),)
+BUILT_IN: tuple[Provider, ...] = (Stripe(), *SENDERS)
 
 #: Of the events that Sluice makes itself. Not in the registry: nothing can be declared with it.
 OWN = Own()

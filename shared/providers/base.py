@@ -83,6 +83,8 @@ class Provider(Protocol):
     tables: frozenset[str] = frozenset()
     #: Whether `translate` needs the headers.
     reads_headers: bool = False
+    #: The headers, in lower case, that hold the secret itself: only a digest of them is stored.
+    secret_headers: frozenset[str] = frozenset()
 
     def for_source(self, configured: Configured) -> "Provider":
         """

@@ -143,11 +143,11 @@ FEATURE = "[features.seats]\n"
         ),
         (
             SOURCE.replace('"stripe"', '"strype"'),
-            ", line 2: sources.stripe.provider: unknown provider 'strype'; known: stripe",
+            ", line 2: sources.stripe.provider: unknown provider 'strype'; known: ",
         ),
         (
             SOURCE.replace('provider = "stripe"\n', ""),
-            ", line 1: sources.stripe.provider: is missing; known providers: stripe",
+            ", line 1: sources.stripe.provider: is missing; known providers: ",
         ),
         (
             "\n" + SOURCE.replace("livemode = true\n", ""),

@@ -35,6 +35,7 @@ PLANTED = {
     "domain-knows-no-vendor": ["shared.domain.outcomes -> stripe"],
     "providers-are-islands": ["shared.providers.acme -> shared.providers.stripe"],
     "stripe-layers": ["shared.providers.stripe.fields -> shared.providers.stripe.events"],
+    "sender-layers": ["shared.providers.sender.tables -> shared.providers.sender.schemes"],
     "doors-know-no-domain": ["shared.queue -> shared.domain.events"],
     "store-only-stores": ["shared.store.audit -> shared.telemetry"],
     "table-families": ["shared.store.work -> shared.store.audit"],
@@ -69,6 +70,7 @@ UNPLACED = {
     "fetching-layers": "workers.fetching.more",
     "sending-layers": "workers.sending.more",
     "gateway-layers": "gateway.service",
+    "sender-layers": "shared.providers.sender.more",
     "stripe-layers": "shared.providers.stripe.others",
 }
 

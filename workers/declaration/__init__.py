@@ -15,7 +15,13 @@ from workers.declaration.plans import (
     shown_duration,
 )
 from workers.declaration.sources import DeclaredSource, resolve_secret
-from workers.declaration.tables import DeclarationError, KeyPath, shown_key, shown_path
+from workers.declaration.tables import (
+    DeclarationError,
+    KeyPath,
+    leaves_of,
+    shown_key,
+    shown_path,
+)
 
 __all__ = [
     "COMBINES",
@@ -27,6 +33,7 @@ __all__ = [
     "KeyPath",
     "Lines",
     "duration_s",
+    "leaves_of",
     "read_declaration",
     "resolve_api_keys",
     "resolve_secret",

@@ -10,7 +10,13 @@ from typing import Any
 from shared.providers.base import Provider
 from workers.declaration.lines import Lines
 from workers.declaration.plans import DeclaredFeature, DeclaredPlan, read_feature, read_plan
-from workers.declaration.sources import DeclaredSource, check_secret, read_source, resolve_secret
+from workers.declaration.sources import (
+    DeclaredSource,
+    bind,
+    check_secret,
+    read_source,
+    resolve_secret,
+)
 from workers.declaration.tables import DeclarationError, only, table_at
 
 _TOML_PLACE = re.compile(r" \(at line (\d+), column (\d+)\)")
@@ -60,10 +66,11 @@ def resolve_secrets(
     with declared.lines.naming():
         for name, source in declared.sources.items():
             found[name] = []
+            provider = bind(source, ("sources", name), providers[source.provider])
             for index, pointer in enumerate(source.secrets):
                 path = ("sources", name, "secrets", index)
                 secret = resolve_secret(pointer, path, environ, beside)
-                check_secret(secret, path, providers[source.provider])
+                check_secret(secret, path, provider)
                 found[name].append(secret)
     return found
 

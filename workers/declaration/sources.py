@@ -1,14 +1,16 @@
 """Sources: `[sources.NAME]`, and the secrets that it points to."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date, time
 from pathlib import Path
 from typing import Any
 
 from shared.domain.events import OWN_SOURCE, is_storable
 from shared.providers.base import ConfigurationError, Configured, Provider
-from workers.declaration.tables import DeclarationError, KeyPath, only, table_at
+from workers.declaration.tables import DeclarationError, KeyPath, leaves_of, only, table_at
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _ADDRESS = re.compile(
@@ -21,8 +23,7 @@ class DeclaredSource:
     """
     One `[sources.NAME]`. `secrets` and `api_key` are as written: "env:NAME", "file:PATH" or the
     secret; `settings` are those that the file names, of `Provider.settings`, and the provider's own
-    tables. `api_base` is None
-    where the provider's own address is meant.
+    tables. `api_base` is None where the provider's own address is meant.
     """
 
     name: str
@@ -107,17 +108,27 @@ def read_source(
         tenant=_tenant(table, path),
         settings={
             **_settings(table, (*path, "settings"), providers[provider]),
-            **{name: table[name] for name in sorted(providers[provider].tables) if name in table},
+            **_tables(table, path, providers[provider]),
         },
         api_key=_api_key(table, path),
         api_base=_api_base(table, path),
     )
+    bind(declared, path, providers[provider])
+    return declared
+
+
+def bind(declared: DeclaredSource, path: KeyPath, provider: Provider) -> Provider:
+    """
+    The provider as the source has it configured.
+
+    Raises:
+        DeclarationError: what the source says is not understood; `path` leads to the source.
+    """
     configured = Configured(declared.settings, declared.livemode, declared.tenant)
     try:
-        providers[provider].for_source(configured)
+        return provider.for_source(configured)
     except ConfigurationError as error:
         raise DeclarationError((*path, *error.path), error.problem) from None
-    return declared
 
 
 def check_secret(secret: str, path: KeyPath, provider: Provider) -> None:
@@ -134,6 +145,19 @@ def check_secret(secret: str, path: KeyPath, provider: Provider) -> None:
 def _tables_of(table: Mapping[str, Any], providers: Mapping[str, Provider]) -> frozenset[str]:
     provider = providers.get(str(table.get("provider")))
     return provider.tables if provider is not None else frozenset()
+
+
+def _tables(table: Mapping[str, Any], path: KeyPath, provider: Provider) -> dict[str, Any]:
+    """The provider's own tables, as they were written; what they say is its to judge."""
+    found = {name: table[name] for name in sorted(provider.tables) if name in table}
+    for name, value in found.items():
+        for inner, leaf in leaves_of(value, (*path, name)):
+            # They are stored as JSON, which has neither.
+            if isinstance(leaf, float) and not math.isfinite(leaf):
+                raise DeclarationError(inner, f"{leaf} is no number here")
+            if isinstance(leaf, date | time):
+                raise DeclarationError(inner, "times are written as text here: in quotes")
+    return found
 
 
 def _secrets(table: Mapping[str, Any], path: KeyPath, provider: Provider) -> tuple[str, ...]:

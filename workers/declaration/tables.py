@@ -7,7 +7,7 @@ see it as they would write it: `plans."v1.pro".products[0]`.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 KeyPath = tuple[str | int, ...]
@@ -44,6 +44,21 @@ def shown_path(path: KeyPath) -> str:
 def shown_key(key: str) -> str:
     """A key as a file would have it: quoted where it has to be, control characters escaped."""
     return key if _BARE.fullmatch(key) else json.dumps(key, ensure_ascii=not key.isprintable())
+
+
+def leaves_of(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
+    """What is no table and no array, or an empty one, each with the path that leads to it."""
+    pairs: Iterable[tuple[str | int, Any]] = ()
+    if isinstance(value, Mapping):
+        pairs = value.items()
+    elif isinstance(value, list | tuple):
+        pairs = enumerate(value)
+    is_leaf = True
+    for key, inner in pairs:
+        is_leaf = False
+        yield from leaves_of(inner, (*path, key))
+    if is_leaf:
+        yield path, value
 
 
 def table_at(parent: Mapping[str, Any], path: KeyPath) -> Mapping[str, Any]:
