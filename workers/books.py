@@ -20,6 +20,7 @@ from shared.domain.register import NOTHING, Register, fold
 from shared.domain.states import (
     ADVERSE_KINDS,
     CUSTOMER_KIND,
+    IDENTITY_KINDS,
     LINKING_KINDS,
 )
 from shared.domain.verdicts import Links, decide
@@ -59,6 +60,7 @@ class Books:
         self.entries: dict[ObjectKey, Entry] = {}
         self.near = Neighbours(surroundings.origin)
         self.added: list[NewObservation] = []
+        self.told: set[tuple[UUID, ObjectKey]] = set()  # what each event has observed here
         self.holdings = Holdings()
 
     async def load(
@@ -111,6 +113,7 @@ class Books:
             entry = Entry(StoredObject(0, one.key, None, None, empty, None))
             self.entries[one.key] = entry
         entry.observations[one.event_id] = (one.tracking_id, observation)
+        self.told.add((one.tracking_id, one.key))
         self.added.append(NewObservation(one.key, observation, one.tracking_id))
         former, was_adverse = entry.stored.owner, entry.stored.adverse
         stood = self._bearing(entry)
@@ -134,7 +137,10 @@ class Books:
         ):
             affected += [*self.near.group(entry), *self.near.of(former)]
         affected += self._around(moved)
-        return Step(entry, superseded, self._cases(affected))
+        is_news = one.key.kind in IDENTITY_KINDS and (
+            before is None or before.newest != register.newest
+        )
+        return Step(entry, superseded, self._cases(affected), is_news)
 
     def take_back(self, event_id: str, tracking_id: UUID) -> Step:
         """Undo what an earlier run of an event observed, without another observation for it."""
@@ -149,6 +155,8 @@ class Books:
             seen = entry.observations.get(event_id)
             if seen is None or seen[0] != tracking_id:
                 continue
+            if (tracking_id, entry.stored.key) in self.told:
+                continue  # by another command of this run
             del entry.observations[event_id]
             if entry.stored.key != but:
                 self._fold(entry)
@@ -189,7 +197,7 @@ class Books:
         granted = [self.holdings.of(entry) for entry in entries]
         changes = self.decide(step)
         own = step.entry.stored
-        moved = any(
+        moved = step.is_news or any(
             was != (entry.stored.tenant, entry.stored.parked)
             or not are_same(had, self.holdings.of(entry))
             for was, had, entry in zip(stood, granted, entries, strict=True)

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from shared.db import Conn
 from shared.domain.keys import CustomerKey
-from shared.domain.states import ADVERSE_KINDS, LINKING_KINDS
+from shared.domain.states import ADVERSE_KINDS, LINKING_KINDS, MEMBERSHIP_KIND
 from shared.store import customers, grants, manual_grants, objects, observations
 from workers.books import Books
 from workers.entries import (
@@ -166,7 +166,7 @@ async def derive_tenant(
     """
     books = Books(surroundings, now)
     # Unlocked: only to know what to lock.
-    owned = await objects.read_objects_of_tenant(conn, tenant)
+    owned = await _bearing_on(conn, tenant)
     wanted = more | locks_of(map(Entry, owned))
     whole = customers_by_summary(surroundings, wanted)
     await books.load(conn, wanted, [stored.key for stored in owned], whole)
@@ -179,7 +179,7 @@ async def derive_tenant(
     # An object may have come to the tenant between the unlocked read and its lock.
     late = [
         Entry(stored)
-        for stored in await objects.read_objects_of_tenant(conn, tenant)
+        for stored in await _bearing_on(conn, tenant)
         if stored.key not in books.entries
     ]
     if late:
@@ -190,3 +190,12 @@ async def derive_tenant(
     await books.save(conn)
     await grants.set_catalog_version(conn, tenant, books.catalog.version)
     return net_changes(changes), books.catalog.version
+
+
+async def _bearing_on(conn: Conn, tenant: str) -> list[objects.StoredObject]:
+    """
+    The tenant's objects but its memberships: there may be thousands, and none gives anything by
+    any catalog.
+    """
+    owned = await objects.read_objects_of_tenant(conn, tenant)
+    return [stored for stored in owned if stored.key.kind != MEMBERSHIP_KIND]

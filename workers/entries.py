@@ -170,11 +170,12 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one event leaves to be decided."""
+    """What one event leaves to be decided. `is_news`: it applies, whatever is decided."""
 
     entry: Entry | None
     superseded: bool
     cases: tuple[Case, ...]
+    is_news: bool = False
 
 
 def locks_of(entries: Iterable[Entry]) -> Locks:

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.api.tenants import read_entitlements, read_explanation
+from gateway.api.tenants import read_entitlements, read_explanation, read_membership
 from shared.db import Database
 
 Answers = Mapping[type[Exception], Callable[[Request, Exception], Response]]
@@ -22,6 +22,7 @@ def create_api(reader: Database, answers: Answers) -> Starlette:
         routes=[
             Route("/{tenant:path}/entitlements", read_entitlements),
             Route("/{tenant:path}/entitlements/{feature}", read_explanation),
+            Route("/{tenant:path}/members", read_membership),
         ],
         exception_handlers=handlers,
     )

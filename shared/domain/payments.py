@@ -20,16 +20,19 @@ from shared.domain.states import (
     CUSTOMER_KIND,
     DISPUTE_KIND,
     INVOICE_KIND,
+    ORDER_KIND,
     REFUND_KIND,
     SESSION_KIND,
     SUBSCRIPTION_KIND,
 )
 
 #: Where the way from a payment ends: what it was paid for.
-_BOUGHT_KINDS = frozenset({SUBSCRIPTION_KIND, SESSION_KIND})
+_BOUGHT_KINDS = frozenset({SUBSCRIPTION_KIND, SESSION_KIND, ORDER_KIND})
 #: Others name them, or they stand under no other lock.
-_JOINTS = frozenset({INVOICE_KIND, CHARGE_KIND, SESSION_KIND})
-#: Without one of these there are no circumstances, but for what a charge says was refunded.
+_JOINTS = frozenset({INVOICE_KIND, CHARGE_KIND, SESSION_KIND, ORDER_KIND})
+#: They tell themselves how much of them was refunded.
+_TOLD_KINDS = frozenset({CHARGE_KIND, ORDER_KIND})
+#: Without one of these there are no circumstances, but for what one of those says was refunded.
 BEARING_KINDS = ADVERSE_KINDS | {CUSTOMER_KIND}
 #: What a refund, dispute or warning must stand at to matter to others.
 SPEAKS_AGAINST = frozenset({Standing.CONTESTED, Standing.LOST, Standing.REFUNDED})
@@ -38,10 +41,11 @@ SPEAKS_AGAINST = frozenset({Standing.CONTESTED, Standing.LOST, Standing.REFUNDED
 class Policy(msgspec.Struct, frozen=True):
     """What a source's settings leave to its operator; the first value is the default."""
 
-    grants_from: str = "subscriptions"  # or "summary"
+    grants_from: str = "subscriptions"  # or what else `FAMILIES` has for the provider
     disputes: str = "hold"  # or "keep": an open dispute takes nothing away
     fraud_warnings: str = "hold"  # or "keep"
     voided_collection: str = "keep"  # or "revoke": a subscription whose invoices are voided
+    refunds: str = "whole"  # or "flagged": an order ends with a refund that says so, and no other
 
     @classmethod
     def read(cls, settings: Mapping[str, object]) -> "Policy":
@@ -101,7 +105,7 @@ def joints_of(kind: str, object_id: str, refs: Collection[str]) -> tuple[str, ..
 
 def is_adverse(provider: str, seen: Seen) -> bool:
     """Whether the object may speak against others."""
-    if seen.kind == CHARGE_KIND:
+    if seen.kind in _TOLD_KINDS:
         return bool(seen.register.newest.refunded)
     return seen.kind in ADVERSE_KINDS and _standing(provider, seen) in SPEAKS_AGAINST
 
@@ -128,7 +132,7 @@ def circumstances(
                     holds[name].add(seen.name)
         for seen in objects:
             if seen.kind in _BOUGHT_KINDS:
-                reversals[seen.name] = payments.reversals_of(seen)
+                reversals[seen.name] = payments.reversals_of(seen, policy)
     lapsed = _is_lapsed(provider, objects, holds, reversals)
     return {
         seen.name: Circumstances(
@@ -205,10 +209,12 @@ class _Payments:
             if (seen := self.by_name.get(name)) is not None and self._was_bought(seen)
         }
 
-    def reversals_of(self, bought: Seen) -> set[str]:
+    def reversals_of(self, bought: Seen, policy: Policy) -> set[str]:
         """What took back the payment of a purchase, or of a subscription's last paid invoice."""
         if bought.kind == SESSION_KIND:
             return self._of_purchase(bought)
+        if bought.kind == ORDER_KIND:
+            return self._of_order(bought, policy)
         return {
             dispute.name
             for dispute in self._standing_at(DISPUTE_KIND, Standing.LOST, self.by_name)
@@ -231,8 +237,17 @@ class _Payments:
             reversals |= {seen.name for seen in (*refunds, *by_charge)}
         return reversals
 
+    def _of_order(self, bought: Seen, policy: Policy) -> set[str]:
+        reached = self.reach(bought.name)
+        refunds = self._standing_at(REFUND_KIND, Standing.REFUNDED, reached)
+        reversals = {seen.name for seen in refunds if seen.register.newest.revokes}
+        refunded = max(_total(refunds), self._told_by(bought, reached))
+        if policy.refunds == "whole" and 0 < (bought.register.newest.amount or 0) <= refunded:
+            reversals |= {seen.name for seen in refunds} or {bought.name}
+        return reversals
+
     def _told_by(self, charge: Seen, reached: Iterable[str]) -> int:
-        """What a charge says was refunded, without what failed since it said so."""
+        """What a charge or order says was refunded, without what failed since it said so."""
         failed = [
             refund
             for refund in self._standing_at(REFUND_KIND, Standing.RELEASED, reached)

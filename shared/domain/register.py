@@ -11,7 +11,10 @@ refund) is its end. What stays undecided is *ambiguous*: the largest event id de
 
 A fetch contains everything up to its version, so that no snapshot up to then replaces it; one
 after its ceiling does; one between is taken for the newer for now, and asks for another fetch.
-Of two fetches the one with the larger number is the newer.
+Of two fetches the one with the larger number is the newer. Where objects have versions of their
+own, snapshots of one version are one state, or it is ambiguous which of them came last; a fetch
+that tells the object's version stands after its snapshots, and of two such fetches the version
+says which is the newer: what is read from a replica may be late.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +24,14 @@ from typing import Literal
 import msgspec
 
 from shared.domain.commands import Shape
-from shared.domain.standings import ACCESS, Standing, is_for_good, seconds_of, standing_of
+from shared.domain.standings import (
+    ACCESS,
+    Standing,
+    has_versions,
+    is_for_good,
+    seconds_of,
+    standing_of,
+)
 from shared.domain.states import CUSTOMER_KIND, SESSION_KIND, UNOBSERVED, Item, ObjectState
 
 #: Why a fetch would help: the order is undecided; a hint says that the object changed; a list is
@@ -139,14 +149,12 @@ def fold(provider: str, kind: str, observations: Iterable[Observation]) -> Regis
             unknown = state
             continue
         unknown = None
-        since = None
-        if standing in _COUNTED:
+        since = state.past_due_at if standing is Standing.PAST_DUE else None
+        if since is None and standing in _COUNTED:
             before = ends[-1] if ends else None
             is_run = before is not None and before.since is not None
             is_run = is_run and standing_of(provider, kind, ends[-1].state.status) is standing
             began = seconds_of(provider, version)
-            if standing is Standing.PAST_DUE and state.past_due_at is not None:
-                began = state.past_due_at
             since = before.since if before is not None and is_run else began
         ends.append(Sighting(version, state, since))
     return Register(
@@ -164,7 +172,7 @@ def _timeline(
 ) -> tuple[Observation | None, list[Observation]]:
     """The newest fetch, and what has a state, by age, without fetches that it outdates."""
     fetches = [seen for seen in everything if seen.shape == "fetch"]
-    fetch = max(fetches, key=_number) if fetches else None
+    fetch = _newest_of(fetches) if fetches else None
     timeline = [
         seen
         for seen in everything
@@ -210,7 +218,9 @@ def _end_of_second(
     if len({seen.after for seen in candidates}) == 1:
         return candidates[-1], False
     finals = [
-        seen for seen in candidates if standing_of(provider, kind, seen.state.status) in _FINAL
+        seen
+        for seen in candidates
+        if standing_of(provider, kind, seen.state.status) in _FINAL and not has_versions(provider)
     ]
     # Of a charge the larger refund is the later one, unless one has failed.
     last = max(finals or candidates, key=_refunded)
@@ -276,6 +286,18 @@ def _choices(provider: str, kind: str, ends: Sequence[Sighting]) -> tuple[Sighti
 
 def _second(observation: Observation) -> tuple[int, bool]:
     return observation.version, observation.shape == "fetch"
+
+
+def _newest_of(fetches: Sequence[Observation]) -> Observation:
+    newest = max(fetches, key=_number)
+    if not _is_exact(newest):
+        return newest
+    return max(filter(_is_exact, fetches), key=_age)
+
+
+def _is_exact(fetch: Observation) -> bool:
+    """Whether it tells the object's own version, and not only when it was asked for."""
+    return fetch.ceiling == fetch.version
 
 
 def _number(fetch: Observation) -> int:

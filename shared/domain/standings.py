@@ -10,16 +10,22 @@ from typing import Literal
 
 from shared.domain.states import (
     ACCOUNT_KIND,
+    BENEFIT_GRANT_KIND,
     CHARGE_KIND,
     CUSTOMER_KIND,
     DISPUTE_KIND,
     INVOICE_KIND,
     INVOICE_PAYMENT_KIND,
+    MEMBERSHIP_KIND,
     ORDER_KIND,
+    ORGANIZATION_KIND,
     REFUND_KIND,
     SESSION_KIND,
+    STATE_KIND,
+    SUBSCRIPTION_ITEM_KIND,
     SUBSCRIPTION_KIND,
     SUMMARY_KIND,
+    USER_KIND,
     WARNING_KIND,
 )
 
@@ -136,7 +142,21 @@ STANDINGS: dict[tuple[str, str], dict[str, Standing]] = {
         "actionable": Standing.CONTESTED,
         "not_actionable": Standing.RELEASED,
     },
-    # Read ahead of their adapters: the words are documented, the table is one.
+    ("clerk", SUBSCRIPTION_ITEM_KIND): {
+        "free_trial": Standing.TRIAL,  # Clerk's word is `active`, beside `is_free_trial`
+        "active": Standing.ACTIVE,
+        "canceled": Standing.ENDING,
+        "past_due": Standing.PAST_DUE,
+        "incomplete": Standing.PENDING,
+        "upcoming": Standing.PENDING,
+        "abandoned": Standing.NEVER_STARTED,
+        "ended": Standing.ENDED,
+        "expired": Standing.ENDED,
+    },
+    ("clerk", USER_KIND): {"present": Standing.PRESENT, "deleted": Standing.ENDED},
+    ("clerk", ORGANIZATION_KIND): {"present": Standing.PRESENT, "deleted": Standing.ENDED},
+    ("clerk", MEMBERSHIP_KIND): {"present": Standing.PRESENT, "deleted": Standing.ENDED},
+    # "deleted" is ours, of what Polar says that there is none of (any more).
     ("polar", SUBSCRIPTION_KIND): {
         "trialing": Standing.TRIAL,
         "active": Standing.ACTIVE,
@@ -146,15 +166,35 @@ STANDINGS: dict[tuple[str, str], dict[str, Standing]] = {
         "incomplete_expired": Standing.NEVER_STARTED,
         "paused": Standing.PAUSED,
         "canceled": Standing.ENDED,
+        "deleted": Standing.ENDED,
     },
+    # What refunds take back, `shared.domain.payments` says by the source's policy.
     ("polar", ORDER_KIND): {
         "draft": Standing.PENDING,
         "pending": Standing.PENDING,
         "paid": Standing.PAID,
         "partially_refunded": Standing.PAID,
-        "refunded": Standing.REFUNDED,
+        "refunded": Standing.PAID,
         "void": Standing.NEVER_STARTED,
+        "deleted": Standing.ENDED,
     },
+    ("polar", REFUND_KIND): {
+        "pending": Standing.REFUNDED,
+        "succeeded": Standing.REFUNDED,
+        "failed": Standing.RELEASED,
+        "canceled": Standing.RELEASED,
+        "deleted": Standing.RELEASED,
+    },
+    # Two flags at Polar: `is_granted`, `is_revoked`.
+    ("polar", BENEFIT_GRANT_KIND): {
+        "granted": Standing.ACTIVE,
+        "pending": Standing.PENDING,
+        "revoked": Standing.ENDED,
+        "deleted": Standing.ENDED,
+    },
+    ("polar", STATE_KIND): {"current": Standing.ACTIVE, "deleted": Standing.ENDED},
+    ("polar", CUSTOMER_KIND): {"present": Standing.PRESENT, "deleted": Standing.ENDED},
+    # Read ahead of their adapters: the words are documented, the table is one.
     ("paddle", SUBSCRIPTION_KIND): {
         "trialing": Standing.TRIAL,
         "active": Standing.ACTIVE,
@@ -188,6 +228,12 @@ FAMILIES: dict[str, dict[str, frozenset[str]]] = {
         "subscriptions": frozenset({SUBSCRIPTION_KIND, SESSION_KIND}),
         "summary": frozenset({SUMMARY_KIND}),
     },
+    "clerk": {"subscriptions": frozenset({SUBSCRIPTION_ITEM_KIND})},
+    "polar": {
+        "subscriptions": frozenset({SUBSCRIPTION_KIND, ORDER_KIND}),
+        "benefits": frozenset({BENEFIT_GRANT_KIND}),
+        "state": frozenset({STATE_KIND}),
+    },
 }
 
 
@@ -201,7 +247,10 @@ _WORDED = frozenset(provider for provider, _ in STANDINGS)
 _NEUTRAL = {standing.value: standing for standing in Standing}
 
 #: Kinds whose version key tells what is newest, so that an end need not be for good.
-REVIVABLE = frozenset({("polar", SUBSCRIPTION_KIND), ("polar", ORDER_KIND)})
+REVIVABLE = frozenset(
+    ("polar", kind)
+    for kind in (SUBSCRIPTION_KIND, ORDER_KIND, REFUND_KIND, BENEFIT_GRANT_KIND, STATE_KIND)
+) | {("clerk", SUBSCRIPTION_ITEM_KIND)}  # the default plan's ends and begins under one id
 
 
 def standing_of(provider: str, kind: str, status: str) -> Standing | None:
@@ -223,9 +272,14 @@ def is_for_good(provider: str, kind: str, status: str) -> bool:
     return standing_of(provider, kind, status) in TERMINAL
 
 
+def has_versions(provider: str) -> bool:
+    """
+    Whether versions are the objects' own, in microseconds. Stripe's are the seconds in which its
+    events were made; see `shared.domain.commands.Observe`.
+    """
+    return provider != "stripe"
+
+
 def seconds_of(provider: str, version: int) -> int:
-    """
-    A version as unix seconds. Stripe's versions are seconds, everybody else's microseconds; see
-    `shared.domain.commands.Observe`.
-    """
-    return version if provider == "stripe" else version // 1_000_000
+    """A version as unix seconds."""
+    return version // 1_000_000 if has_versions(provider) else version

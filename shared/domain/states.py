@@ -43,6 +43,10 @@ class ObjectState(msgspec.Struct, frozen=True, omit_defaults=True):
     lapses_at: int | None = None  # a trial's end, where nothing is set to pay from then on
     has_payment_method: bool = False  # of a customer: there is a default one
     past_due_at: int | None = None  # when the run of failed payments began, where the object says
+    member: str | None = None  # of a membership: who is a member of its tenant
+    role: str | None = None  # of a membership: as what
+    is_default: bool = False  # the plan of whoever has no other: unmapped, it gives nothing
+    revokes: bool = False  # of a refund: it takes back what was bought, however much it pays back
 
 
 #: The status of an object of which only hints came: that it changed, not what it is.
@@ -71,6 +75,8 @@ USER_KIND = "user"
 ORGANIZATION_KIND = "organization"
 MEMBERSHIP_KIND = "organization_membership"
 SUBSCRIPTION_ITEM_KIND = "subscription_item"
+#: What is news by itself, whether or not it changes anybody's access.
+IDENTITY_KINDS = frozenset({USER_KIND, ORGANIZATION_KIND, MEMBERSHIP_KIND})
 #: What speaks against a payment, and what leads from it to the objects that it paid for.
 ADVERSE_KINDS = frozenset({REFUND_KIND, DISPUTE_KIND, WARNING_KIND})
 PAYMENT_KINDS = ADVERSE_KINDS | {INVOICE_KIND, CHARGE_KIND, INVOICE_PAYMENT_KIND}

@@ -243,7 +243,10 @@ def _grants_of(
     catalog: Catalog,
     around: Circumstances,
 ) -> tuple[Grant, ...] | None:
-    """What a state gives, or None where the catalog does not map all of its products."""
+    """
+    What a state gives, or None where the catalog does not map all of its products. The plan that
+    everybody has who has no other need not be mapped.
+    """
     state = sighting.state
     standing = standing_of(origin.provider, kind, state.status)
     if standing is None or ACCESS[standing] == "none":
@@ -252,7 +255,7 @@ def _grants_of(
         return ()
     offers = offers_of(origin, kind, state, catalog)
     if offers is None:
-        return None
+        return () if state.is_default else None
     begins_at = None
     if state.collection == "void" and origin.policy.voided_collection == "revoke":
         if state.resumes_at is None:

@@ -47,6 +47,13 @@ def decode_cursor(cursor: str, read: Callable[..., Key]) -> Key:
         raise CursorError("not a cursor of this list") from error
 
 
+def row_number(number: object) -> int:
+    """A cursor's only part, where a list goes by the rows' own numbers."""
+    if type(number) is not int or not 0 <= number < 2**63:
+        raise ValueError("no row's number")
+    return number
+
+
 def page_of(
     rows: Sequence[Row],
     limit: int,

@@ -1,10 +1,14 @@
-"""What a tenant may use now, which objects give it that, and which customers are its own."""
+"""
+What a tenant may use now, which objects give it that, which customers are its own, and who its
+members are.
+"""
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from shared.db import Conn, Row
+from shared.domain import states
 from shared.domain.entitlements import Grant, aggregate
 from shared.store.paging import Page, iso, page_of
 
@@ -15,6 +19,10 @@ SELECT now() AS now, t.merged_into, t.merged_at,
        OR EXISTS (SELECT 1 FROM objects WHERE tenant = $1) AS known
 FROM (SELECT) AS one LEFT JOIN tenants AS t ON t.tenant = $1
 """
+
+
+#: The kinds of object whose id is a customer's.
+_ARE_CUSTOMERS = (states.CUSTOMER_KIND, states.ORGANIZATION_KIND, states.USER_KIND)
 
 
 class KnownTenant(NamedTuple):
@@ -63,7 +71,13 @@ WITH actual AS (
     SELECT c.source_id, c.account, c.livemode, c.customer
     FROM customers AS c JOIN names AS n ON n.tenant = c.tenant
 )
-SELECT s.name AS source, s.provider, k.account, k.livemode, k.customer, c.linked_by, c.linked_at
+SELECT s.name AS source, s.provider, k.account, k.livemode, k.customer, c.linked_by, c.linked_at,
+       EXISTS (
+           SELECT 1 FROM objects AS i
+           WHERE i.object_id = k.customer AND i.kind = ANY($2::text[])
+             AND i.source_id = k.source_id AND i.account = k.account AND i.livemode = k.livemode
+             AND i.register #>> '{sightings,0,state,status}' = 'deleted'
+       ) AS is_deleted
 FROM keys AS k
 JOIN sources AS s ON s.id = k.source_id
 LEFT JOIN customers AS c ON c.source_id = k.source_id AND c.account = k.account
@@ -79,16 +93,19 @@ async def read_tenant(conn: Conn, tenant: str) -> dict[str, Any] | None:
 
     {"tenant", "mergedInto", "mergedAt",
     "entitlements": [{"feature", "value", "validUntil", "grants": […]}],
-    "customers": [{"source", "account", "livemode", "customer", "linkedBy", "linkedAt"}]}. Times
-    are RFC 3339; live or not is decided by the database's clock. What an operator gave by hand has
-    the source "operator" and the object "manual/ID". `linkedBy` is "operator:NAME", or
-    "provider:NAME" where the provider's own objects name the tenant. A merged tenant is answered
-    with what the one has that it was merged into, whose name is `mergedInto`.
+    "customers": [{"source", "account", "livemode", "customer", "linkedBy", "linkedAt",
+    "isDeleted"}]}. Times are RFC 3339; live or not is decided by the database's clock. What an
+    operator gave by hand has the source "operator" and the object "manual/ID". `linkedBy` is
+    "operator:NAME", or "provider:NAME" where the provider's own objects name the tenant;
+    `isDeleted` says that the provider deleted the customer, whatever else pays for the tenant. A
+    merged tenant is answered with what the one has that it was merged into, whose name is
+    `mergedInto`.
     """
     found = await find_tenant(conn, tenant)
     if found is None:
         return None
     now = found.now
+    customers = await conn.fetch(READ_CUSTOMERS, tenant, _ARE_CUSTOMERS)
     grants: list[tuple[Grant, dict[str, Any]]] = [
         (_grant(row), _shown_grant(row)) for row in await conn.fetch(READ_GRANTS, tenant, now)
     ]
@@ -110,8 +127,49 @@ async def read_tenant(conn: Conn, tenant: str) -> dict[str, Any] | None:
             }
             for feature, entitlement in entitlements.items()
         ],
-        "customers": [_customer(row) for row in await conn.fetch(READ_CUSTOMERS, tenant)],
+        "customers": [_customer(row) for row in customers],
     }
+
+
+# Of the other mode and of a pruned source nobody is a member: whoever asks may let them in.
+READ_MEMBERS = """
+SELECT o.id, s.name AS source, o.account, o.livemode, o.kind, o.object_id, o.customer,
+       o.register #>> '{sightings,0,state,member}' AS member,
+       o.register #>> '{sightings,0,state,role}' AS role,
+       (o.register #>> '{sightings,0,state,started_at}')::bigint AS started_at
+FROM objects AS o
+JOIN sources AS s ON s.id = o.source_id AND s.removed_at IS NULL
+WHERE o.tenant = coalesce((SELECT merged_into FROM tenants WHERE tenant = $1), $1)
+  AND o.kind = $2 AND o.id > $3
+  AND o.register #>> '{sightings,0,state,status}' = 'present'
+  AND (s.livemode IS NULL OR o.livemode =
+       ((SELECT mode FROM configuration ORDER BY version DESC LIMIT 1) = 'live'))
+  AND NOT EXISTS (
+      SELECT 1 FROM objects AS i
+      WHERE (i.kind, i.object_id) IN (
+              ($4, o.register #>> '{sightings,0,state,member}'), ($5, o.customer)
+          )
+        AND i.source_id = o.source_id AND i.account = o.account AND i.livemode = o.livemode
+        AND i.register #>> '{sightings,0,state,status}' = 'deleted'
+  )
+ORDER BY o.id
+LIMIT $6
+"""
+
+
+async def read_members(conn: Conn, tenant: str, after: int, limit: int) -> Page | None:
+    """
+    Who is a member of the tenant, in the order in which they were heard of; None as `read_tenant`.
+
+    {"member", "role", "since", "source", "account", "livemode", "customer" (of which of the
+    tenant's organizations), "object"}. A member is its id at the provider, and listed once for
+    each organization. `after` is the cursor's number, 0 for the first page.
+    """
+    if await find_tenant(conn, tenant) is None:
+        return None
+    kinds = states.USER_KIND, states.ORGANIZATION_KIND
+    rows = await conn.fetch(READ_MEMBERS, tenant, states.MEMBERSHIP_KIND, after, *kinds, limit + 1)
+    return page_of(rows, limit, _member, lambda row: (row["id"],))
 
 
 LIST_TENANTS = """
@@ -170,6 +228,20 @@ def _shown_grant(row: Row) -> dict[str, Any]:
     }
 
 
+def _member(row: Row) -> dict[str, Any]:
+    since = row["started_at"]
+    return {
+        "member": row["member"],
+        "role": row["role"],
+        "since": None if since is None else iso(datetime.fromtimestamp(since, UTC)),
+        "source": row["source"],
+        "account": row["account"],
+        "livemode": row["livemode"],
+        "customer": row["customer"],
+        "object": f"{row['kind']}/{row['object_id']}",
+    }
+
+
 def _customer(row: Row) -> dict[str, Any]:
     return {
         "source": row["source"],
@@ -178,4 +250,5 @@ def _customer(row: Row) -> dict[str, Any]:
         "customer": row["customer"],
         "linkedBy": row["linked_by"] or f"provider:{row['provider']}",
         "linkedAt": iso(row["linked_at"]),
+        "isDeleted": row["is_deleted"],
     }

@@ -18,6 +18,7 @@ from workers.declaration import (
 from workers.difference import compare
 
 SOURCE = '[sources.stripe]\nprovider = "stripe"\nsecrets = ["env:S"]\nlivemode = true\n'
+KNOWN = ", ".join(sorted(providers()))
 PLAN = '[plans.pro]\nproducts = ["stripe:prod_1"]\nfeatures = { seats = 10 }\n'
 
 
@@ -143,11 +144,11 @@ FEATURE = "[features.seats]\n"
         ),
         (
             SOURCE.replace('"stripe"', '"strype"'),
-            ", line 2: sources.stripe.provider: unknown provider 'strype'; known: ",
+            f", line 2: sources.stripe.provider: unknown provider 'strype'; known: {KNOWN}",
         ),
         (
             SOURCE.replace('provider = "stripe"\n', ""),
-            ", line 1: sources.stripe.provider: is missing; known providers: ",
+            f", line 1: sources.stripe.provider: is missing; known providers: {KNOWN}",
         ),
         (
             "\n" + SOURCE.replace("livemode = true\n", ""),

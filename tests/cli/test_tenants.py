@@ -7,6 +7,7 @@ from shared import db
 from shared.store.tenants import read_tenant
 from shared.store.tokens import digest_of, find_by_digest
 from tests.cli.conftest import Sluice
+from tests.support import clerk
 from tests.support.stack import Stack
 from tests.support.stripe_events import event, subscription
 
@@ -43,6 +44,7 @@ async def test_a_tenant_is_shown_with_its_grants_and_customers(
             "customer": "cus_1",
             "linkedBy": "provider:stripe",
             "linkedAt": None,
+            "isDeleted": False,
         }
     ]
     text = await sluice("tenants", "show", "acme")
@@ -212,3 +214,64 @@ async def test_token_arguments_are_checked(sluice: Sluice, stack: Stack) -> None
     said = await sluice("tokens", "revoke", "twice")
     assert said.code == 5
     assert "give an id" in said.err
+
+
+async def test_members_are_listed_and_shown(sluice: Sluice, stack: Stack) -> None:
+    await stack.add_source("clerk", "clerk", True)
+    sent = [
+        clerk.event("organization.created", clerk.organization("org_1"), clerk.NOW_MS),
+        *(
+            clerk.event(
+                "organizationMembership.created",
+                clerk.membership("org_1", f"user_{number}", "org:admin"),
+                clerk.NOW_MS,
+            )
+            for number in range(3)
+        ),
+    ]
+    bodies, headers = [one.body for one in sent], [one.headers for one in sent]
+    await stack.apply(*bodies, source="clerk", headers=headers)
+    first = (await sluice("tenants", "members", "org_1", "--limit", 2, "--json")).json
+    last = await sluice("tenants", "members", "org_1", "--cursor", first["next"], "--json")
+    found = [*first["items"], *last.json["items"]]
+    assert sorted(one["member"] for one in found) == ["user_0", "user_1", "user_2"]
+    assert {(one["role"], one["customer"]) for one in found} == {("org:admin", "org_1")}
+    assert last.json["next"] is None
+    text = await sluice("tenants", "members", "org_1", "--limit", 1)
+    assert "user_" in text.out
+    assert "--cursor" in text.err
+    shown = (await sluice("tenants", "show", "org_1", "--json")).json
+    assert (len(shown["members"]["items"]), shown["members"]["next"]) == (3, None)
+    assert "org:admin" in (await sluice("tenants", "show", "org_1")).out
+
+
+async def test_members_of_nobody(sluice: Sluice, stack: Stack) -> None:
+    assert (await sluice("tenants", "members", "nobody")).code == 3
+    for cursor in ("x", "Wy0xXQ", "WyJ4Il0"):
+        assert (await sluice("tenants", "members", "nobody", "--cursor", cursor)).code == 2
+    await stack.apply(event("customer.subscription.created", subscription(tenant="acme")))
+    none = await sluice("tenants", "members", "acme")
+    assert (none.code, none.out, none.err) == (0, "", "no members\n")
+
+
+async def test_a_customer_that_its_provider_deleted_is_said_to_be(
+    sluice: Sluice, stack: Stack
+) -> None:
+    await stack.add_source("clerk", "clerk", True)
+    sent = [
+        clerk.event("organization.created", clerk.organization("org_1"), clerk.NOW_MS),
+        clerk.event(
+            "organization.deleted", clerk.deleted("organization", "org_1"), clerk.NOW_MS + 1
+        ),
+    ]
+    bodies, headers = [one.body for one in sent], [one.headers for one in sent]
+    await stack.apply(*bodies, source="clerk", headers=headers)
+    bought = subscription(tenant="org_1")
+    await stack.apply(event("customer.subscription.created", bought))
+    shown = (await sluice("tenants", "show", "org_1", "--json")).json
+    assert {one["customer"]: one["isDeleted"] for one in shown["customers"]} == {
+        "org_1": True,
+        "cus_1": False,
+    }
+    assert [one["feature"] for one in shown["entitlements"]] == ["seats", "sso"]
+    assert "org_1 was deleted at clerk" in (await sluice("tenants", "show", "org_1")).err

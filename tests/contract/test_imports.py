@@ -36,6 +36,7 @@ PLANTED = {
     "providers-are-islands": ["shared.providers.acme -> shared.providers.stripe"],
     "stripe-layers": ["shared.providers.stripe.fields -> shared.providers.stripe.events"],
     "sender-layers": ["shared.providers.sender.tables -> shared.providers.sender.schemes"],
+    "clerk-layers": ["shared.providers.clerk.fields -> shared.providers.clerk.events"],
     "doors-know-no-domain": ["shared.queue -> shared.domain.events"],
     "store-only-stores": ["shared.store.audit -> shared.telemetry"],
     "table-families": ["shared.store.work -> shared.store.audit"],
@@ -72,6 +73,7 @@ UNPLACED = {
     "gateway-layers": "gateway.service",
     "sender-layers": "shared.providers.sender.more",
     "stripe-layers": "shared.providers.stripe.others",
+    "clerk-layers": "shared.providers.clerk.others",
 }
 
 

@@ -53,7 +53,9 @@ ALSO = {
         ),
         "shared.store.observations": ("READ_OBSERVATIONS",),
         "shared.store.source_rows": ("READ_MODE", "READ_SOURCES"),
-        "shared.store.tenants": ("IS_KNOWN", "READ_GRANTS", "READ_CUSTOMERS"),
+        "shared.store.tenants": (
+            "IS_KNOWN", "READ_GRANTS", "READ_CUSTOMERS", "READ_MEMBERS",
+        ),
         "shared.store.tokens": ("FIND_BY_DIGEST",),
         "shared.store.merges": ("ALIASES_AT",),
     },

@@ -1,7 +1,9 @@
 """The read API: who may see what, and that it looks the same where nothing is to be seen."""
 
+import json
 import uuid
 from datetime import timedelta
+from typing import Any
 
 import httpx
 import pytest
@@ -174,3 +176,86 @@ async def test_what_is_no_name_of_a_feature(pilot: Gateway) -> None:
         assert_envelope(answer, 400, "malformed_request")
     slash = await get(pilot, "/api/v1/tenants/a%2Fb/entitlements/seats", token)
     assert assert_envelope(slash, 200, None)["tenant"] == "a/b"
+
+
+# Members ----------------------------------------------------------------------------------------
+
+MEMBERS = "/api/v1/tenants/acme/members"
+
+
+def listed(answer: httpx.Response) -> tuple[list[Any], dict[str, Any]]:
+    """The items of a page, and its meta."""
+    assert answer.status_code == 200
+    body = answer.json()
+    assert body["error"] is None
+    assert body["meta"].keys() == {"traceId", "limit", "next", "hasMore"}
+    return body["data"], body["meta"]
+
+
+@pytest.fixture
+async def club(acme: Gateway) -> Gateway:
+    """acme has three members of a Clerk organization, one of them without a role."""
+    source = await acme.owner.fetchval(
+        "INSERT INTO sources (name, provider, livemode) VALUES ('clerk', 'clerk', true)"
+        " RETURNING id"
+    )
+    for number, role in enumerate(("org:admin", "org:member", None)):
+        state = {"status": "present", "customer": "org_1", "tenant": "acme", "started_at": 0,
+                 "member": f"user_{number}", "role": role}  # fmt: skip
+        await acme.owner.execute(
+            "INSERT INTO objects (source_id, account, livemode, kind, object_id, customer, tenant,"
+            " register) VALUES ($1, '', true, 'organization_membership', $2, 'org_1', 'acme', $3)",
+            source, f"orgmem_{number}", json.dumps({"sightings": [{"state": state}]}),
+        )  # fmt: skip
+    return acme
+
+
+@pytest.mark.parametrize("scope", ["operator", "service", "tenant:acme"])
+async def test_members_are_listed_in_pages(club: Gateway, scope: str) -> None:
+    token = await add_token(club, scope)
+    first = await get(club, f"{MEMBERS}?limit=2", token)
+    data, meta = listed(first)
+    assert data[0] == {
+        "member": "user_0", "role": "org:admin", "since": "1970-01-01T00:00:00Z",
+        "source": "clerk", "account": "", "livemode": True, "customer": "org_1",
+        "object": "organization_membership/orgmem_0",
+    }  # fmt: skip
+    assert (len(data), meta["limit"], meta["hasMore"]) == (2, 2, True)
+    last = await get(club, f"{MEMBERS}?limit=2&cursor={meta['next']}", token)
+    data, meta = listed(last)
+    assert [(one["member"], one["role"]) for one in data] == [("user_2", None)]
+    assert (meta["limit"], meta["next"], meta["hasMore"]) == (2, None, False)
+
+
+async def test_a_tenant_without_members_has_an_empty_list(acme: Gateway) -> None:
+    answer = await get(acme, MEMBERS, await add_token(acme, "service"))
+    assert listed(answer)[0] == []
+    slash = await get(acme, "/api/v1/tenants/a%2Fb/members", await add_token(acme, "service"))
+    assert listed(slash)[0] == []
+
+
+async def test_members_of_another_tenant_look_like_none(club: Gateway) -> None:
+    token = await add_token(club, "tenant:other")
+    theirs = await get(club, MEMBERS, token)
+    absent = await get(club, "/api/v1/tenants/nobody/members", token)
+    assert_envelope(theirs, 404, "not_found")
+    assert theirs.json()["error"] == absent.json()["error"]
+    assert_envelope(await get(club, MEMBERS, None), 401, "missing_token")
+    assert_envelope(await get(club, MEMBERS, "slu_wrong"), 401, "invalid_token")
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["limit=0", "limit=501", "limit=-1", "limit=x", "limit=", "limit=%C2%B2", "cursor=x",
+     "cursor=", "cursor=WyJ4Il0", "cursor=Wy0xXQ", "cursor=W3RydWVd", "cursor=WzEsMl0"],
+)  # fmt: skip
+async def test_what_is_no_page_is_refused(club: Gateway, query: str) -> None:
+    answer = await get(club, f"{MEMBERS}?{query}", await add_token(club, "service"))
+    assert_envelope(answer, 400, "malformed_request")
+    assert answer.json()["error"]["message"].startswith(f"{query.partition('=')[0]}: ")
+
+
+async def test_members_only_read(club: Gateway) -> None:
+    for method in ("POST", "PUT", "DELETE", "PATCH"):
+        answer = await club.client.request(method, MEMBERS)
+        assert_envelope(answer, 405, "method_not_allowed")

@@ -1,4 +1,4 @@
-"""`sluice tenants`: what they may use, why, and whose customers are theirs."""
+"""`sluice tenants`: what they may use, why, and whose customers and members are theirs."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from shared.settings import Endpoints
     from shared.store.manual_grants import ManualGrant
 
+_MEMBER_COLUMNS = {name: name for name in ("member", "role", "since", "customer", "source")}
+
 app = typer.Typer(help="Tenants: what they may use, and why.", no_args_is_help=True)
 
 
@@ -53,9 +55,10 @@ def show_command(
     tenant: Annotated[str, typer.Argument(help="The tenant's id.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a tenant may use now, which grants give it, and its customers."""
+    """Show what a tenant may use now, which grants give it, its customers and its members."""
     from shared.store.manual_grants import of_tenant
-    from shared.store.tenants import read_tenant
+    from shared.store.paging import DEFAULT_LIMIT
+    from shared.store.tenants import read_members, read_tenant
 
     async def run(conn: "Conn", _: "Endpoints") -> None:
         found = await read_tenant(conn, tenant)
@@ -63,10 +66,34 @@ def show_command(
             raise CommandError(f"nothing ever named a tenant {plain(tenant)}", NOT_FOUND)
         name = found["mergedInto"] or tenant
         found["manualGrants"] = [_shown(grant) for grant in await of_tenant(conn, name)]
+        members = await read_members(conn, tenant, 0, DEFAULT_LIMIT)
+        assert members is not None  # a tenant that was named stays named
+        found["members"] = {"items": members.items, "next": members.next}
         if as_json:
             write_json(found)
         else:
             _print(found)
+
+    operate(run)
+
+
+@app.command("members", epilog="Example: sluice tenants members org_2g7np7 --json")
+def members_command(
+    tenant: Annotated[str, typer.Argument(help="The tenant's id.")],
+    limit: LimitOption = 50,
+    cursor: CursorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List who is a member of a tenant, and with which role."""
+    from shared.store.paging import decode_cursor, row_number
+    from shared.store.tenants import read_members
+
+    async def run(conn: "Conn", _: "Endpoints") -> None:
+        after = decode_cursor(cursor, row_number) if cursor else 0
+        page = await read_members(conn, tenant, after, limit)
+        if page is None:
+            raise CommandError(f"nothing ever named a tenant {plain(tenant)}", NOT_FOUND)
+        print_page(page, _MEMBER_COLUMNS, as_json=as_json, nothing="no members")
 
     operate(run)
 
@@ -231,3 +258,10 @@ def _print(found: dict[str, Any]) -> None:
         print_heading("Customers")
         columns = ("customer", "source", "account", "livemode", "linkedBy", "linkedAt")
         print_table({column: column for column in columns}, customers)
+        for gone in (one for one in customers if one["isDeleted"]):
+            note(f"{plain(gone['customer'])} was deleted at {gone['source']}")
+    if found["members"]["items"]:
+        print_heading("Members")
+        print_table(_MEMBER_COLUMNS, found["members"]["items"])
+        if found["members"]["next"] is not None:
+            note(f"more: sluice tenants members {plain(found['tenant'])}")

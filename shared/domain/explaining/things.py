@@ -7,7 +7,7 @@ from shared.domain.reasons import Sight, beginning, standing
 from shared.domain.register import Sighting
 from shared.domain.situations import Situation
 from shared.domain.standings import seconds_of
-from shared.domain.states import CHARGE_KIND, ObjectState
+from shared.domain.states import CHARGE_KIND, ORDER_KIND, ObjectState
 from shared.domain.verdicts import linked_by, moment_of
 
 
@@ -42,10 +42,10 @@ def thing_of(facts: Facts, situation: Situation, state: ObjectState | None = Non
 
 
 def against_of(facts: Facts, situation: Situation) -> Against:
-    """A refund, dispute or warning; or a charge, which stands as it did before it was refunded."""
+    """A refund, dispute or warning; or a charge or order, which stands as before its refund."""
     register = situation.register
     at, first = _since(facts, situation, next(iter(register.sightings), None))
-    if situation.key.kind == CHARGE_KIND:
+    if situation.key.kind in (CHARGE_KIND, ORDER_KIND):
         sights = facts.sights.get(situation.key, ())
         at = moment_of(seconds_of(situation.origin.provider, register.version))
         first = next((one for one in sights if one.observation.version == register.version), None)
