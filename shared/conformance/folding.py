@@ -33,17 +33,26 @@ def objects_of(
 def differences(provider: str, objects: dict[Key, list[Observation]]) -> Iterator[str]:
     """
     Objects that come to something else in another order, or where an event comes twice. Of more
-    than five observations, every five are tried.
+    than five observations, every two are tried, and every five in a row of those in this order.
     """
     for (_, _, kind, object_id), observations in objects.items():
         if len({one.id for one in observations}) < len(observations):
             yield f"one event says two things of {kind}/{object_id}: it may be observed once"
             continue
-        for some in combinations(observations, min(len(observations), _MOST_AT_ONCE)):
+        for some in _some_of(observations):
             first = fold(provider, kind, some)
             if any(fold(provider, kind, order) != first for order in permutations(some)):
                 yield f"{kind}/{object_id} depends on the order of its events"
                 break
+
+
+def _some_of(observations: Sequence[Observation]) -> Iterator[Sequence[Observation]]:
+    if len(observations) <= _MOST_AT_ONCE:
+        yield observations
+        return
+    yield from combinations(observations, 2)
+    for first in range(len(observations) - _MOST_AT_ONCE + 1):
+        yield observations[first : first + _MOST_AT_ONCE]
 
 
 def _observation(event_id: str, command: Observe) -> Observation:
