@@ -11,8 +11,8 @@ Fixture files: an event as the provider sends it, beside what it is and what it 
 
 `body` is a JSON document, sent without spaces, or text, sent as it is. `headers`, which may be
 missing, are those that the provider sends besides its signature's. `identity` and `commands` are
-what is expected: names in camelCase, defaults left out, a command of one's own under the name of
-its class. `pytest --sluice-write-fixtures` writes them.
+what is expected: names in camelCase, defaults left out; any command but these two under the name
+of its class, as it is encoded. `pytest --sluice-write-fixtures` writes them.
 """
 
 import json

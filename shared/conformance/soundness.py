@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
-from shared.domain.commands import Command, Extension, Ignore, Observe
+from shared.domain.commands import Command, Ignore, Observe
 from shared.domain.events import Identity, is_storable
 from shared.domain.standings import standing_of
 from shared.domain.states import UNOBSERVED, ObjectState, encode_state
@@ -52,8 +52,8 @@ def faults_of_commands(commands: Any) -> Iterator[str]:
         elif isinstance(command, Ignore):
             if not _is_name(command.code):
                 yield f"Ignore({command.code!r}) has no code"
-        elif isinstance(command, Extension):
-            yield from _faults_of_extension(command)
+        elif isinstance(command, get_args(Command)):
+            yield from _faults_of_other(command)
         else:
             yield f"{type(command).__name__} is no command"
 
@@ -149,7 +149,7 @@ def _faults_of_texts(state: ObjectState, encoded: bytes) -> Iterator[str]:
             yield f"{name} is empty, or longer than 255 bytes"
 
 
-def _faults_of_extension(command: Extension) -> Iterator[str]:
+def _faults_of_other(command: Command) -> Iterator[str]:
     try:
         msgspec.json.encode(command)
     except (msgspec.MsgspecError, TypeError, ValueError) as error:
