@@ -27,7 +27,8 @@ MESSAGE = Outgoing(
     ],
 )
 def test_it_reads_each_change(event_type: str, after: object, what: str) -> None:
-    body = {"tenant": "acme", "feature": "seats", "before": 5, "after": after}
+    held = None if after is None else {"value": after, "validUntil": None}
+    body = {"tenant": "acme", "feature": "seats", "before": None, "after": held}
     assert Crm().read(made_event(event_type, body)) == Note("acme", "seats", what, after)
 
 

@@ -25,12 +25,16 @@ _WORDS = {
 _FINAL = {400, 401, 403, 404, 410, 422}
 
 
+class _Held(msgspec.Struct):
+    value: Any
+
+
 class _Change(msgspec.Struct):
     """What an event of Sluice's own says: see `shared.plugin.Event`."""
 
     tenant: str
     feature: str
-    after: Any = None
+    after: _Held | None
 
 
 class Note(Extension, frozen=True):
@@ -63,7 +67,8 @@ class Crm(Handler[Note]):
     def read(self, event: Event) -> Note | None:
         """Pure: a replay asks again, and must be told the same."""
         change = _decode(event.body)
-        return Note(change.tenant, change.feature, _WORDS[event.event_type], change.after)
+        now = None if change.after is None else change.after.value
+        return Note(change.tenant, change.feature, _WORDS[event.event_type], now)
 
     async def handle(self, event: Event, command: Note, transaction: Transaction) -> Result:
         """Nothing but the message: no key is given, so it is sent once for each event."""
