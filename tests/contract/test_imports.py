@@ -37,6 +37,7 @@ PLANTED = {
     "stripe-layers": ["shared.providers.stripe.fields -> shared.providers.stripe.events"],
     "sender-layers": ["shared.providers.sender.tables -> shared.providers.sender.schemes"],
     "clerk-layers": ["shared.providers.clerk.fields -> shared.providers.clerk.events"],
+    "polar-layers": ["shared.providers.polar.receipt -> shared.providers.polar.events"],
     "doors-know-no-domain": ["shared.queue -> shared.domain.events"],
     "store-only-stores": ["shared.store.audit -> shared.telemetry"],
     "table-families": ["shared.store.work -> shared.store.audit"],
@@ -74,6 +75,7 @@ UNPLACED = {
     "sender-layers": "shared.providers.sender.more",
     "stripe-layers": "shared.providers.stripe.others",
     "clerk-layers": "shared.providers.clerk.others",
+    "polar-layers": "shared.providers.polar.others",
 }
 
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from shared.explain import explain
 from tests.support.draw import seed_of_run
 from tests.support.polar_lives import CATALOG, Shop, Told
 from tests.support.polar_payloads import (
@@ -163,3 +164,25 @@ async def test_a_sandbox_beside_the_live_shop_gives_nothing(stack: Stack) -> Non
     assert (
         await stack.value("SELECT count(*) FROM objects WHERE object_id = $1", uuid_of("sub")) == 2
     )
+
+
+async def test_why_a_refunded_order_gives_nothing(stack: Stack) -> None:
+    await open_shop(stack)
+    refunded = order(status="refunded", refunded=5000, modified_us=now_us() - 5)
+    await tell(stack, [(headers_of("refunded"), event("order.refunded", refunded))])
+    await stack.drain()
+    names = {f"order/{uuid_of('order')}"}
+    assert await taken_back_by(stack) == names  # the order says it itself
+    made = event("refund.created", refund(created_us=now_us() - 6))
+    await stack.apply(made, source="polar", headers=[headers_of("refund")])
+    assert await taken_back_by(stack) == {f"refund/{uuid_of('refund')}"}
+
+
+async def taken_back_by(stack: Stack) -> set[str]:
+    """What an explanation says has taken the order's payment back."""
+    async with stack.owner.connection() as conn:
+        found = await explain(conn, "acme", "book", None)
+    assert found is not None
+    (missing,) = found["notGiving"]
+    assert missing["reason"] == "reversed"
+    return {one["object"] for one in missing["by"]}
