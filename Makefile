@@ -33,6 +33,7 @@ check: .installed-dev ## Lint, formatting, types, import contracts
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	cd $(EXAMPLES) && MYPYPATH=$(CURDIR) ../../.venv/bin/mypy src tests
 	.venv/bin/lint-imports
 
 .PHONY: bench
@@ -59,10 +60,14 @@ clean: ## Remove the environment and all caches; SLUICE_HOME stays
 .installed-dev:
 	@set -e; extra=dev; $(install)
 
+# Packages as somebody else would write them; the tests are theirs too.
+EXAMPLES = examples/sluice-beacon
+
 # A stamp names everything that its environment depends on, this directory included: an
 # environment that was copied along with its clone would run the other clone's code.
 define install
-stamp() { { pwd; cat "requirements/$$1.txt" pyproject.toml; } | cksum; }; \
+packages=; [ "$$extra" = run ] || packages=$(EXAMPLES); \
+stamp() { { pwd; cat "requirements/$$1.txt" pyproject.toml examples/*/pyproject.toml; } | cksum; }; \
 works() { .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }; \
 has() { [ "$$(cat ".venv/.installed-$$1" 2>/dev/null)" = "$$(stamp "$$1")" ]; }; \
 if works && { has dev || has "$$extra"; }; then exit 0; fi; \
@@ -99,7 +104,7 @@ else \
 	pip() { .venv/bin/python -m pip install --quiet "$$@"; }; \
 fi; \
 pip --require-hashes --only-binary :all: -r "requirements/$$extra.txt" >&2; \
-pip --no-deps --no-build-isolation -e . >&2; \
+pip --no-deps --no-build-isolation -e . $${packages:+-e "$$packages"} >&2; \
 stamp "$$extra" > ".venv/.installed-$$extra"
 endef
 

@@ -13,7 +13,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 from uuid import UUID
 
 from shared.domain.commands import Command, Extension, Ignore, Observe
-from shared.domain.events import Arrival, Headers, Identity
+from shared.domain.events import Arrival, Headers, Identity, is_storable
 from shared.domain.standings import Standing
 from shared.domain.states import (
     CUSTOMER_KIND,
@@ -30,6 +30,8 @@ from shared.providers.base import (
     Reply,
     SignatureError,
     header,
+    unix_microseconds,
+    unix_seconds,
 )
 
 __all__ = [
@@ -59,6 +61,9 @@ __all__ = [
     "Standing",
     "Transaction",
     "header",
+    "is_storable",
+    "unix_microseconds",
+    "unix_seconds",
 ]
 
 C = TypeVar("C", bound=Extension)

@@ -8,7 +8,7 @@ package with an entry point.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -164,3 +164,27 @@ def header(headers: Headers, name: str) -> str | None:
         if key == name:
             return value
     return None
+
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_AFTER = 253_402_300_800 * 1_000_000  # the year 10000, which no datetime reaches
+
+
+def unix_microseconds(moment: datetime) -> int:
+    """
+    An aware moment as a version: no float rounds it.
+
+    Raises:
+        PayloadError: it is naive, before 1970, or out of what a datetime holds in UTC.
+    """
+    if moment.tzinfo is None:
+        raise PayloadError("a time without a zone")
+    microseconds = (moment - _EPOCH) // timedelta(microseconds=1)
+    if not 0 <= microseconds < _AFTER:
+        raise PayloadError("a time before 1970, or after the year 9999")
+    return microseconds
+
+
+def unix_seconds(moment: datetime) -> int:
+    """An aware moment as the times of an `ObjectState`. Raises as `unix_microseconds` does."""
+    return unix_microseconds(moment) // 1_000_000

@@ -13,7 +13,11 @@ ROOT = Path(__file__).parents[2]
 PLANTED = {
     "two-processes": ["gateway.app -> workers.process", "workers.sweep -> gateway.app",
                       "shared.db -> workers.crew"],
-    "shared-layers": ["shared.store.work -> shared.queue", "shared.domain.events -> shared.db"],
+    "nobody-needs-the-kit": ["workers.process -> shared.conformance.suite"],
+    "tests-stay-tests": ["shared.db -> pytest", "workers.sweep -> coverage"],
+    "conformance-layers": ["shared.conformance.damage -> shared.conformance.suite"],
+    "shared-layers": ["shared.plugin -> shared.conformance",
+                      "shared.store.work -> shared.queue", "shared.domain.events -> shared.db"],
     "domain-layers": ["shared.domain.states -> shared.domain.entitlements"],
     "worker-layers": ["workers.entitle -> workers.process",
                       "workers.handlers.scope -> workers.sweep"],
@@ -57,6 +61,7 @@ PLANTED = {
 }  # fmt: skip
 #: container → a module that nobody has placed
 UNPLACED = {
+    "conformance-layers": "shared.conformance.extras",
     "shared-layers": "shared.utils",
     "domain-layers": "shared.domain.misc",
     "worker-layers": "workers.helpers",

@@ -23,6 +23,8 @@ ELSEWHERE = {
     "shared/migrate.py": "makes the schema that the store stands on",
     "workers/stack/postgres.py": "makes the server: its database and its logins",
     "workers/stack/doctor.py": "looks at a server that may have no schema",
+    "shared/conformance/handling.py": "makes a database for each test of a package",
+    "shared/conformance/surviving.py": "asks as the owner, in tests only, what is left to do",
     "workers/cli/run.py": "prints the migrations' history as SQL",
 }
 

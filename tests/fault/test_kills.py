@@ -1,21 +1,15 @@
 """Kill things under load: what got a 2xx is settled, exactly once, and nothing is dead."""
 
 import asyncio
-import contextlib
-import os
 import random
 import signal
-import subprocess
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from shared import db
-from shared.settings import Endpoints, Settings
-from tests.stack.processes import descendants, started
-from tests.stack.test_up import CLI, free_port, ready_line, sluice
+from shared.conformance.running import RunningStack, running_stack
 from tests.support.load import Acknowledged, Load
 
 SECRET = "whsec_kills"
@@ -30,60 +24,11 @@ features = {{ seats = 10 }}
 """
 
 
-class RunningStack:
-    """`sluice up` in a process of its own, with a source and a plan."""
-
-    def __init__(self, process: "subprocess.Popen[str]", environ: dict[str, str]) -> None:
-        self.process = process
-        self.environ = environ
-        self.port = int(environ["SLUICE_PORT"])
-        self.endpoints = Endpoints.find(Settings(home=Path(environ["SLUICE_HOME"])))
-
-    def pids(self, what: str) -> list[int]:
-        """The stack's processes whose command line holds `what`."""
-        found = []
-        for pid in descendants(self.process.pid):
-            try:
-                command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            except OSError:
-                continue
-            if what.encode() in command:
-                found.append(pid)
-        return found
-
-    def kill(self, what: str, number: int = signal.SIGKILL) -> int:
-        """Signal them all; how many there were."""
-        pids = self.pids(what)
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-        return len(pids)
-
-    async def value(self, query: str, *args: Any) -> Any:
-        async with db.connect(self.endpoints.database["owner"], "owner") as conn:
-            return await conn.fetchval(query, *args)
-
-
 @pytest.fixture
-async def running(tmp_path: Path) -> Any:
-    environ = {
-        "SLUICE_HOME": str(tmp_path / "home"),
-        "SLUICE_PORT": str(free_port()),
-        "SLUICE_WORKER_PROCESSES": "6",
-        "SLUICE_RETRY_BASE_S": "0.2",
-    }
-    log = tmp_path / "log"
-    with (
-        log.open("w") as errors,
-        started(*CLI, "up", "--json", stderr=errors, **environ) as process,
-    ):
-        await ready_line(process)
-        file = tmp_path / "sluice.toml"
-        file.write_text(CONFIGURATION)
-        applied = await asyncio.to_thread(sluice, "apply", str(file), "--yes", **environ)
-        assert applied.returncode == 0, applied.stderr
+async def running(tmp_path: Path) -> AsyncIterator[RunningStack]:
+    async with running_stack(tmp_path, CONFIGURATION, SLUICE_WORKER_PROCESSES="6") as stack:
         await asyncio.sleep(2)
-        yield RunningStack(process, environ)
+        yield stack
 
 
 async def check(stack: RunningStack, acknowledged: Acknowledged, last_kill: float) -> None:
@@ -103,7 +48,7 @@ async def check(stack: RunningStack, acknowledged: Acknowledged, last_kill: floa
     assert await stack.value("SELECT count(*) FROM settlements") == events
     first = await stack.value("SELECT count(*) FROM audit WHERE cause = 'event' AND step = 0")
     assert first == events
-    verified = await asyncio.to_thread(sluice, "audit", "verify", **stack.environ)
+    verified = await stack.cli("audit", "verify")
     assert verified.returncode == 0, verified.stdout + verified.stderr
     print(
         f"\n  {len(acknowledged.at)} acknowledged of {acknowledged.sent} requests"
@@ -141,10 +86,8 @@ async def test_two_hundred_kills_of_workers_in_a_minute(running: RunningStack) -
     loading = asyncio.create_task(load.run(stop))
     kills, begun = 0, time.monotonic()
     while time.monotonic() - begun < 60:
-        pids = running.pids("workers.fleet")
-        if pids and kills < (time.monotonic() - begun) / 60 * 200:
-            os.kill(rng.choice(pids), signal.SIGKILL)
-            kills += 1
+        if kills < (time.monotonic() - begun) / 60 * 200:
+            kills += running.kill_one("workers.fleet", rng)
             last_kill = time.monotonic()
         await asyncio.sleep(0.05)
     stop.set()

@@ -15,9 +15,15 @@ import pytest
 import pytest_asyncio
 
 from shared import db
+from shared.conformance.processes import (
+    CLI,
+    descendants,
+    free_port,
+    ready_line,
+    sluice,
+    started,
+)
 from shared.settings import Endpoints, Settings
-from tests.stack.processes import descendants, started
-from tests.stack.test_up import CLI, free_port, ready_line, sluice
 from workers.demo import proof
 
 SCENES = {

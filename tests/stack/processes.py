@@ -1,19 +1,10 @@
-"""Programs to supervise, and ways to look at processes from outside."""
+"""Programs to supervise."""
 
-import asyncio
-import contextlib
 import os
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TypeVar
 
 from workers.stack.spawn import Child
-
-T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -77,77 +68,3 @@ class Notes:
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             **{"heartbeat": True, **fields},  # type: ignore[arg-type]  # a test's free choice
         )
-
-
-async def until(look: Callable[[], T], timeout_s: float = 10.0) -> T:
-    """Look again and again until something is seen."""
-    deadline = time.monotonic() + timeout_s
-    while not (seen := look()):
-        assert time.monotonic() < deadline, "nothing was seen in time"
-        await asyncio.sleep(0.02)
-    return seen
-
-
-def listing() -> dict[int, tuple[int, int]]:
-    """Parent and uid of every process that runs; zombies do not. Works without `ps` on Linux."""
-    found = {}
-    if Path("/proc/self/stat").exists():
-        for entry in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-                if state not in "ZX":
-                    found[int(entry.name)] = (int(parent), entry.stat().st_uid)
-        return found
-    command = ["ps", "-axo", "pid=,ppid=,uid=,stat="]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    for line in output.splitlines():
-        pid, parent, uid, state = line.split()
-        if not state.startswith("Z"):
-            found[int(pid)] = (int(parent), int(uid))
-    return found
-
-
-def is_alive(pid: int) -> bool:
-    """Whether it runs; a zombie does not."""
-    return pid in listing()
-
-
-def descendants(pid: int) -> list[int]:
-    """Every process below `pid`."""
-    processes, found, queue = listing(), [], [pid]
-    while queue:
-        above = queue.pop()
-        children = [child for child, (parent, _) in processes.items() if parent == above]
-        found += children
-        queue += children
-    return found
-
-
-@contextlib.contextmanager
-def started(
-    *argv: str, stderr: IO[str] | int = subprocess.PIPE, **environ: str
-) -> Iterator["subprocess.Popen[str]"]:
-    """Run a program of ours; at the end it is killed if it is still there."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("SLUICE_")}
-    process = subprocess.Popen(
-        [sys.executable, *argv],
-        env={**clean, "PYTHONPATH": str(ROOT), **environ},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        process.wait()
-        for pipe in (process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()

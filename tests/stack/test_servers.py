@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shared import db
-from tests.stack.processes import listing
+from shared.conformance.processes import listing
 from workers.stack import binaries
 from workers.stack.embedded import ServerError
 from workers.stack.home import Home, HomeError, HomeInUseError, claimed

@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-from tests.stack.processes import Notes, is_alive, started, until
+from shared.conformance.processes import is_alive, started, until
+from tests.stack.processes import Notes
 from workers.stack.spawn import ChildFailed
 from workers.stack.supervisor import Supervisor
 

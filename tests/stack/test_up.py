@@ -2,58 +2,30 @@
 
 import asyncio
 import json
-import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from shared import db
+from shared.conformance.processes import (
+    CLI,
+    descendants,
+    free_port,
+    is_alive,
+    ready_line,
+    sluice,
+    started,
+    until,
+)
 from shared.sealing import new_key
 from shared.settings import ROLES, Endpoints, Settings
-from tests.stack.processes import ROOT, descendants, is_alive, started, until
 from workers.stack import processes
 from workers.stack.servers import Servers
 from workers.stack.up import http_status
-
-CLI = ("-m", "workers.cli")
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def sluice(*argv: str, **environ: str) -> "subprocess.CompletedProcess[str]":
-    """Run one command of the CLI to its end."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("SLUICE_")}
-    return subprocess.run(
-        [sys.executable, *CLI, *argv],
-        env={**clean, "PYTHONPATH": str(ROOT), **environ},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-async def ready_line(process: "subprocess.Popen[str]") -> dict[str, str]:
-    """Wait for the one line on stdout."""
-    assert process.stdout is not None
-    line = await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), 60)
-    if not line:
-        assert process.stderr is not None
-        pytest.fail(process.stderr.read())
-    ready: dict[str, str] = json.loads(line)
-    return ready
 
 
 @pytest.fixture

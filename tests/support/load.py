@@ -4,8 +4,8 @@ import asyncio
 import random
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
+from shared.conformance.running import Sending
 from shared.providers import providers
 from tests.support.stripe_events import NOW_S, event, subscription
 
@@ -74,20 +74,4 @@ class Load:
 
     async def _post(self, body: bytes) -> str:
         self.result.sent += 1
-        ((name, value),) = providers()["stripe"].sign(body, self.secret, datetime.now(UTC))
-        request = (
-            f"POST /api/v1/webhooks/stripe HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
-            f"content-type: application/json\r\n{name}: {value}\r\n"
-            f"content-length: {len(body)}\r\n\r\n"
-        ).encode() + body
-        try:
-            async with asyncio.timeout(5):
-                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-                try:
-                    writer.write(request)
-                    answer = await reader.read()
-                finally:
-                    writer.close()
-        except (OSError, TimeoutError) as error:
-            return type(error).__name__
-        return answer[9:12].decode() if answer else "closed"
+        return await Sending("stripe", providers()["stripe"], self.secret, body).to(self.port)

@@ -15,9 +15,12 @@ PACKAGES = Path(__file__).parents[1] / "packages"
 
 @contextmanager
 def installed() -> Iterator[None]:
-    """With the packages of `tests/packages` in this process."""
+    """With the packages of `tests/packages` in this process, and with no other's handlers."""
     sys.path.insert(0, str(PACKAGES))
     _forget()
+    for name, handler in list(handlers().items()):
+        if not (PACKAGES / f"{type(handler).__module__}.py").exists():
+            del handlers()[name]
     try:
         yield
     finally:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workers.cli import demo, operate, run
+from workers.cli import demo, new, operate, run
 from workers.cli.exits import explain
 
 
@@ -22,6 +22,7 @@ def build() -> typer.Typer:
     run.register(app)
     operate.register(app)
     demo.register(app)
+    app.add_typer(new.app, name="new")
     return app
 
 

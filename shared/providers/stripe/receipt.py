@@ -88,7 +88,8 @@ def moment_of(created: int | float | str) -> datetime:
     try:
         if isinstance(created, str):
             moment = datetime.fromisoformat(created)
-            return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+            # A zone may take the first and the last day out of what a datetime holds.
+            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
         if 0 <= created <= LATEST_S:
             return datetime.fromtimestamp(0, UTC) + timedelta(seconds=created)
     except (ValueError, OverflowError):

@@ -1,0 +1,1 @@
+"""Every provider of ours, and what proves that the proof notices."""

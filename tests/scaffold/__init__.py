@@ -1,0 +1,1 @@
+"""What `sluice new` writes."""
