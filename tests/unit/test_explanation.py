@@ -636,6 +636,26 @@ def test_what_is_only_announced() -> None:
     assert [one.reason for one in told.explain().not_giving] == ["needs:line_items", "needs:fetch"]
 
 
+def test_what_several_providers_say_is_told_in_one_time() -> None:
+    sold = {"features": {"seats": 10}, "products": ["stripe:prod_pro", "polar:prod_pro"]}
+    told = Told(catalog(pro=sold))
+    for days in range(20, 40):
+        told.see("subscription/sub_2", days, "canceled", "pro", provider="polar", tenant="acme")
+    told.see("subscription/sub_1", 2, "canceled", "pro")
+    told.see("subscription/sub_3", 1, "canceled", "pro", provider="polar", tenant="acme")
+    explanation = told.explain()
+    assert [one.object.object for one in explanation.not_giving if one.object is not None] == [
+        "subscription/sub_3",
+        "subscription/sub_1",
+        "subscription/sub_2",
+    ]
+    assert [one.objects[0] for one in explanation.evidence.events][:3] == [
+        "subscription/sub_3",
+        "subscription/sub_1",
+        "subscription/sub_2",
+    ]
+
+
 def test_lists_are_cut_and_the_urgent_comes_first() -> None:
     told = Told()
     for number in range(12):

@@ -31,6 +31,7 @@ from shared.domain.explanation import (
 from shared.domain.keys import ObjectKey
 from shared.domain.reasons import Reason, ends_by
 from shared.domain.situations import Situation
+from shared.domain.standings import microseconds_of
 from shared.domain.states import ObjectState
 from shared.domain.turns import HeldGrant
 from shared.domain.verdicts import NEEDS_MAPPING
@@ -142,7 +143,7 @@ def _reason(scene: Scene, held: HeldGrant, counts: bool) -> Because:
 
 
 def _objects_not_giving(scene: Scene) -> list[NotGiving]:
-    newest_first = sorted(scene.lacking, key=lambda one: -one[0].register.version)
+    newest_first = sorted(scene.lacking, key=lambda one: -_changed_us(one[0]))
     newest_first.sort(key=lambda one: _URGENCY[one[1].reason])
     return [
         NotGiving(
@@ -159,6 +160,10 @@ def _objects_not_giving(scene: Scene) -> list[NotGiving]:
         )
         for situation, found in newest_first
     ]
+
+
+def _changed_us(situation: Situation) -> int:
+    return microseconds_of(situation.origin.provider, situation.register.version)
 
 
 def _gifts_not_giving(scene: Scene) -> list[NotGiving]:
