@@ -71,7 +71,7 @@ def translate(
         else:
             try:
                 carried = headers.get(event.tracking_id, ())
-                arrival = Arrival(event.identity, event.body, carried)
+                arrival = Arrival(event.identity, event.body, carried, event.received_at)
                 asked.append((event, provider.translate(arrival)))
             except PayloadError as error:
                 refused.append(Refused(event, "dead", UNREADABLE, str(error)))

@@ -47,7 +47,7 @@ class Identity:
 
 class Arrival(NamedTuple):
     """
-    An event as its provider reads it: what receipt found, and what came.
+    An event as its provider reads it: what receipt found, what came, and when.
 
     `headers` are empty unless the provider says that it reads them; those that held credentials
     are digests.
@@ -56,6 +56,7 @@ class Arrival(NamedTuple):
     identity: Identity
     body: bytes
     headers: Headers = ()
+    received_at: datetime | None = None  # aware UTC, by our own clock
 
 
 @dataclass(frozen=True, slots=True)
