@@ -22,6 +22,7 @@ from gateway.door import Visit
 from gateway.envelope import Refusal, answer
 from gateway.sources import Entrance, Sources
 from shared import telemetry
+from shared.domain.commands import FETCHED
 from shared.domain.events import (
     Headers,
     Identity,
@@ -130,6 +131,8 @@ def identify(provider: Provider, headers: Headers, body: bytes) -> tuple[Identit
         identity = provider.identify(headers, body)
     except PayloadError as error:
         return unreadable_identity(body), _plain(str(error))
+    if identity.event_type == FETCHED:
+        return unreadable_identity(body), f"the type {FETCHED} is Sluice's own, and nobody else's"
     named = (identity.event_id, identity.event_type, identity.subject)
     if all(map(is_storable, named)) and (not identity.account or is_storable(identity.account)):
         return identity, None
