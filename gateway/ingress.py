@@ -23,8 +23,8 @@ from gateway.door import Visit
 from gateway.envelope import Refusal, answer
 from gateway.sources import Entrance, Sources
 from shared import telemetry
-from shared.domain.commands import FETCHED
 from shared.domain.events import (
+    FETCHED,
     Headers,
     Identity,
     is_storable,

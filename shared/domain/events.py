@@ -18,6 +18,8 @@ LANES_PER_SOURCE = 16
 OWN_SOURCE = "sluice-handlers"
 OWN_PROVIDER = "sluice"
 BROUGHT = "sluice.handler/"
+#: The type of the event under which a fetch's answer comes through the inbox.
+FETCHED = "sluice.fetched"
 
 #: What a datetime can hold; 48 bits reach a thousand years further.
 _LAST_MILLISECOND = 253_402_300_799_999
