@@ -24,11 +24,10 @@ from gateway.envelope import Refusal, answer
 from gateway.sources import Entrance, Sources
 from shared import telemetry
 from shared.domain.events import (
-    FETCHED,
     Headers,
     Identity,
-    is_storable,
     new_tracking_id,
+    problem_with,
     unreadable_identity,
 )
 from shared.providers.base import PayloadError, Provider, Reply
@@ -159,12 +158,8 @@ def identify(provider: Provider, headers: Headers, body: bytes) -> tuple[Identit
         identity = provider.identify(headers, body)
     except PayloadError as error:
         return unreadable_identity(body), _plain(str(error))
-    if identity.event_type == FETCHED:
-        return unreadable_identity(body), f"the type {FETCHED} is Sluice's own, and nobody else's"
-    named = (identity.event_id, identity.event_type, identity.subject)
-    if all(map(is_storable, named)) and (not identity.account or is_storable(identity.account)):
-        return identity, None
-    return unreadable_identity(body), "an id, type or account is empty, too long or holds a NUL"
+    problem = problem_with(identity)
+    return (identity, None) if problem is None else (unreadable_identity(body), problem)
 
 
 async def read_body(request: Request, limit_bytes: int) -> bytes:

@@ -145,3 +145,13 @@ def is_storable(text: str) -> bool:
         return 0 < len(text.encode()) <= LONGEST_ID_BYTES
     except UnicodeEncodeError:
         return False
+
+
+def problem_with(identity: Identity) -> str | None:
+    """Why nobody outside can send an event of this identity; None where somebody can."""
+    if identity.event_type == FETCHED:
+        return f"the type {FETCHED} is Sluice's own, and nobody else's"
+    named = (identity.event_id, identity.event_type, identity.subject)
+    if all(map(is_storable, named)) and (not identity.account or is_storable(identity.account)):
+        return None
+    return "an id, type or account is empty, too long or holds a NUL"
