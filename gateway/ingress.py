@@ -9,10 +9,11 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
-from typing import Protocol
+from functools import lru_cache, partial
+from typing import NamedTuple, Protocol
 
 import msgspec
 from starlette.requests import Request
@@ -25,8 +26,8 @@ from shared import telemetry
 from shared.domain.events import (
     Headers,
     Identity,
-    is_storable,
     new_tracking_id,
+    problem_with,
     unreadable_identity,
 )
 from shared.providers.base import PayloadError, Provider, Reply
@@ -37,6 +38,11 @@ log = logging.getLogger(__name__)
 
 #: A body that has not arrived after this long is not waited for.
 _BODY_TIMEOUT_S = 10.0
+
+#: A body of this size may take long to read: a sender's expressions over 1 MiB a second and more.
+#: It is read beside the loop, one at a time of each source, so that it delays no other source.
+_LARGE_BODY_BYTES = 32 << 10
+_apart = ThreadPoolExecutor(4, "large-bodies")
 
 _CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
 _CREDENTIAL_WORDS = ("token", "secret", "password", "api-key", "apikey", "x-auth")
@@ -74,11 +80,15 @@ async def receive(request: Request) -> Response:
     body = await read_body(request, ingress.max_body_bytes)
     headers = read_headers(request)
     now = ingress.now()
-    provider, label = verify(entrance, headers, body, now, ingress.tolerance_s)
-    reply = provider.handshake(headers, body)
-    if reply is not None:
-        return _shake_hands(visit, reply)
-    identity, unreadable = identify(provider, headers, body)
+    read = partial(_read, entrance, headers, body, now, ingress.tolerance_s)
+    if len(body) < _LARGE_BODY_BYTES:
+        found = read()
+    else:
+        async with entrance.reading:
+            found = await asyncio.get_running_loop().run_in_executor(_apart, read)
+    if isinstance(found, Reply):
+        return _shake_hands(visit, found)
+    provider, label, identity, unreadable = found
     receipt = await ingress.store.submit(
         Delivery(
             tracking_id=new_tracking_id(now, os.urandom(10)),
@@ -99,6 +109,24 @@ async def receive(request: Request) -> Response:
     return answer(
         {"received": True, "trackingId": tracking_id, "status": receipt.status}, visit.trace_id
     )
+
+
+class _Read(NamedTuple):
+    """What receipt reads of a verified event."""
+
+    provider: Provider
+    label: str
+    identity: Identity
+    unreadable: str | None
+
+
+def _read(
+    entrance: Entrance, headers: Headers, body: bytes, now: datetime, tolerance_s: int
+) -> _Read | Reply:
+    """Verify, then read; see `verify` for what it raises."""
+    provider, label = verify(entrance, headers, body, now, tolerance_s)
+    reply = provider.handshake(headers, body)
+    return reply or _Read(provider, label, *identify(provider, headers, body))
 
 
 def _shake_hands(visit: Visit, reply: Reply) -> Response:
@@ -130,10 +158,8 @@ def identify(provider: Provider, headers: Headers, body: bytes) -> tuple[Identit
         identity = provider.identify(headers, body)
     except PayloadError as error:
         return unreadable_identity(body), _plain(str(error))
-    named = (identity.event_id, identity.event_type, identity.subject)
-    if all(map(is_storable, named)) and (not identity.account or is_storable(identity.account)):
-        return identity, None
-    return unreadable_identity(body), "an id, type or account is empty, too long or holds a NUL"
+    problem = problem_with(identity)
+    return (identity, None) if problem is None else (unreadable_identity(body), problem)
 
 
 async def read_body(request: Request, limit_bytes: int) -> bytes:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shared.db import Line
 from shared.providers import providers
@@ -36,10 +36,14 @@ class NotConfigured(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Entrance:
-    """A source beside its provider; None where this process cannot verify its events."""
+    """
+    A source beside its provider; None where this process cannot verify its events. `reading` is
+    held while a large body of it is read.
+    """
 
     source: Source
     provider: Provider | None
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock, compare=False)
 
 
 class Sources:

@@ -10,7 +10,7 @@ import msgspec
 from shared.db import Conn, Row
 from shared.domain.audit import Draft, content_of
 from shared.domain.commands import Command
-from shared.domain.events import Arrival, Headers, StoredEvent
+from shared.domain.events import Arrival, Headers, Identity, StoredEvent, problem_with
 from shared.domain.outcomes import (
     BODY_GONE,
     MODE_MISMATCH,
@@ -20,7 +20,7 @@ from shared.domain.outcomes import (
     Outcome,
     status_of,
 )
-from shared.providers.base import PayloadError
+from shared.providers.base import PayloadError, Provider
 from shared.store import audit, work
 from shared.store.ledger import read_horizon
 from shared.store.work import LaneLock, Settlement
@@ -62,27 +62,59 @@ def translate(
     for event in events:
         provider = surroundings.provider(event.source_id)
         livemode = surroundings.source(event.source_id).livemode
-        if event.unreadable is not None:
+        if event.unreadable is not None and event.run == 1:
             refused.append(Refused(event, "dead", UNREADABLE, event.unreadable))
-        elif provider.has_livemode and livemode is not None and event.livemode != livemode:
+        elif _is_of_other_mode(event, provider, livemode):
             refused.append(Refused(event, "ignored", MODE_MISMATCH))
         elif _may_be_forgotten(event, pruned_before):
             refused.append(Refused(event, "dead", QUARANTINED))
         else:
             try:
                 carried = headers.get(event.tracking_id, ())
-                arrival = Arrival(event.identity, event.body, carried)
+                identity = event.identity
+                if event.unreadable is not None:
+                    identity = _identified(provider, event, carried)
+                arrival = Arrival(identity, event.body, carried, event.received_at)
                 asked.append((event, provider.translate(arrival)))
             except PayloadError as error:
                 refused.append(Refused(event, "dead", UNREADABLE, str(error)))
     return asked, refused
 
 
+def _is_of_other_mode(event: StoredEvent, provider: Provider, livemode: bool | None) -> bool:
+    # Of what receipt could not read, nothing was known: not its mode either.
+    is_known = event.unreadable is None and provider.has_livemode
+    return is_known and livemode is not None and event.livemode != livemode
+
+
+def _identified(provider: Provider, event: StoredEvent, headers: Headers) -> Identity:
+    """
+    Who an event is that receipt could not read: what it could not be read by may be mended.
+
+    Raises:
+        PayloadError: it still cannot, or it is not what it was stored as.
+    """
+    identity = provider.identify(headers, event.body)
+    problem = problem_with(identity)
+    if problem is not None:
+        raise PayloadError(problem)
+    if (identity.account, identity.livemode) != (event.account, event.livemode):
+        raise PayloadError("it is kept under another account or mode; have it sent again")
+    return identity
+
+
 async def headers_of(
     conn: Conn, surroundings: Surroundings, events: Sequence[StoredEvent]
 ) -> dict[UUID, Headers]:
-    """By tracking id, the headers of those events whose provider reads them; mostly of none."""
-    wanted = [event for event in events if surroundings.provider(event.source_id).reads_headers]
+    """
+    By tracking id, the headers of those events whose provider reads them, or has to identify
+    them; mostly of none.
+    """
+    wanted = [
+        event
+        for event in events
+        if event.unreadable is not None or surroundings.provider(event.source_id).reads_headers
+    ]
     if not wanted:
         return {}
     stored = await work.read_headers(conn, wanted)

@@ -16,9 +16,6 @@ from shared.domain.states import ObjectState
 #: was asked. A `hint` says that the object changed, and nothing of its state.
 Shape = Literal["edge", "arrival", "point", "fetch", "hint"]
 
-#: The type of the event under which a fetch's answer comes through the inbox.
-FETCHED = "sluice.fetched"
-
 
 class Observe(msgspec.Struct, frozen=True):
     """

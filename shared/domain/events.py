@@ -18,6 +18,8 @@ LANES_PER_SOURCE = 16
 OWN_SOURCE = "sluice-handlers"
 OWN_PROVIDER = "sluice"
 BROUGHT = "sluice.handler/"
+#: The type of the event under which a fetch's answer comes through the inbox.
+FETCHED = "sluice.fetched"
 
 #: What a datetime can hold; 48 bits reach a thousand years further.
 _LAST_MILLISECOND = 253_402_300_799_999
@@ -47,7 +49,7 @@ class Identity:
 
 class Arrival(NamedTuple):
     """
-    An event as its provider reads it: what receipt found, and what came.
+    An event as its provider reads it: what receipt found, what came, and when.
 
     `headers` are empty unless the provider says that it reads them; those that held credentials
     are digests.
@@ -56,6 +58,7 @@ class Arrival(NamedTuple):
     identity: Identity
     body: bytes
     headers: Headers = ()
+    received_at: datetime | None = None  # aware UTC, by our own clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,3 +145,13 @@ def is_storable(text: str) -> bool:
         return 0 < len(text.encode()) <= LONGEST_ID_BYTES
     except UnicodeEncodeError:
         return False
+
+
+def problem_with(identity: Identity) -> str | None:
+    """Why nobody outside can send an event of this identity; None where somebody can."""
+    if identity.event_type == FETCHED:
+        return f"the type {FETCHED} is Sluice's own, and nobody else's"
+    named = (identity.event_id, identity.event_type, identity.subject)
+    if all(map(is_storable, named)) and (not identity.account or is_storable(identity.account)):
+        return None
+    return "an id, type or account is empty, too long or holds a NUL"

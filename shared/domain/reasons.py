@@ -38,7 +38,7 @@ Reason = Literal[
     "held", "reversed", "lapsed",
     "needs:link", "link_conflict", "needs:mapping", "needs:line_items", "needs:fetch",
     "unknown_status", "other_mode", "source_removed", "other_family",
-    "unpaid", "pending", "paused", "refunded", "voided", "no_end",
+    "unpaid", "pending", "paused", "refunded", "voided", "no_end", "no_access",
     "grace_over", "trial_over", "cancelled", "time_over", "not_yet",
     "never_started", "given_until", "revoked", "ended", "not_written",
 ]  # fmt: skip
@@ -187,7 +187,7 @@ def _without_access(situation: Situation, feature: str) -> Reason:
         return "unknown_status"
     if ACCESS[found] == "until_end" and state.ends_at is None:
         return "no_end"
-    return _BY_STANDING.get(found, "voided")
+    return _BY_STANDING.get(found, "no_access" if ACCESS[found] == "none" else "voided")
 
 
 def _not_live(
@@ -251,4 +251,6 @@ def beginning(
     if not run:
         return seconds_of(provider, sighting.version), None
     first = min(run, key=lambda one: (one.observation.version, one.observation.id))
-    return in_seconds(first), first
+    # Some say themselves since when they are past due, whenever it was that they were seen so.
+    told_since = sighting.state.past_due_at if wanted is Standing.PAST_DUE else None
+    return in_seconds(first) if told_since is None else told_since, first

@@ -12,9 +12,10 @@ refund) is its end. What stays undecided is *ambiguous*: the largest event id de
 A fetch contains everything up to its version, so that no snapshot up to then replaces it; one
 after its ceiling does; one between is taken for the newer for now, and asks for another fetch.
 Of two fetches the one with the larger number is the newer. Where objects have versions of their
-own, snapshots of one version are one state, or it is ambiguous which of them came last; a fetch
-that tells the object's version stands after its snapshots, and of two such fetches the version
-says which is the newer: what is read from a replica may be late.
+own, snapshots of one version are one state, or it is ambiguous which of them came last, but that
+what waits for its first payment came before; a fetch that tells the object's version stands after
+its snapshots, and of two such fetches the version says which is the newer: what is read from a
+replica may be late.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -234,6 +235,7 @@ def _end_of_second(
     if not arrived and previous in balance:
         return _at(second, previous), False
     candidates = [seen for seen in second if seen.after in arrived] or second
+    candidates = _begun(provider, kind, candidates)
     if len({seen.after for seen in candidates}) == 1:
         return candidates[-1], False
     finals = [
@@ -244,6 +246,18 @@ def _end_of_second(
     # Of a charge the larger refund is the later one, unless one has failed.
     last = max(finals or candidates, key=_refunded)
     return last, len({seen.after for seen in finals}) != 1
+
+
+def _begun(provider: str, kind: str, candidates: Sequence[Observation]) -> Sequence[Observation]:
+    """Without those that wait for a first payment, if others of their version do not."""
+    if not has_versions(provider):
+        return candidates
+    # Created and paid at once is common where versions are whole seconds, and goes one way.
+    return [
+        seen
+        for seen in candidates
+        if standing_of(provider, kind, seen.state.status) is not Standing.PENDING
+    ] or candidates
 
 
 def _refunded(seen: Observation) -> tuple[int, str]:

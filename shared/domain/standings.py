@@ -283,3 +283,8 @@ def has_versions(provider: str) -> bool:
 def seconds_of(provider: str, version: int) -> int:
     """A version as unix seconds."""
     return version // 1_000_000 if has_versions(provider) else version
+
+
+def microseconds_of(provider: str, version: int) -> int:
+    """A version as unix microseconds, in which those of several providers can be compared."""
+    return version if has_versions(provider) else version * 1_000_000

@@ -132,7 +132,7 @@ async def read_event(conn: Conn, tracking_id: UUID) -> Evidence | None:
     return Evidence(
         shown=_shown(row),
         source_id=row["source_id"],
-        arrival=Arrival(identity, came["body"], headers),
+        arrival=Arrival(identity, came["body"], headers, received_at),
         secret=row["secret"],
         unreadable=row["unreadable"],
         trace_context=row["trace_context"],

@@ -102,6 +102,16 @@ async def test_a_verified_body_that_is_no_event_is_kept_and_acknowledged(
     assert not gateway.logged.tracebacks
 
 
+async def test_nobody_outside_answers_for_a_fetch(gateway: Gateway) -> None:
+    """Whoever has a source's secret could say so, with a number that no later fetch has."""
+    body = event(type="sluice.fetched", kind="subscription", number=2**63 - 1, result=None)
+    answer = await gateway.post(body)
+    assert_envelope(answer, 200, None)
+    [row] = await gateway.owner.fetch("SELECT event_type, body, unreadable FROM inbox")
+    assert (row["event_type"], row["body"]) == ("", body)
+    assert "nobody else's" in row["unreadable"]
+
+
 async def test_strangers_in_the_same_commit_are_not_harmed(gateway: Gateway) -> None:
     """Good, forged, unreadable and doubled requests at once: each gets its own answer."""
     good = [gateway.post(event(f"evt_{number}")) for number in range(40)]

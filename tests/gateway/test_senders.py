@@ -178,3 +178,33 @@ async def test_a_secret_in_a_header_of_its_own_is_stored_as_a_digest(senders: Ga
 async def test_a_table_that_is_not_understood_is_503_and_never_401(senders: Gateway) -> None:
     answer = await senders.client.post("/api/v1/webhooks/newer", content=b"{}")
     assert_envelope(answer, 503, "source_unreadable")
+
+
+async def test_a_body_that_takes_long_to_read_holds_up_nobody(senders: Gateway) -> None:
+    """Whatever a source's expressions make of it."""
+    slow = " | ".join(["items", *["[?@ > `0`]"] * 60, "to_string([0])"])
+    async with senders.owner.transaction():
+        source = await add_source(senders.owner, senders.keys, "slow", "secret")
+        await senders.owner.execute(
+            "UPDATE sources SET provider = 'bearer', livemode = NULL, settings = $2 WHERE id = $1",
+            source,
+            {"event": {"id": "id", "type": slow}},
+        )
+    large = json.dumps({"id": "1", "items": [1] * 20_000}).encode()
+    while (await senders.client.post("/api/v1/webhooks/slow", content=b"")).status_code == 404:
+        await asyncio.sleep(0.1)
+    headers = {"Authorization": "Bearer secret"}
+    loop = asyncio.get_running_loop()
+    begun_s = loop.time()
+    long = asyncio.create_task(
+        senders.client.post("/api/v1/webhooks/slow", content=large, headers=headers)
+    )
+    await asyncio.sleep(0.1)
+    body = body_of("2")
+    quick = await sending(senders, "hmac")(body, signed("hmac", body, "secret"))
+    quick_s = loop.time() - begun_s
+    assert_envelope(quick, 200, None)
+    assert_envelope(await long, 200, None)
+    assert quick_s < (loop.time() - begun_s) / 2
+    [row] = await senders.owner.fetch("SELECT event_id FROM inbox WHERE body = $1", large)
+    assert row["event_id"] == "1"

@@ -9,8 +9,10 @@ import pytest
 from shared.explain import explain
 from tests.support.acme import (
     BEGAN_S,
+    EVENT,
     LICENCES,
     REPORTS,
+    SIGNATURE,
     add_acme,
     event,
     licence,
@@ -130,6 +132,45 @@ async def test_an_error_that_quotes_what_came_can_be_stored(acme: Stack) -> None
     (one,) = await acme.apply(licence(1, id=["a\0b"]), source="acme")
     assert await acme.outcomes([one]) == ["dead"]
     assert "lower" in await acme.value("SELECT error FROM settlements")
+
+
+async def test_what_receipt_could_not_read_is_mended_by_a_replay(acme: Stack) -> None:
+    """Where its type lies was mistyped: nothing of the event was known but its bytes."""
+    wrong = {**EVENT, "type": "typ"}
+    await acme.set("acme", signature=SIGNATURE, event=wrong, mapping=[LICENCES, REPORTS])
+    (one,) = await acme.apply(licence(1), source="acme")
+    await replay(acme, one)
+    assert await codes(acme) == [("dead", "unreadable")] * 2
+    await remap(acme, LICENCES, REPORTS)
+    await replay(acme, one)
+    assert (await codes(acme))[-1] == ("applied", None)
+    assert await acme.features("acme") == PRO
+
+
+async def test_what_it_could_not_read_may_be_of_another_account(acme: Stack) -> None:
+    """Under a key that it was not stored by, nothing would tell it from another one."""
+    wrong = {**EVENT, "type": "typ"}
+    await acme.set("acme", signature=SIGNATURE, event=wrong, mapping=[LICENCES])
+    (one,) = await acme.apply(licence(1), source="acme")
+    mended = {**EVENT, "account": "data.account"}
+    await acme.set("acme", signature=SIGNATURE, event=mended, mapping=[LICENCES])
+    await replay(acme, one)
+    assert (await codes(acme))[-1] == ("dead", "unreadable")
+    assert "have it sent again" in await acme.value(
+        "SELECT error FROM settlements ORDER BY run DESC LIMIT 1"
+    )
+
+
+async def test_a_replay_makes_no_answer_of_what_nobody_may_send(acme: Stack) -> None:
+    wrong = {**EVENT, "type": "typ"}
+    await acme.set("acme", signature=SIGNATURE, event=wrong, mapping=[LICENCES])
+    (one,) = await acme.apply(event(1, "sluice.fetched"), source="acme")
+    await remap(acme, LICENCES)
+    await replay(acme, one)
+    assert await codes(acme) == [("dead", "unreadable")] * 2
+    assert "nobody else's" in await acme.value(
+        "SELECT error FROM settlements ORDER BY run DESC LIMIT 1"
+    )
 
 
 async def test_lives_end_as_the_model_says(acme: Stack) -> None:

@@ -18,6 +18,7 @@ from shared.domain.prose import text_of
 from shared.domain.reasons import Sight
 from shared.domain.register import Observation, fold
 from shared.domain.situations import Neighbour, Neighbourhood
+from shared.domain.standings import has_versions
 from shared.domain.states import Item, ObjectState, digest_of, encode_state
 from shared.domain.turns import HeldGrant
 
@@ -25,6 +26,8 @@ NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 NOW_S = int(NOW.timestamp())
 DAY_S = 86_400
 CUSTOMER = CustomerKey(1, "", True, "cus_1")
+#: Each named like its provider; the place is the source's id.
+_SOURCES = ("", "stripe", "polar", "clerk", "hmac")
 _WITH_CUSTOMER = {"subscription", "checkout.session", "invoice", "charge"}
 
 
@@ -62,9 +65,10 @@ class Told:
         *products: str,
         shape: Shape = "point",
         livemode: bool = True,
+        provider: str = "stripe",
         **more: Any,
     ) -> None:
-        """An event observes an object; evt_1 is the first one."""
+        """An event of the provider's source observes an object; evt_1 is the first one."""
         kind, object_id = name.split("/")
         if kind in _WITH_CUSTOMER:
             more.setdefault("customer", "cus_1")
@@ -73,10 +77,10 @@ class Told:
         items = tuple(Item((f"price_{one}", f"prod_{one}")) for one in products)
         state = ObjectState(status, items=items, **more)
         number = 1 + sum(map(len, self.sights.values()))
-        at = NOW_S - int(days_ago * DAY_S)
+        at = (NOW_S - int(days_ago * DAY_S)) * (1_000_000 if has_versions(provider) else 1)
         digest = digest_of(encode_state(state))
         seen = Observation(f"evt_{number}", at, shape, None, digest, state)
-        key = ObjectKey(1, "", livemode, kind, object_id)
+        key = ObjectKey(_SOURCES.index(provider), "", livemode, kind, object_id)
         self.sights.setdefault(key, []).append(Sight(UUID(int=number), seen))
 
     def give(self, value: Any, until: datetime | None = None, **more: Any) -> None:
@@ -95,14 +99,21 @@ class Told:
 
     def facts(self, feature: str = "seats", **more: Any) -> Facts:
         """What is read where all of it was decided and written; `more` replaces some of it."""
-        origin = Origin("stripe", "stripe", is_removed=self.is_removed, policy=self.policy)
+        origin = Origin("", "", is_removed=self.is_removed, policy=self.policy)
         neighbours = [
-            Neighbour(number, key, None, fold("stripe", key.kind, [one[1] for one in sights]))
+            Neighbour(
+                number, key, None, fold(_SOURCES[key[0]], key.kind, [one[1] for one in sights])
+            )
             for number, (key, sights) in enumerate(self.sights.items(), start=1)
         ]
         situations = Neighbourhood(neighbours).decide(
             {key: link.tenant for key, link in self.links.items()},
-            lambda key: replace(origin, is_of_mode=key.livemode),
+            lambda key: replace(
+                origin,
+                source=_SOURCES[key[0]],
+                provider=_SOURCES[key[0]],
+                is_of_mode=key.livemode,
+            ),
             self.catalog,
         )
         held = [

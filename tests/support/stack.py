@@ -13,8 +13,8 @@ from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
 from shared.db import Database
-from shared.domain.commands import FETCHED
 from shared.domain.events import (
+    FETCHED,
     Headers,
     Identity,
     lane_number,

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 from svix.webhooks import Webhook, WebhookVerificationError
 
-from shared.domain.commands import FETCHED, Command, Ignore, Observe
-from shared.domain.events import Arrival, Headers, Identity
+from shared.domain.commands import Command, Ignore, Observe
+from shared.domain.events import FETCHED, Arrival, Headers, Identity
 from shared.domain.states import Item
 from shared.providers import providers
 from shared.providers.base import ConfigurationError, Configured, PayloadError, SignatureError

@@ -404,6 +404,47 @@ def test_why_a_subscription_gives_nothing(status: str, more: Any, reason: str, s
     assert why_not(told) == f"subscription sub_1 (source stripe) would give 10 by plan pro: {said}."
 
 
+@pytest.mark.parametrize(
+    ("provider", "name", "status", "more", "said"),
+    [
+        (
+            "polar",
+            "subscription/s",
+            "canceled",
+            {},
+            "it ended on 16 Nov 2026 12:00 UTC (event evt_2).",
+        ),
+        ("hmac", "subscription/s", "ended", {}, "it ended on 16 Nov 2026 12:00 UTC (event evt_2)."),
+        (
+            "polar",
+            "subscription/s",
+            "incomplete_expired",
+            {},
+            "its first payment failed on 16 Nov 2026 12:00 UTC (event evt_2).",
+        ),
+        ("hmac", "order/o", "pending", {}, "waiting for its payment since 16 Nov 2026 12:00 UTC"),
+        ("hmac", "order/o", "contested", {}, 'its status "contested" gives nothing.'),
+        ("hmac", "subscription/s", "present", {}, 'its status "present" gives nothing.'),
+        (
+            "clerk",
+            "subscription_item/i",
+            "past_due",
+            {"past_due_at": NOW_S - 20 * DAY_S},
+            "past due since 1 Nov 2026 12:00 UTC (event evt_2), and its 7-day grace period ended"
+            " on 8 Nov 2026 12:00 UTC.",
+        ),
+    ],
+)
+def test_why_an_object_with_versions_gives_nothing(
+    provider: str, name: str, status: str, more: Any, said: str
+) -> None:
+    sold = {"features": {"seats": 10}, "products": [f"{provider}:prod_pro"]}
+    told = Told(catalog(pro=sold))
+    told.see(name, 15, "active", "pro", provider=provider, tenant="acme")
+    told.see(name, 5, status, "pro", provider=provider, tenant="acme", **more)
+    assert said in " ".join(told.text().split())
+
+
 def test_no_grace_at_all_is_not_called_a_period() -> None:
     told = Told()
     told.see("subscription/sub_1", 10, "past_due", "team")
@@ -634,6 +675,26 @@ def test_what_is_only_announced() -> None:
     )
     told.see("subscription/sub_3", 2, "active", "chat", is_partial=True)
     assert [one.reason for one in told.explain().not_giving] == ["needs:line_items", "needs:fetch"]
+
+
+def test_what_several_providers_say_is_told_in_one_time() -> None:
+    sold = {"features": {"seats": 10}, "products": ["stripe:prod_pro", "polar:prod_pro"]}
+    told = Told(catalog(pro=sold))
+    for days in range(20, 40):
+        told.see("subscription/sub_2", days, "canceled", "pro", provider="polar", tenant="acme")
+    told.see("subscription/sub_1", 2, "canceled", "pro")
+    told.see("subscription/sub_3", 1, "canceled", "pro", provider="polar", tenant="acme")
+    explanation = told.explain()
+    assert [one.object.object for one in explanation.not_giving if one.object is not None] == [
+        "subscription/sub_3",
+        "subscription/sub_1",
+        "subscription/sub_2",
+    ]
+    assert [one.objects[0] for one in explanation.evidence.events][:3] == [
+        "subscription/sub_3",
+        "subscription/sub_1",
+        "subscription/sub_2",
+    ]
 
 
 def test_lists_are_cut_and_the_urgent_comes_first() -> None:

@@ -3,6 +3,7 @@
 import json
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -75,3 +76,12 @@ def test_the_newest_version_is_the_state_in_every_order(
         assert not register.terminal
         found.add(repr(register).encode())
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("first", ["pending", "paid"])
+def test_in_one_version_what_waits_for_its_payment_came_first(first: str) -> None:
+    """Created and paid in the same second: whichever of the two has the larger id."""
+    second = "paid" if first == "pending" else "pending"
+    told = [(1_780_000_000, status, "pro") for status in (first, second)]
+    register = fold("hmac", "order", [observation(*one) for one in enumerate(told)])
+    assert (register.newest.status, register.ambiguous) == ("paid", False)

@@ -1,7 +1,7 @@
 """A source's mappings: what they find, and what is said where they cannot."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -254,6 +254,30 @@ def test_what_is_no_time_is_refused(said: Any) -> None:
     assert problem({**LICENCE, "at": said}, version="at").startswith(
         "mapping[0].object.version (at): "
     )
+
+
+@pytest.mark.parametrize(
+    "target", [{"object": {**OBJECT, "version": "at"}}, {"record": {**RECORD, "version": "at"}}]
+)
+def test_a_version_from_the_future_is_refused(target: Any) -> None:
+    """It would outdate, for good and without a word, all that is sent until then."""
+    mapping = Mapping.read([target], ("mapping",), "acme")
+
+    def translated(at: str) -> list[Command]:
+        identity = Identity("evt_1", "licence.issued", "evt_1", AT)
+        arrival = Arrival(identity, b"", received_at=AT)
+        return list(mapping.translate(arrival, {**LICENCE, "at": at}))
+
+    assert translated("2026-11-04T10:30:00Z")
+    with pytest.raises(PayloadError, match=r"\(at\): lies more than a day after its receipt"):
+        translated("2100-01-01T00:00:00Z")
+
+
+def test_nor_may_the_events_time_be_of_the_future() -> None:
+    identity = Identity("evt_1", "licence.issued", "evt_1", AT + timedelta(days=2))
+    arrival = Arrival(identity, b"", received_at=AT)
+    with pytest.raises(PayloadError, match="the event's time lies more than a day after"):
+        Mapping.read([{"object": OBJECT}], ("mapping",), None).translate(arrival, LICENCE)
 
 
 def test_without_a_version_the_events_time_is_it() -> None:

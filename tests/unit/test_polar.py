@@ -18,8 +18,8 @@ from polar.v2026_10 import webhooks as sdk
 from polar.webhooks import PolarWebhookError, PolarWebhookVerificationError
 from svix.webhooks import Webhook
 
-from shared.domain.commands import FETCHED, Command, Ignore, Observe
-from shared.domain.events import Arrival, Headers, Identity
+from shared.domain.commands import Command, Ignore, Observe
+from shared.domain.events import FETCHED, Arrival, Headers, Identity
 from shared.domain.states import ObjectState
 from shared.providers import providers
 from shared.providers.base import ConfigurationError, Configured, PayloadError, SignatureError

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from shared.domain.catalog import Catalog, Origin
-from shared.domain.commands import FETCHED, Observe
-from shared.domain.events import Arrival, Identity
+from shared.domain.commands import Observe
+from shared.domain.events import FETCHED, Arrival, Identity
 from shared.domain.payments import Policy, Seen, circumstances
 from shared.domain.register import Observation, Register, fold
 from shared.domain.states import ObjectState, digest_of, encode_state

@@ -9,7 +9,8 @@ from hypothesis import given as generated
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from shared.domain.commands import FETCHED, Ignore, Observe
+from shared.domain.commands import Ignore, Observe
+from shared.domain.events import FETCHED
 from shared.domain.states import encode_state
 from shared.providers.base import PayloadError
 from shared.providers.stripe.events import BUILDERS

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from shared.domain.commands import FETCHED, Ignore, Observe
+from shared.domain.commands import Ignore, Observe
+from shared.domain.events import FETCHED
 from shared.domain.states import UNOBSERVED, Item, ObjectState
 from shared.providers.base import PayloadError
 from shared.providers.stripe.snapshots import MODELS

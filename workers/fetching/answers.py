@@ -8,8 +8,7 @@ from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
-from shared.domain.commands import FETCHED
-from shared.domain.events import Identity, is_storable, lane_number
+from shared.domain.events import FETCHED, Identity, is_storable, lane_number
 from shared.store.fetches import AnswerEvent, Claim
 
 #: There is an answer.

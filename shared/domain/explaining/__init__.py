@@ -29,8 +29,9 @@ from shared.domain.explanation import (
     Provisional,
 )
 from shared.domain.keys import ObjectKey
-from shared.domain.reasons import Reason, ends_by
+from shared.domain.reasons import Missing, Reason, ends_by
 from shared.domain.situations import Situation
+from shared.domain.standings import microseconds_of
 from shared.domain.states import ObjectState
 from shared.domain.turns import HeldGrant
 from shared.domain.verdicts import NEEDS_MAPPING
@@ -38,6 +39,8 @@ from shared.domain.verdicts import NEEDS_MAPPING
 #: How much of a list is shown.
 SHOWN = 10
 
+#: Why something does not count that says itself when it was over.
+_ENDS = frozenset({"ended", "never_started"})
 _URGENCY = {reason: place for place, reason in enumerate(get_args(Reason))}
 
 
@@ -142,23 +145,30 @@ def _reason(scene: Scene, held: HeldGrant, counts: bool) -> Because:
 
 
 def _objects_not_giving(scene: Scene) -> list[NotGiving]:
-    newest_first = sorted(scene.lacking, key=lambda one: -one[0].register.version)
+    newest_first = sorted(scene.lacking, key=lambda one: -_changed_us(one[0]))
     newest_first.sort(key=lambda one: _URGENCY[one[1].reason])
-    return [
-        NotGiving(
-            reason=found.reason,
-            offers=tuple(
-                Offered(plan=offer.plan.name, value=offer.value, period_s=offer.plan.grace_s)
-                for offer in found.offers
-            ),
-            at=found.moment,
-            by=tuple(against_of(scene.facts, one) for one in scene.holding(situation)),
-            products=_unmapped(scene, situation, found.state),
-            object=thing_of(scene.facts, situation, found.state),
-            operator=None,
-        )
-        for situation, found in newest_first
-    ]
+    return [_not_giving(scene, situation, found) for situation, found in newest_first]
+
+
+def _not_giving(scene: Scene, situation: Situation, found: Missing) -> NotGiving:
+    thing = thing_of(scene.facts, situation, found.state)
+    return NotGiving(
+        reason=found.reason,
+        offers=tuple(
+            Offered(plan=offer.plan.name, value=offer.value, period_s=offer.plan.grace_s)
+            for offer in found.offers
+        ),
+        # An end that is not for good is over where it began.
+        at=thing.since if found.moment is None and found.reason in _ENDS else found.moment,
+        by=tuple(against_of(scene.facts, one) for one in scene.holding(situation)),
+        products=_unmapped(scene, situation, found.state),
+        object=thing,
+        operator=None,
+    )
+
+
+def _changed_us(situation: Situation) -> int:
+    return microseconds_of(situation.origin.provider, situation.register.version)
 
 
 def _gifts_not_giving(scene: Scene) -> list[NotGiving]:

@@ -8,6 +8,7 @@ from shared.domain.explanation import Facts
 from shared.domain.keys import ObjectKey
 from shared.domain.reasons import Missing, Sight, is_candidate, missing
 from shared.domain.situations import Situation
+from shared.domain.standings import microseconds_of
 from shared.domain.states import ADVERSE_KINDS
 from shared.domain.verdicts import NEEDS_PAYMENT
 
@@ -37,17 +38,17 @@ class Scene:
     def latest(self) -> tuple[list[Sight], dict[UUID, list[str]]]:
         """What was seen of these, one for each event, newest first; and what each event saw."""
         objects: dict[UUID, list[str]] = {}
-        sights: dict[UUID, Sight] = {}
+        sights: dict[UUID, tuple[int, Sight]] = {}
         for key in self.bearing():
+            provider = self.facts.situations[key].origin.provider
             for sight in self.facts.sights.get(key, ()):
                 objects.setdefault(sight.tracking_id, []).append(key.name)
-                sights[sight.tracking_id] = sight
+                at = microseconds_of(provider, sight.observation.version)
+                sights[sight.tracking_id] = (at, sight)
         newest_first = sorted(
-            sights.values(),
-            key=lambda one: (one.observation.version, one.tracking_id),
-            reverse=True,
+            sights.values(), key=lambda one: (one[0], one[1].tracking_id), reverse=True
         )
-        return newest_first, objects
+        return [sight for _, sight in newest_first], objects
 
     def holding(self, situation: Situation) -> list[Situation]:
         """The refunds, disputes and warnings that keep an object from giving."""

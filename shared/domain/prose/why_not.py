@@ -50,7 +50,7 @@ def _lack(one: NotGiving, thing: Thing, mode: str) -> str:
 def _why_not(one: NotGiving, thing: Thing, mode: str) -> str:
     at = "" if one.at is None else written(one.at)
     by = " and ".join(against(each) for each in one.by)
-    is_purchase = thing.object.startswith("checkout.session/")
+    is_purchase = thing.object.startswith(("checkout.session/", "order/"))
     said = {
         "held": f"its payment is contested: {by}",
         "reversed": f"its payment was taken back: {by}",
@@ -71,6 +71,7 @@ def _why_not(one: NotGiving, thing: Thing, mode: str) -> str:
         "refunded": f"refunded on {since(thing)}",
         "voided": "collecting its payments is paused, and its invoices are void",
         "no_end": "it was cancelled, and nothing says until when it is paid for",
+        "no_access": f'its status "{thing.status}" gives nothing',
         "grace_over": f"past due since {since(thing)}, {_grace(one, at)}",
         "trial_over": f"its trial ended on {at}, and nothing was set to pay",
         "cancelled": f"it was set to end on {at}",

@@ -38,8 +38,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from shared.domain.commands import FETCHED, Command, Ignore, Observe, Shape
-from shared.domain.events import is_storable
+from shared.domain.commands import Command, Ignore, Observe, Shape
+from shared.domain.events import FETCHED, is_storable
 from shared.domain.states import (
     BENEFIT_GRANT_KIND,
     CUSTOMER_KIND,

@@ -83,7 +83,7 @@ class Mapping:
         Raises:
             PayloadError: a mapping that the event is meant for does not find what it needs.
         """
-        seen = Document(arrival.headers, document)
+        seen = Document(arrival.headers, document, arrival.received_at)
         event_type = arrival.identity.event_type
         of_type = [one for one in self._mappings if one.has(event_type)]
         if not of_type:

@@ -25,6 +25,9 @@ _BEYOND_INTEGERS = 2**63
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _END = 253_402_300_800_000_000  # of the year 9999
 _MICROSECOND = timedelta(microseconds=1)
+#: How far a sender's clock, or the zone that it leaves out, may be ahead of ours.
+_AHEAD = timedelta(days=1)
+_TOO_FAR_AHEAD = "lies more than a day after its receipt, and cannot say what is the newest"
 #: 2000 to 2200, in seconds since 1970. Within it the size of a number tells its unit: no second
 #: looks like a millisecond, and no counter, no "20261101" and no "20261101120000" like either.
 _FIRST_S, _LAST_S = 946_684_800, 7_258_118_400
@@ -35,10 +38,11 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 class Document(NamedTuple):
-    """An event as a mapping sees it: its headers, and its body as JSON says it."""
+    """An event as a mapping sees it: its headers, its body as JSON says it, when it came."""
 
     headers: Headers
     body: Any
+    received_at: datetime | None = None
 
 
 class Wanted:
@@ -183,20 +187,30 @@ def version_in(
     What says which state of a thing is the newer one, in unix microseconds: what the mapping names,
     or else when the event says that it happened. `of` is the key of the thing's id.
 
+    One from the future would outdate, for good and without a word, all that is sent until then.
+
     Raises:
-        PayloadError: the event says neither.
+        PayloadError: the event says neither, or a time that has not come yet.
     """
+    latest = None
+    if document.received_at is not None:
+        latest = (document.received_at + _AHEAD - _EPOCH) // _MICROSECOND
     if wanted is not None:
         version = wanted.microseconds_in(document)
         if version is None:
             raise wanted.wrong("found nothing")
+        if latest is not None and version > latest:
+            raise wanted.wrong(_TOO_FAR_AHEAD)
         return version
     if occurred_at is None:
         raise of.wrong(
             "nothing says which state of it is the newer one: the event has no time, and the"
             " mapping names no `version`"
         )
-    return (occurred_at - _EPOCH) // _MICROSECOND
+    version = (occurred_at - _EPOCH) // _MICROSECOND
+    if latest is not None and version > latest:
+        raise of.wrong(f"the event's time {_TOO_FAR_AHEAD}")
+    return version
 
 
 def encode_json(value: Any, name: str) -> str:

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from shared.domain.commands import FETCHED, Command, Ignore
+from shared.domain.commands import Command, Ignore
+from shared.domain.events import FETCHED
 from shared.domain.states import (
     ACCOUNT_KIND,
     CHARGE_KIND,
