@@ -25,8 +25,8 @@ from typing import Any
 
 import msgspec
 
-from shared.domain.commands import FETCHED, Command, Ignore, Observe
-from shared.domain.events import Arrival, Headers, Identity
+from shared.domain.commands import Command, Ignore, Observe
+from shared.domain.events import FETCHED, Arrival, Headers, Identity
 from shared.providers.base import Provider
 
 _KEYS = {"name", "type", "headers", "body", "identity", "commands"}
