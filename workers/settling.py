@@ -20,7 +20,7 @@ from shared.domain.outcomes import (
     Outcome,
     status_of,
 )
-from shared.providers.base import PayloadError
+from shared.providers.base import PayloadError, Provider
 from shared.store import audit, work
 from shared.store.ledger import read_horizon
 from shared.store.work import LaneLock, Settlement
@@ -45,6 +45,14 @@ class Refused:
     told: Sequence[Told] = ()
 
 
+class TranslationFailed(Exception):
+    """What a provider raised, or gave, that says nothing of the platform. `code` is for lists."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
 def translate(
     surroundings: Surroundings,
     events: Sequence[StoredEvent],
@@ -56,6 +64,7 @@ def translate(
 
     Raises:
         UnknownSource: an event's source is not configured here (yet).
+        TranslationFailed: its provider cannot say what one of the events asks for.
     """
     asked: list[tuple[StoredEvent, Sequence[Command]]] = []
     refused: list[Refused] = []
@@ -72,10 +81,27 @@ def translate(
             try:
                 carried = headers.get(event.tracking_id, ())
                 arrival = Arrival(event.identity, event.body, carried)
-                asked.append((event, provider.translate(arrival)))
+                asked.append((event, _commands_of(provider, arrival)))
             except PayloadError as error:
                 refused.append(Refused(event, "dead", UNREADABLE, str(error)))
     return asked, refused
+
+
+def _commands_of(provider: Provider, arrival: Arrival) -> Sequence[Command]:
+    try:
+        commands = tuple(provider.translate(arrival))
+    except PayloadError:
+        raise
+    except Exception as error:
+        # A function of its argument, which reaches nobody: an EOFError of a cut off archive, say,
+        # must not look like Postgres's, or the lane would wait for that to be mended for ever.
+        raise TranslationFailed(type(error).__name__, str(error) or repr(error)) from error
+    for command in commands:
+        if not isinstance(command, Command):
+            raise TranslationFailed("bad_result", f"translate() gave {command!r:.200}")
+    if not commands:
+        raise TranslationFailed("bad_result", "translate() gave no command; Ignore says that")
+    return commands
 
 
 async def headers_of(
