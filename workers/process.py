@@ -33,6 +33,7 @@ from workers.handlers import records
 from workers.handlers.scope import Scope
 from workers.marks import AloneMark, VisitMark, marked
 from workers.reporting import report
+from workers.settling import TranslationFailed
 from workers.surroundings import UnknownSource
 from workers.undoing import undo
 
@@ -124,7 +125,10 @@ async def apply_alone(crew: Crew, lane: int, work_id: int, mark: VisitMark | Alo
     charged.
     """
 
+    failed: HandlerFailed | None = None
+
     async def act(conn: Conn, held: LaneLock, more: Locks) -> _Applied | None:
+        nonlocal failed
         begun_ns = time.time_ns()
         found = await work.read_visit(conn, lane)
         if found is not None and found.token != mark.token:
@@ -134,15 +138,19 @@ async def apply_alone(crew: Crew, lane: int, work_id: int, mark: VisitMark | Alo
             batch = Batch(begun_ns, *await work.read_one(conn, work_id))
             applied = await _apply(conn, crew, held, batch, more, alone=True)
             await mark.finish(conn)
-        except Exception:
+        except Exception as error:
             # Still under the lane's lock, or nobody else could tell this from a death.
             await asyncio.shield(mark.withdraw())
+            failed = error if isinstance(error, HandlerFailed) else None
             raise
         return applied
 
     try:
         applied = await _in_lane(crew, lane, act, waits=mark.waits)
     except Exception as error:
+        if failed is not None:
+            # It may have cost us the connection, and then the rollback's error hides it.
+            return await charge(crew, lane, work_id, failed)
         if is_lock_timeout(error):
             return await _put_off(crew, lane, work_id)
         if is_platform_fault(error):
@@ -361,7 +369,7 @@ async def _leave_to_others(crew: Crew, lane: int, work_id: int) -> bool:
 
 
 def _code_of(error: Exception) -> str:
-    if isinstance(error, HandlerFailed):
+    if isinstance(error, HandlerFailed | TranslationFailed):
         return error.code
     if isinstance(error, NoHandler):
         return NO_HANDLER
@@ -369,7 +377,9 @@ def _code_of(error: Exception) -> str:
 
 
 def _text_of(error: Exception) -> str:
-    return (str(error) or repr(error))[:2000].replace("\0", "␀")
+    """As Postgres can store it."""
+    text = (str(error) or repr(error))[:2000].replace("\0", "␀")
+    return text.encode("utf-8", "replace").decode()
 
 
 def _log_fault(lane: int, error: Exception) -> None:

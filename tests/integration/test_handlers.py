@@ -107,8 +107,14 @@ async def test_what_the_event_asks_of_sluice_comes_first(doing: Stack) -> None:
         ("exit", "SystemExit"),
         ("return_nonsense", "bad_result"),
         ("send_nonsense", "bad_message"),
+        ("fail_unspeakably", "ValueError"),
+        ("block", "handler_timeout"),
+        ("give_up", "SerializationError"),
+        ("end_too_early", "EOFError"),
+        ("ask_for_nonsense", "bad_result"),
     ],
 )
+@pytest.mark.timeout(30)
 async def test_a_failure_is_its_own_and_leaves_nothing(doing: Stack, does: str, code: str) -> None:
     """Charged as a failed attempt, dead in the end; its neighbours never hear of it."""
     fine = [asked(f"fine-{n}", "insert") for n in range(20)]
@@ -119,6 +125,19 @@ async def test_a_failure_is_its_own_and_leaves_nothing(doing: Stack, does: str, 
     assert await done(doing) == ["insert"] * 20
     assert await doing.value("SELECT count(*) FROM attempts") == 2
     assert await doing.value("SELECT count(*) FROM visits") == 0
+
+
+@pytest.mark.parametrize("does", ["refuse_to_stop", "leave_tasks"])
+async def test_who_does_not_stop_keeps_no_lane(doing: Stack, does: str) -> None:
+    """It has no transaction any more, and its neighbours go on."""
+    doing.crew.retry = RetryPolicy(1, 0.01, 0.02)
+    begun_s = time.monotonic()
+    ids = await doing.apply(asked("bad", does), asked("fine", "insert"), source="doing")
+    assert time.monotonic() - begun_s < 6
+    assert await charged(doing, ids[0]) == ["handler_timeout"]
+    assert await doing.outcomes(ids) == ["dead", "applied"]
+    await asyncio.sleep(8 - (time.monotonic() - begun_s))
+    assert await done(doing) == ["insert"]
 
 
 async def test_what_is_permanent_is_dead_at_once(doing: Stack) -> None:
