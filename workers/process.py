@@ -135,7 +135,8 @@ async def apply_alone(crew: Crew, lane: int, work_id: int, mark: VisitMark | Alo
             return None
         await mark.leave_at(work_id)
         try:
-            batch = Batch(begun_ns, *await work.read_one(conn, work_id))
+            # Since it was seen to be due, somebody else may have failed at it and put it off.
+            batch = Batch(begun_ns, *await work.read_one(conn, work_id, only_due=True))
             applied = await _apply(conn, crew, held, batch, more, alone=True)
             await mark.finish(conn)
         except Exception as error:

@@ -16,7 +16,7 @@ from tests.support.stack import PLANS, Stack, new_crew
 from tests.support.stripe_events import event, subscription
 from workers.extensions import handlers
 from workers.extensions.presence import say_what_is_here
-from workers.process import Progress, visit
+from workers.process import Progress, isolate, visit
 from workers.rounds import Rounds
 
 PRODUCTS = ["stripe:prod_pro", "doing:prod_pro"]
@@ -279,3 +279,14 @@ async def test_the_own_source_is_nobody_elses(doing: Stack) -> None:
         " FROM sources s JOIN lanes l ON l.source_id = s.id WHERE name = $1 GROUP BY 1", OWN_SOURCE
     )  # fmt: skip
     assert [tuple(row.values()) for row in rows] == [(True, 16)]
+
+
+async def test_what_another_worker_has_put_off_is_not_tried_at_once(doing: Stack) -> None:
+    """Two workers may have read it as due: the failure of the one is not the other's to repeat."""
+    doing.crew.retry = RetryPolicy(5, 60, 60)
+    (receipt,) = await doing.receive(asked("e1", "fail"), source="doing")
+    work_id, lane = (await doing.fetch("SELECT id, lane FROM work"))[0]
+    for _ in range(3):
+        await isolate(doing.crew, lane, [work_id])
+    assert await charged(doing, receipt.tracking_id) == ["LookupError"]
+    assert await doing.value("SELECT count(*) FROM visits") == 0
