@@ -25,10 +25,10 @@ class Surroundings:
     version: int = -1
     mode: str = "live"
     _sources: dict[int, SourceRow] = field(default_factory=dict)
-    _has_own_source: bool = False
     _catalogs: dict[int, Catalog] = field(default_factory=dict)
     _origins: dict[tuple[int, bool], Origin] = field(default_factory=dict)
     _providers: dict[int, Provider] = field(default_factory=dict)
+    _has_own_source: bool = False
 
     async def refresh(self, conn: Conn) -> bool:
         """Read again if the configuration's version is another one; whether it was."""
