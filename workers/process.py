@@ -108,11 +108,13 @@ async def isolate(
                 if not await apply_alone(crew, lane, work_id, mark):
                     return Progress.NOTHING
         except Exception as error:
-            if is_platform_fault(error):
+            if not is_platform_fault(error):
+                # It could not even be charged. It stays due, its neighbours go on, and we pause.
+                log.exception("event could not be charged", extra={"lane": lane, "work": work_id})
+            else:
                 _log_fault(lane, error)
-                return Progress.FAULT
-            # It could not even be charged. It stays due, its neighbours go on, and we pause.
-            log.exception("event could not be charged", extra={"lane": lane, "work": work_id})
+                if not await _stepped_over(crew, lane, work_id):
+                    return Progress.FAULT
             progress = Progress.FAULT
     return progress
 
@@ -124,7 +126,6 @@ async def apply_alone(crew: Crew, lane: int, work_id: int, mark: VisitMark | Alo
     Returns whether the lane was ours. Raises platform faults only, or what keeps it from being
     charged.
     """
-
     failed: HandlerFailed | None = None
 
     async def act(conn: Conn, held: LaneLock, more: Locks) -> _Applied | None:
@@ -348,6 +349,17 @@ async def _put_off(crew: Crew, lane: int, work_id: int) -> bool:
     return await _in_lane(crew, lane, act) is not None
 
 
+async def _stepped_over(crew: Crew, lane: int, work_id: int) -> bool:
+    """Whether the platform is there to put the event off, uncharged."""
+    try:
+        # Then the fault may be its own doing: some query crashes its server process each time.
+        return await _put_off(crew, lane, work_id)
+    except Exception as error:
+        if not is_platform_fault(error):
+            raise
+        return False
+
+
 async def _refreshed(crew: Crew) -> bool:
     """Whether the configuration has moved on, as after an event of a source just applied."""
     try:
@@ -370,17 +382,14 @@ async def _leave_to_others(crew: Crew, lane: int, work_id: int) -> bool:
 
 
 def _code_of(error: Exception) -> str:
-    if isinstance(error, HandlerFailed | TranslationFailed):
+    if isinstance(error, HandlerFailed | NoHandler | TranslationFailed):
         return error.code
-    if isinstance(error, NoHandler):
-        return NO_HANDLER
     return "unknown_source" if isinstance(error, UnknownSource) else type(error).__name__
 
 
 def _text_of(error: Exception) -> str:
-    """As Postgres can store it."""
     text = (str(error) or repr(error))[:2000].replace("\0", "␀")
-    return text.encode("utf-8", "replace").decode()
+    return text.encode("utf-8", "replace").decode()  # as Postgres can store it
 
 
 def _log_fault(lane: int, error: Exception) -> None:

@@ -147,9 +147,7 @@ WHERE w.id = $1 AND (NOT $2 OR w.due_at IS NULL OR w.due_at <= now())
 async def read_one(
     conn: Conn, work_id: int, *, only_due: bool = False
 ) -> tuple[list[StoredEvent], list[Redelivery], list[Row]]:
-    """
-    The same for one work row; three empty lists where it is finished, or, if it must be, not due.
-    """
+    """The same for one work row; nothing where it is finished, or not due though it must be."""
     return _sorted_out(await conn.fetch(READ_ONE, work_id, only_due))
 
 

@@ -175,7 +175,7 @@ async def test_a_lost_connection_charges_nobody(doing: Stack, does: str) -> None
         assert not visiting.done()
     assert await visiting is Progress.FAULT
     assert await charged(doing, receipt.tracking_id) == []
-    assert await doing.value("SELECT count(*) FROM work WHERE due_at IS NULL") == 1
+    assert await doing.value("SELECT count(*) FROM work WHERE attempts = 0") == 1
     assert await done(doing) == []
 
 
@@ -290,3 +290,15 @@ async def test_what_another_worker_has_put_off_is_not_tried_at_once(doing: Stack
         await isolate(doing.crew, lane, [work_id])
     assert await charged(doing, receipt.tracking_id) == ["LookupError"]
     assert await doing.value("SELECT count(*) FROM visits") == 0
+
+
+async def test_what_is_always_an_outage_holds_up_nobody(doing: Stack) -> None:
+    """As a query that crashes its server process each time: uncharged, and others come first."""
+    (bad,) = await doing.receive(asked("bad", "look_like_an_outage"), source="doing")
+    fine = await doing.receive(*[asked(f"f{n}", "insert") for n in range(60)], source="doing")
+    for _ in range(8):
+        for lane in await doing.lanes("doing"):
+            await visit(doing.crew, lane)
+    assert await doing.outcomes([one.tracking_id for one in fine]) == ["applied"] * 60
+    assert await charged(doing, bad.tracking_id) == []
+    assert await doing.value("SELECT count(*) FROM work") == 1

@@ -147,7 +147,7 @@ class Doer(Handler[Do]):
         await transaction.execute(INSERT, event.tracking_id, "too late", event.run)
 
     async def _block(self, event: Event, command: Do, transaction: Transaction) -> None:
-        time.sleep(3)  # noqa: ASYNC251 - longer than the server waits for the next statement
+        time.sleep(3)  # longer than the server waits for the next statement
         await transaction.execute(INSERT, event.tracking_id, "late", event.run)
 
     async def _leave_tasks(self, event: Event, command: Do, transaction: Transaction) -> None:
@@ -158,6 +158,11 @@ class Doer(Handler[Do]):
 
     async def _give_up(self, event: Event, command: Do, transaction: Transaction) -> None:
         await transaction.execute("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '40001'; END $$")
+
+    async def _look_like_an_outage(
+        self, event: Event, command: Do, transaction: Transaction
+    ) -> None:
+        await transaction.execute("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '57P02'; END $$")
 
     async def _hang(self, event: Event, command: Do, transaction: Transaction) -> None:
         time.sleep(3600)

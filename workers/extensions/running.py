@@ -20,7 +20,7 @@ from shared import telemetry
 from shared.db import Conn, is_cancelled_statement, is_outage, is_platform_fault
 from shared.domain.commands import Extension
 from shared.domain.events import is_storable
-from shared.domain.outcomes import HANDLER_TIMEOUT
+from shared.domain.outcomes import HANDLER_TIMEOUT, NO_HANDLER
 from shared.plugin import Event, Handler, Permanent, Result
 from shared.store import handlers as store
 
@@ -52,6 +52,8 @@ _REFUSED = frozenset(
 
 class NoHandler(Exception):
     """This process has no handler of that name, or for commands of that type."""
+
+    code = NO_HANDLER
 
     def __init__(self, name: str, command: str) -> None:
         super().__init__(f"no handler {name or f'of {command}'} is installed")
