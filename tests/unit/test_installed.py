@@ -44,8 +44,10 @@ def install(path: Path, module: str, name: str, text: str) -> None:
 
 def test_an_exit_takes_nobody_with_it(packages: Path) -> None:
     install(packages, "leaving_early", "early", "import sys\nsys.exit('no configuration')\n")
+    makes = "import sys\ndef Handles(): sys.exit('no configuration')\n"
+    install(packages, "made_early", "made", makes)
     install(packages, "staying_late", "late", MODULE.format(word="Word", name="late"))
-    assert [name for name, _ in installed(HANDLERS_GROUP)] == ["late"]
+    assert [name for name, _ in installed(HANDLERS_GROUP)] == ["late", "made"]
     assert list(handlers()) == ["late"]
 
 

@@ -35,7 +35,7 @@ def handlers() -> dict[str, Handler[Any]]:
             _check(handler)
             taken.add(handler.command)
             known[name] = handler
-        except Exception:
+        except (Exception, SystemExit):
             log.exception("an installed handler cannot be used", extra={"handler": name})
     return known
 
