@@ -266,10 +266,12 @@ def is_outage(error: BaseException) -> bool:
     """
     Whether a statement of somebody else's was failed by the platform, whatever it asked for:
     connections, deadlocks, a full disk, a server that goes away. What else `is_platform_fault`
-    forgives, a missing table or right, a lock not had in time, is the statement's own doing.
+    forgives, a missing table or right, a lock not had in time, is the statement's own doing; as is
+    40001, which nothing but the statement raises in a transaction that is not serializable.
     """
     state = getattr(error, "sqlstate", None) or ""
-    return state[:2] in {"08", "40", "58"} or state[:3] == "57P" or state in {"25P03", "53100"}
+    outages = {"25P03", "40P01", "53100"}
+    return state[:2] in {"08", "58"} or state[:3] == "57P" or state in outages
 
 
 def is_cancelled_statement(error: BaseException) -> bool:

@@ -17,6 +17,7 @@ from shared import telemetry
 from shared.db import LOOKUPS_ONLY, Database
 from shared.domain.outcomes import RetryPolicy
 from shared.heartbeat import beat
+from shared.providers import providers
 from shared.settings import Endpoints, Settings, SettingsError
 from workers.surroundings import Surroundings
 
@@ -67,8 +68,17 @@ async def enlisted(name: str, settings: Settings, endpoints: Endpoints) -> Async
 Job = Callable[[asyncio.Event, Crew, Settings, Endpoints], Awaitable[None]]
 
 
-def run_process(job: Job, default_name: str, arguments: list[str] | None = None) -> int:
-    """The `main` of every process that applies events: settings, signals, heartbeat, telemetry."""
+def run_process(
+    job: Job,
+    default_name: str,
+    prepare: Callable[[], object],
+    arguments: list[str] | None = None,
+) -> int:
+    """
+    The `main` of every process that applies events: settings, signals, heartbeat, telemetry.
+
+    `prepare` is called when there is a log, and before there is a loop.
+    """
     parser = argparse.ArgumentParser(prog=default_name)
     parser.add_argument("--heartbeat-fd", type=int)
     parser.add_argument("--name", default=f"{default_name}-{socket.gethostname()}-{os.getpid()}")
@@ -85,6 +95,11 @@ def run_process(job: Job, default_name: str, arguments: list[str] | None = None)
     except (SettingsError, OSError) as error:
         sys.stderr.write(f"{default_name}: {error}\n")
         return 2
+
+    # Before the heart beats: in the loop an import that takes long looks like a hang, and who works
+    # alone would charge an event with it.
+    providers()
+    prepare()
 
     async def main() -> None:
         stop = asyncio.Event()

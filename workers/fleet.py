@@ -179,7 +179,7 @@ async def _work(stop: asyncio.Event, crew: Crew, settings: Settings, endpoints: 
 
 def main() -> int:
     """`python -m workers.fleet`."""
-    return run_process(_work, "worker")
+    return run_process(_work, "worker", handlers)
 
 
 if __name__ == "__main__":

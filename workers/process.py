@@ -33,6 +33,7 @@ from workers.handlers import records
 from workers.handlers.scope import Scope
 from workers.marks import AloneMark, VisitMark, marked
 from workers.reporting import report
+from workers.settling import TranslationFailed
 from workers.surroundings import UnknownSource
 from workers.undoing import undo
 
@@ -107,11 +108,13 @@ async def isolate(
                 if not await apply_alone(crew, lane, work_id, mark):
                     return Progress.NOTHING
         except Exception as error:
-            if is_platform_fault(error):
+            if not is_platform_fault(error):
+                # It could not even be charged. It stays due, its neighbours go on, and we pause.
+                log.exception("event could not be charged", extra={"lane": lane, "work": work_id})
+            else:
                 _log_fault(lane, error)
-                return Progress.FAULT
-            # It could not even be charged. It stays due, its neighbours go on, and we pause.
-            log.exception("event could not be charged", extra={"lane": lane, "work": work_id})
+                if not await _stepped_over(crew, lane, work_id):
+                    return Progress.FAULT
             progress = Progress.FAULT
     return progress
 
@@ -123,26 +126,33 @@ async def apply_alone(crew: Crew, lane: int, work_id: int, mark: VisitMark | Alo
     Returns whether the lane was ours. Raises platform faults only, or what keeps it from being
     charged.
     """
+    failed: HandlerFailed | None = None
 
     async def act(conn: Conn, held: LaneLock, more: Locks) -> _Applied | None:
+        nonlocal failed
         begun_ns = time.time_ns()
         found = await work.read_visit(conn, lane)
         if found is not None and found.token != mark.token:
             return None
         await mark.leave_at(work_id)
         try:
-            batch = Batch(begun_ns, *await work.read_one(conn, work_id))
+            # Since it was seen to be due, somebody else may have failed at it and put it off.
+            batch = Batch(begun_ns, *await work.read_one(conn, work_id, only_due=True))
             applied = await _apply(conn, crew, held, batch, more, alone=True)
             await mark.finish(conn)
-        except Exception:
+        except Exception as error:
             # Still under the lane's lock, or nobody else could tell this from a death.
             await asyncio.shield(mark.withdraw())
+            failed = error if isinstance(error, HandlerFailed) else None
             raise
         return applied
 
     try:
         applied = await _in_lane(crew, lane, act, waits=mark.waits)
     except Exception as error:
+        if failed is not None:
+            # It may have cost us the connection, and then the rollback's error hides it.
+            return await charge(crew, lane, work_id, failed)
         if is_lock_timeout(error):
             return await _put_off(crew, lane, work_id)
         if is_platform_fault(error):
@@ -339,6 +349,17 @@ async def _put_off(crew: Crew, lane: int, work_id: int) -> bool:
     return await _in_lane(crew, lane, act) is not None
 
 
+async def _stepped_over(crew: Crew, lane: int, work_id: int) -> bool:
+    """Whether the platform is there to put the event off, uncharged."""
+    try:
+        # Then the fault may be its own doing: some query crashes its server process each time.
+        return await _put_off(crew, lane, work_id)
+    except Exception as error:
+        if not is_platform_fault(error):
+            raise
+        return False
+
+
 async def _refreshed(crew: Crew) -> bool:
     """Whether the configuration has moved on, as after an event of a source just applied."""
     try:
@@ -361,15 +382,14 @@ async def _leave_to_others(crew: Crew, lane: int, work_id: int) -> bool:
 
 
 def _code_of(error: Exception) -> str:
-    if isinstance(error, HandlerFailed):
+    if isinstance(error, HandlerFailed | NoHandler | TranslationFailed):
         return error.code
-    if isinstance(error, NoHandler):
-        return NO_HANDLER
     return "unknown_source" if isinstance(error, UnknownSource) else type(error).__name__
 
 
 def _text_of(error: Exception) -> str:
-    return (str(error) or repr(error))[:2000].replace("\0", "␀")
+    text = (str(error) or repr(error))[:2000].replace("\0", "␀")
+    return text.encode("utf-8", "replace").decode()  # as Postgres can store it
 
 
 def _log_fault(lane: int, error: Exception) -> None:

@@ -45,6 +45,14 @@ class Refused:
     told: Sequence[Told] = ()
 
 
+class TranslationFailed(Exception):
+    """What a provider raised, or gave, that says nothing of the platform. `code` is for lists."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
 def translate(
     surroundings: Surroundings,
     events: Sequence[StoredEvent],
@@ -56,6 +64,7 @@ def translate(
 
     Raises:
         UnknownSource: an event's source is not configured here (yet).
+        TranslationFailed: its provider cannot say what one of the events asks for.
     """
     asked: list[tuple[StoredEvent, Sequence[Command]]] = []
     refused: list[Refused] = []
@@ -71,11 +80,7 @@ def translate(
         else:
             try:
                 carried = headers.get(event.tracking_id, ())
-                identity = event.identity
-                if event.unreadable is not None:
-                    identity = _identified(provider, event, carried)
-                arrival = Arrival(identity, event.body, carried, event.received_at)
-                asked.append((event, provider.translate(arrival)))
+                asked.append((event, _commands_of(provider, event, carried)))
             except PayloadError as error:
                 refused.append(Refused(event, "dead", UNREADABLE, str(error)))
     return asked, refused
@@ -101,6 +106,27 @@ def _identified(provider: Provider, event: StoredEvent, headers: Headers) -> Ide
     if (identity.account, identity.livemode) != (event.account, event.livemode):
         raise PayloadError("it is kept under another account or mode; have it sent again")
     return identity
+
+
+def _commands_of(provider: Provider, event: StoredEvent, headers: Headers) -> Sequence[Command]:
+    try:
+        identity = event.identity
+        if event.unreadable is not None:
+            identity = _identified(provider, event, headers)
+        arrival = Arrival(identity, event.body, headers, event.received_at)
+        commands = tuple(provider.translate(arrival))
+    except PayloadError:
+        raise
+    except Exception as error:
+        # A function of its argument, which reaches nobody: an EOFError of a cut off archive, say,
+        # must not look like Postgres's, or the lane would wait for that to be mended for ever.
+        raise TranslationFailed(type(error).__name__, str(error) or repr(error)) from error
+    for command in commands:
+        if not isinstance(command, Command):
+            raise TranslationFailed("bad_result", f"translate() gave {command!r:.200}")
+    if not commands:
+        raise TranslationFailed("bad_result", "translate() gave no command; Ignore says that")
+    return commands
 
 
 async def headers_of(

@@ -19,6 +19,7 @@ from shared.settings import Endpoints, Settings
 from shared.store import work
 from shared.store.work import Visit
 from workers.crew import Crew, run_process
+from workers.extensions import handlers
 from workers.marks import AloneMark
 from workers.process import apply_alone, charge_in
 
@@ -120,7 +121,7 @@ async def _work(stop: asyncio.Event, crew: Crew, settings: Settings, endpoints: 
 
 def main() -> int:
     """`python -m workers.solitary`."""
-    return run_process(_work, "solitary")
+    return run_process(_work, "solitary", handlers)
 
 
 if __name__ == "__main__":

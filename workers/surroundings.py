@@ -28,13 +28,16 @@ class Surroundings:
     _catalogs: dict[int, Catalog] = field(default_factory=dict)
     _origins: dict[tuple[int, bool], Origin] = field(default_factory=dict)
     _providers: dict[int, Provider] = field(default_factory=dict)
+    _has_own_source: bool = False
 
     async def refresh(self, conn: Conn) -> bool:
         """Read again if the configuration's version is another one; whether it was."""
         version, mode = await read_mode(conn)
-        if version == self.version:
+        # The own source comes by a migration, which may be run under a worker of this version.
+        if version == self.version and self._has_own_source:
             return False
         self._sources = {row.id: row for row in await read_sources(conn)}
+        self._has_own_source = any(row.provider == OWN.name for row in self._sources.values())
         self._origins = {}
         self._providers = {}
         self.version, self.mode = version, mode

@@ -32,6 +32,6 @@ def providers() -> dict[str, Provider]:
             if provider.name != name or name in known or name == OWN.name:
                 raise ValueError(f"it calls itself {provider.name!r}, and {name!r} is asked for")
             known[name] = provider
-        except Exception:
+        except (Exception, SystemExit):
             log.exception("an installed provider cannot be used", extra={"provider": name})
     return known

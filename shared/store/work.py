@@ -140,15 +140,15 @@ LEFT JOIN LATERAL (
            body, trace_context
     FROM inbox WHERE received_at = w.received_at AND tracking_id = w.tracking_id OFFSET 0
 ) i ON true
-WHERE w.id = $1
+WHERE w.id = $1 AND (NOT $2 OR w.due_at IS NULL OR w.due_at <= now())
 """
 
 
 async def read_one(
-    conn: Conn, work_id: int
+    conn: Conn, work_id: int, *, only_due: bool = False
 ) -> tuple[list[StoredEvent], list[Redelivery], list[Row]]:
-    """The same for one work row, due or not; three empty lists where it is finished."""
-    return _sorted_out(await conn.fetch(READ_ONE, work_id))
+    """The same for one work row; nothing where it is finished, or not due though it must be."""
+    return _sorted_out(await conn.fetch(READ_ONE, work_id, only_due))
 
 
 READ_HEADERS = """

@@ -9,6 +9,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -162,3 +164,36 @@ async def test_a_handler_that_kills_or_hangs_dies_alone(doing: Stack, does: str)
     done = await doing.fetch("SELECT count(*) AS rows FROM doing.done GROUP BY tracking_id")
     assert [row["rows"] for row in done] == [1] * neighbours
     assert await doing.value("SELECT count(*) FROM visits") == 0
+
+
+#: Says in a file named by the program whether the loop waited for this import.
+LOADING = """
+import asyncio, os, sys, pathlib
+from sluice_doing import Do, Doer
+program = sys.modules["__main__"].__spec__.name
+found = asyncio._get_running_loop()
+pathlib.Path(os.environ["LOADED"], program).write_text("late" if found else "before")
+class Handles(Doer):
+    name = "loading"
+"""
+
+
+async def test_packages_are_imported_before_anybody_waits(doing: Stack, tmp_path: Path) -> None:
+    """An import may take long: in the loop it would look like a hang, and charge an event."""
+    (tmp_path / "loading.py").write_text(LOADING)
+    information = tmp_path / "loading-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: loading\nVersion: 1.0\n")
+    point = "[sluice.handlers]\nloading = loading:Handles\n"
+    (information / "entry_points.txt").write_text(point)
+    supervisor = Supervisor()
+    for child in fleet(doing, 1):
+        path = f"{tmp_path}:{child.env['PYTHONPATH']}"
+        env = {**child.env, "PYTHONPATH": path, "LOADED": str(tmp_path)}
+        await supervisor.start(replace(child, env=env))
+    programs = [tmp_path / "workers.fleet", tmp_path / "workers.solitary"]
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and not all(one.exists() for one in programs):
+        await asyncio.sleep(0.1)
+    await supervisor.stop()
+    assert [one.exists() and one.read_text() for one in programs] == ["before", "before"]

@@ -20,6 +20,7 @@ from workers.extensions import following, handlers
 from workers.extensions.following import Following
 from workers.fleet import work_until
 from workers.granting import give
+from workers.surroundings import Surroundings
 from workers.sweep import derive_again, turn_tenant
 
 
@@ -258,3 +259,21 @@ async def test_an_idle_system_brings_it_at_once(doing: Stack) -> None:
     await working
     print(f"\n  brought after {[round(one, 3) for one in late_s]} s")
     assert sorted(late_s)[2] < 0.5
+
+
+async def test_a_worker_that_was_there_before_the_migration_follows(doing: Stack) -> None:
+    """The source for what is brought came without a new version of the configuration."""
+    async with doing.owner.connection() as conn:
+        await conn.execute("UPDATE sources SET provider = 'x' WHERE name = $1", OWN_SOURCE)
+    doing.crew.surroundings = Surroundings()
+    async with doing.crew.db.connection() as conn:
+        await doing.crew.surroundings.refresh(conn)
+        async with doing.owner.connection() as owner:
+            await owner.execute(
+                "UPDATE sources SET provider = 'sluice' WHERE name = $1", OWN_SOURCE
+            )
+        await doing.crew.surroundings.refresh(conn)
+        assert not await doing.crew.surroundings.refresh(conn)
+    await doing.apply(created(1))
+    await follow(doing)
+    assert await recorded(doing) == [CHANGED, CHANGED, CREATED]

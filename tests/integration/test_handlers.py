@@ -16,7 +16,7 @@ from tests.support.stack import PLANS, Stack, new_crew
 from tests.support.stripe_events import event, subscription
 from workers.extensions import handlers
 from workers.extensions.presence import say_what_is_here
-from workers.process import Progress, visit
+from workers.process import Progress, isolate, visit
 from workers.rounds import Rounds
 
 PRODUCTS = ["stripe:prod_pro", "doing:prod_pro"]
@@ -107,8 +107,14 @@ async def test_what_the_event_asks_of_sluice_comes_first(doing: Stack) -> None:
         ("exit", "SystemExit"),
         ("return_nonsense", "bad_result"),
         ("send_nonsense", "bad_message"),
+        ("fail_unspeakably", "ValueError"),
+        ("block", "handler_timeout"),
+        ("give_up", "SerializationError"),
+        ("end_too_early", "EOFError"),
+        ("ask_for_nonsense", "bad_result"),
     ],
 )
+@pytest.mark.timeout(30)
 async def test_a_failure_is_its_own_and_leaves_nothing(doing: Stack, does: str, code: str) -> None:
     """Charged as a failed attempt, dead in the end; its neighbours never hear of it."""
     fine = [asked(f"fine-{n}", "insert") for n in range(20)]
@@ -119,6 +125,19 @@ async def test_a_failure_is_its_own_and_leaves_nothing(doing: Stack, does: str, 
     assert await done(doing) == ["insert"] * 20
     assert await doing.value("SELECT count(*) FROM attempts") == 2
     assert await doing.value("SELECT count(*) FROM visits") == 0
+
+
+@pytest.mark.parametrize("does", ["refuse_to_stop", "leave_tasks"])
+async def test_who_does_not_stop_keeps_no_lane(doing: Stack, does: str) -> None:
+    """It has no transaction any more, and its neighbours go on."""
+    doing.crew.retry = RetryPolicy(1, 0.01, 0.02)
+    begun_s = time.monotonic()
+    ids = await doing.apply(asked("bad", does), asked("fine", "insert"), source="doing")
+    assert time.monotonic() - begun_s < 6
+    assert await charged(doing, ids[0]) == ["handler_timeout"]
+    assert await doing.outcomes(ids) == ["dead", "applied"]
+    await asyncio.sleep(8 - (time.monotonic() - begun_s))
+    assert await done(doing) == ["insert"]
 
 
 async def test_what_is_permanent_is_dead_at_once(doing: Stack) -> None:
@@ -156,7 +175,7 @@ async def test_a_lost_connection_charges_nobody(doing: Stack, does: str) -> None
         assert not visiting.done()
     assert await visiting is Progress.FAULT
     assert await charged(doing, receipt.tracking_id) == []
-    assert await doing.value("SELECT count(*) FROM work WHERE due_at IS NULL") == 1
+    assert await doing.value("SELECT count(*) FROM work WHERE attempts = 0") == 1
     assert await done(doing) == []
 
 
@@ -260,3 +279,26 @@ async def test_the_own_source_is_nobody_elses(doing: Stack) -> None:
         " FROM sources s JOIN lanes l ON l.source_id = s.id WHERE name = $1 GROUP BY 1", OWN_SOURCE
     )  # fmt: skip
     assert [tuple(row.values()) for row in rows] == [(True, 16)]
+
+
+async def test_what_another_worker_has_put_off_is_not_tried_at_once(doing: Stack) -> None:
+    """Two workers may have read it as due: the failure of the one is not the other's to repeat."""
+    doing.crew.retry = RetryPolicy(5, 60, 60)
+    (receipt,) = await doing.receive(asked("e1", "fail"), source="doing")
+    work_id, lane = (await doing.fetch("SELECT id, lane FROM work"))[0]
+    for _ in range(3):
+        await isolate(doing.crew, lane, [work_id])
+    assert await charged(doing, receipt.tracking_id) == ["LookupError"]
+    assert await doing.value("SELECT count(*) FROM visits") == 0
+
+
+async def test_what_is_always_an_outage_holds_up_nobody(doing: Stack) -> None:
+    """As a query that crashes its server process each time: uncharged, and others come first."""
+    (bad,) = await doing.receive(asked("bad", "look_like_an_outage"), source="doing")
+    fine = await doing.receive(*[asked(f"f{n}", "insert") for n in range(60)], source="doing")
+    for _ in range(8):
+        for lane in await doing.lanes("doing"):
+            await visit(doing.crew, lane)
+    assert await doing.outcomes([one.tracking_id for one in fine]) == ["applied"] * 60
+    assert await charged(doing, bad.tracking_id) == []
+    assert await doing.value("SELECT count(*) FROM work") == 1

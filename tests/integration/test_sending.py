@@ -1,6 +1,7 @@
 """Sending in this process, against a real Postgres: who is charged, who waits, what is kept."""
 
 import asyncio
+import sys
 import time
 from typing import Any
 from uuid import uuid4
@@ -134,6 +135,31 @@ async def test_odd_failures_are_failures(stack: Stack) -> None:
         ("b", "failed", "?␀"),
         ("c", "timeout", "not sent within 0.3 s"),
     ]
+
+
+async def test_odd_codes_and_exits_are_failures_too(stack: Stack) -> None:
+    """The lease is settled at once, and a breaker that tries one hears what became of it."""
+
+    async def number(_: Outgoing) -> None:
+        raise Permanent(404)  # type: ignore[arg-type]
+
+    async def leave(_: Outgoing) -> None:
+        sys.exit(1)
+
+    class Unspeakable(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("nor this")
+
+    async def unspeakable(_: Outgoing) -> None:
+        raise Unspeakable
+
+    odd = {"a": Sender("a", number), "b": Sender("b", leave), "c": Sender("c", unspeakable)}
+    for name in odd:
+        await put(stack, name, 1)
+    await look(Sending(stack.crew, odd))
+    assert await ends(stack) == [("dead", "404", 1)]
+    rows = await stack.fetch("SELECT handler, last_code, last_error FROM outbox ORDER BY handler")
+    assert [tuple(one) for one in rows] == [("b", "failed", "1"), ("c", "failed", "Unspeakable")]
 
 
 async def test_what_nobody_here_can_send_is_left_alone(stack: Stack) -> None:

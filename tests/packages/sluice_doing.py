@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 
 from shared.plugin import (
@@ -83,6 +84,10 @@ class Doing(Provider):
                 item = Item(refs=("prod_pro",), quantity=1)
                 state = ObjectState(status="active", tenant=read["id"], items=(item,))
                 commands.append(Observe("subscription", read["id"], 1, "point", None, state))
+            elif does == "end_too_early":
+                raise EOFError("as after half of a compressed file")
+            elif does == "ask_for_nonsense":
+                commands.append("nonsense")  # type: ignore[arg-type]
             else:
                 commands.append(Do(does, read.get("number", 0)))
         return commands
@@ -110,6 +115,9 @@ class Doer(Handler[Do]):
     async def _fail(self, event: Event, command: Do, transaction: Transaction) -> None:
         raise LookupError("as it was told")
 
+    async def _fail_unspeakably(self, event: Event, command: Do, transaction: Transaction) -> None:
+        raise ValueError("\ud800\0")
+
     async def _fail_permanently(self, event: Event, command: Do, transaction: Transaction) -> None:
         raise Permanent("no_such_thing", "it is not there")
 
@@ -130,6 +138,31 @@ class Doer(Handler[Do]):
             await asyncio.sleep(10)
         except asyncio.CancelledError:
             await transaction.execute(INSERT, event.tracking_id, "late", event.run)
+
+    async def _refuse_to_stop(self, event: Event, command: Do, transaction: Transaction) -> None:
+        until_s = time.monotonic() + 8
+        while time.monotonic() < until_s:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.1)
+        await transaction.execute(INSERT, event.tracking_id, "too late", event.run)
+
+    async def _block(self, event: Event, command: Do, transaction: Transaction) -> None:
+        time.sleep(3)  # longer than the server waits for the next statement
+        await transaction.execute(INSERT, event.tracking_id, "late", event.run)
+
+    async def _leave_tasks(self, event: Event, command: Do, transaction: Transaction) -> None:
+        self.left = [
+            asyncio.create_task(transaction.execute("SELECT pg_sleep(0.3)")) for _ in range(200)
+        ]
+        await asyncio.sleep(10)
+
+    async def _give_up(self, event: Event, command: Do, transaction: Transaction) -> None:
+        await transaction.execute("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '40001'; END $$")
+
+    async def _look_like_an_outage(
+        self, event: Event, command: Do, transaction: Transaction
+    ) -> None:
+        await transaction.execute("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '57P02'; END $$")
 
     async def _hang(self, event: Event, command: Do, transaction: Transaction) -> None:
         time.sleep(3600)

@@ -28,14 +28,14 @@ def handlers() -> dict[str, Handler[Any]]:
     for name, make in installed(HANDLERS_GROUP):
         try:
             handler: Handler[Any] = make()
-            if handler.name != name or not _NAME.fullmatch(name):
+            if handler.name != name or not _NAME.fullmatch(name) or name in known:
                 raise ValueError(f"it calls itself {handler.name!r}, and {name!r} is asked for")
             if not issubclass(handler.command, Extension) or handler.command in taken:
                 raise TypeError(f"{handler.command!r} is no Extension, or another handler's")
             _check(handler)
             taken.add(handler.command)
             known[name] = handler
-        except Exception:
+        except (Exception, SystemExit):
             log.exception("an installed handler cannot be used", extra={"handler": name})
     return known
 

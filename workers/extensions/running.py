@@ -7,6 +7,7 @@ package runs in the worker's process and could do all that the worker can.
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -19,9 +20,14 @@ from shared import telemetry
 from shared.db import Conn, is_cancelled_statement, is_outage, is_platform_fault
 from shared.domain.commands import Extension
 from shared.domain.events import is_storable
-from shared.domain.outcomes import HANDLER_TIMEOUT
+from shared.domain.outcomes import HANDLER_TIMEOUT, NO_HANDLER
 from shared.plugin import Event, Handler, Permanent, Result
 from shared.store import handlers as store
+
+log = logging.getLogger(__name__)
+
+#: Handlers that would not stop; the event loop itself holds tasks only weakly.
+_left: set[asyncio.Task[Any]] = set()
 
 #: Added to what the server and the client wait for, so that the handler's own limit comes first.
 _SLACK_S = 2.0
@@ -46,6 +52,8 @@ _REFUSED = frozenset(
 
 class NoHandler(Exception):
     """This process has no handler of that name, or for commands of that type."""
+
+    code = NO_HANDLER
 
     def __init__(self, name: str, command: str) -> None:
         super().__init__(f"no handler {name or f'of {command}'} is installed")
@@ -78,6 +86,10 @@ class HandlerTransaction:
         self.messages: list[tuple[str | None, bytes]] = []
         #: What the platform did to a statement, whatever the handler made of it.
         self.outage: Exception | None = None
+        #: How long the server has waited for a statement at most: it waits for no handler that
+        #: keeps the loop from running.
+        self.longest_idle_s = 0.0
+        self._idle_since_s = _now_s()
         self._conn = conn
         self._timeout_s = timeout_s
         self._turn = asyncio.Lock()
@@ -108,9 +120,13 @@ class HandlerTransaction:
         self.messages.append((key, msgspec.json.encode(payload)))
 
     async def close(self) -> None:
-        """Wait for the statement under way; whoever asks for one later is refused."""
+        """Wait for the statement under way; whoever has asked for another one is refused."""
+        self._is_over = True
         async with self._turn:
-            self._is_over = True
+            self._note_idle()
+
+    def _note_idle(self) -> None:
+        self.longest_idle_s = max(self.longest_idle_s, _now_s() - self._idle_since_s)
 
     def _check(self) -> None:
         if self._is_over:
@@ -124,12 +140,15 @@ class HandlerTransaction:
             raise ValueError(f"{first[1].upper()} is refused: the transaction is the event's own")
         async with self._turn:
             self._check()
+            self._note_idle()
             try:
                 return await run(query, *args, timeout=self._timeout_s + _SLACK_S)
             except Exception as error:
                 if is_outage(error):
                     self.outage = error
                 raise
+            finally:
+                self._idle_since_s = _now_s()
 
 
 async def run(
@@ -193,6 +212,9 @@ async def _run_within(
     except HandlerFailed:
         raise
     except Exception as error:
+        if transaction.longest_idle_s > handler.timeout_s:
+            # The server may have cut it off for that, which looks like an outage.
+            raise _late(handler) from error
         if transaction.outage is not None:
             raise transaction.outage from error
         if is_platform_fault(error):
@@ -209,31 +231,51 @@ async def _bounded(
     """
     `handle`, for as long as it may take; whatever it raises is told from what others did to it.
 
-    A handler that catches its cancellation and goes on is let go on; it cannot be stopped from
-    here, and what it does counts as late all the same.
+    In a task of its own: one that catches its cancellation and goes on is left to itself, without
+    a transaction, and keeps neither the lane nor this process's slot.
     """
-    limit = asyncio.timeout(handler.timeout_s)
-    late = HandlerFailed(HANDLER_TIMEOUT, f"took longer than {handler.timeout_s:g} s")
+    handling = asyncio.create_task(_handled(handler, event, command, transaction), name="handler")
     try:
-        async with limit:
-            result = await handler.handle(event, command, transaction)
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise  # this process stops
+        await asyncio.wait({handling}, timeout=handler.timeout_s)
+        is_late = not handling.done()
+    finally:
+        await _stop(handling)
+    if transaction.outage is not None:
+        raise transaction.outage
+    if is_late:
+        raise _late(handler)
+    if handling.cancelled():
         # Of something of its own that it waited for.
-        raise HandlerFailed("CancelledError", "what it waited for was cancelled") from error
-    except (Exception, SystemExit) as error:
-        if transaction.outage is not None:
-            raise transaction.outage from error
-        if limit.expired() or is_cancelled_statement(error):
-            raise late from error
+        raise HandlerFailed("CancelledError", "what it waited for was cancelled")
+    result, error = handling.result()
+    if error is not None:
+        if is_cancelled_statement(error):
+            raise _late(handler) from error
         if isinstance(error, Permanent):
             raise _permanent(error) from error
         raise HandlerFailed(type(error).__name__, _text_of(error)) from error
-    if limit.expired():
-        raise late
     return _checked(result)
+
+
+async def _handled(
+    handler: Handler[Any], event: Event, command: Extension, transaction: HandlerTransaction
+) -> tuple[object, BaseException | None]:
+    """What it returned, or raised: SystemExit would go through a task's end to the loop's."""
+    try:
+        return await handler.handle(event, command, transaction), None
+    except (Exception, SystemExit) as error:
+        return None, error
+
+
+async def _stop(handling: asyncio.Task[Any]) -> None:
+    if handling.done():
+        return
+    handling.cancel()
+    await asyncio.wait({handling}, timeout=_SLACK_S)
+    if not handling.done():
+        log.error("a handler does not stop when it is cancelled: it is left to itself")
+        _left.add(handling)
+        handling.add_done_callback(_left.discard)
 
 
 def _checked(result: object) -> Result:
@@ -265,6 +307,10 @@ def _settings(timeout_s: float) -> dict[str, str | None]:
     }
 
 
+def _late(handler: Handler[Any]) -> HandlerFailed:
+    return HandlerFailed(HANDLER_TIMEOUT, f"took longer than {handler.timeout_s:g} s")
+
+
 def _permanent(error: Permanent) -> HandlerFailed:
     code = error.code if isinstance(error.code, str) and is_storable(error.code) else "permanent"
     return HandlerFailed(code, _text_of(error), is_permanent=True)
@@ -274,3 +320,7 @@ def _text_of(error: BaseException) -> str:
     with suppress(Exception):
         return str(error) or repr(error)
     return type(error).__name__
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

@@ -214,7 +214,7 @@ class Sending:
                 message = Outgoing(lease.key, payload, lease.created_at, lease.attempt)
                 await handler.send(message)
         except Permanent as error:
-            return Failure(_clean(error.code)[:_LONGEST_CODE] or FAILED, _text(error), True)
+            return Failure(_clean(str(error.code))[:_LONGEST_CODE] or FAILED, _text(error), True)
         except TimeoutError as error:
             late = limit.expired() or _now_s() >= deadline
             text = f"not sent within {self._pace.send_s:g} s" if late else _text(error)
@@ -224,7 +224,7 @@ class Sending:
             if task is None or task.cancelling():
                 raise
             return Failure(FAILED, _text(error))  # a cancellation of the handler's own
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return Failure(FAILED, _text(error))
         return None
 
@@ -342,7 +342,9 @@ def _clean(text: str) -> str:
 
 
 def _text(error: BaseException) -> str:
-    return _clean(str(error) or repr(error))[:_LONGEST_ERROR]
+    with contextlib.suppress(Exception):
+        return _clean(str(error) or repr(error))[:_LONGEST_ERROR]
+    return type(error).__name__
 
 
 def _fields(lease: Lease) -> dict[str, object]:
