@@ -42,6 +42,18 @@ LOOKUPS_ONLY = {
 Row = asyncpg.Record
 
 
+class Statement(Protocol):
+    """A prepared statement."""
+
+    async def fetch(self, *args: Any, timeout: float | None = None) -> list[Row]:
+        """All rows; none of a statement that returns nothing."""
+        ...
+
+    def get_statusmsg(self) -> str:
+        """The command tag of what has run, as "DELETE 3"."""
+        ...
+
+
 class Conn(Protocol):
     """What a store function may do with a connection. Statements use `$n` only."""
 
@@ -59,6 +71,10 @@ class Conn(Protocol):
 
     async def fetchval(self, query: str, *args: Any, timeout: float | None = None) -> Any:
         """The first column of the first row, or None."""
+        ...
+
+    async def prepare(self, query: str, *, timeout: float | None = None) -> Statement:
+        """One statement, and never several: `execute` without values takes a whole script."""
         ...
 
     async def executemany(

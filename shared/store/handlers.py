@@ -291,6 +291,14 @@ async def read_change(conn: Conn, record: int) -> Change | None:
 
 # The rights that its statements have ----------------------------------------------------------
 
+CHECK_CONSTRAINTS = "SET CONSTRAINTS ALL IMMEDIATE"
+
+
+async def check_constraints(conn: Conn) -> None:
+    """Check at once what is deferred to the commit, and from now on what would be."""
+    await conn.execute(CHECK_CONSTRAINTS)
+
+
 # Row by row, what a setting is, is read before it is set.
 TAKE_SETTINGS = """
 WITH found AS MATERIALIZED (

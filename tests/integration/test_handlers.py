@@ -101,6 +101,8 @@ async def test_what_the_event_asks_of_sluice_comes_first(doing: Stack) -> None:
         ("go_on_when_late", "handler_timeout"),
         ("swallow", "InFailedSQLTransactionError"),
         ("commit", "ValueError"),
+        ("commit_behind", "PostgresSyntaxError"),
+        ("defer", "ForeignKeyViolationError"),
         ("read_tenants", "InsufficientPrivilegeError"),
         ("look_for_nothing", "UndefinedTableError"),
         ("be_cancelled", "CancelledError"),

@@ -1,6 +1,7 @@
 """Sending in this process, against a real Postgres: who is charged, who waits, what is kept."""
 
 import asyncio
+import contextlib
 import sys
 import time
 from typing import Any
@@ -31,6 +32,13 @@ async def ends(stack: Stack) -> list[tuple[Any, ...]]:
 
 async def refuse(_: Outgoing) -> None:
     raise ConnectionRefusedError("nobody is there")
+
+
+async def refuse_to_stop(_: Outgoing) -> None:
+    until_s = time.monotonic() + 6
+    while time.monotonic() < until_s:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.1)
 
 
 async def hang(_: Outgoing) -> None:
@@ -131,10 +139,24 @@ async def test_odd_failures_are_failures(stack: Stack) -> None:
     await look(Sending(stack.crew, odd, Pace(send_s=0.3, lease_s=5)))
     rows = await stack.fetch("SELECT handler, last_code, last_error FROM outbox ORDER BY handler")
     assert [tuple(one) for one in rows] == [
-        ("a", "failed", "CancelledError()"),
+        ("a", "failed", "what it waited for was cancelled"),
         ("b", "failed", "?␀"),
         ("c", "timeout", "not sent within 0.3 s"),
     ]
+
+
+@pytest.mark.timeout(30)
+async def test_one_that_does_not_stop_keeps_no_place(stack: Stack) -> None:
+    """Its attempt has failed in time, and its message may come again."""
+    stack.crew.retry = RetryPolicy(1, 0.01, 0.02)
+    await put(stack, "mail", 1)
+    sending = Sending(
+        stack.crew, {"mail": Sender("mail", refuse_to_stop)}, Pace(send_s=0.3, lease_s=5)
+    )
+    begun_s = time.monotonic()
+    await look(sending)
+    assert time.monotonic() - begun_s < 4
+    assert await ends(stack) == [("dead", "attempts_exhausted", 1)]
 
 
 async def test_odd_codes_and_exits_are_failures_too(stack: Stack) -> None:

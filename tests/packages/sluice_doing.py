@@ -40,6 +40,8 @@ CREATE TABLE doing.records (
     handler text, tracking_id uuid, source text, provider text, event_id text, type text,
     subject text, livemode boolean, body text, run integer, position bigserial
 );
+CREATE TABLE doing.named (name text PRIMARY KEY);
+CREATE TABLE doing.naming (name text REFERENCES doing.named DEFERRABLE INITIALLY DEFERRED);
 GRANT USAGE ON SCHEMA doing TO sluice_extension;
 GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA doing TO sluice_extension;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA doing TO sluice_extension;
@@ -187,6 +189,12 @@ class Doer(Handler[Do]):
 
     async def _commit(self, event: Event, command: Do, transaction: Transaction) -> None:
         await transaction.execute(" /* now */ Commit")
+
+    async def _commit_behind(self, event: Event, command: Do, transaction: Transaction) -> None:
+        await transaction.execute("SELECT 1; COMMIT")
+
+    async def _defer(self, event: Event, command: Do, transaction: Transaction) -> None:
+        await transaction.execute("INSERT INTO doing.naming (name) VALUES ('nobody')")
 
     async def _read_tenants(self, event: Event, command: Do, transaction: Transaction) -> None:
         await transaction.fetch("SELECT * FROM public.tenants")

@@ -7,7 +7,6 @@ package runs in the worker's process and could do all that the worker can.
 """
 
 import asyncio
-import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -23,11 +22,7 @@ from shared.domain.events import is_storable
 from shared.domain.outcomes import HANDLER_TIMEOUT, NO_HANDLER
 from shared.plugin import Event, Handler, Permanent, Result
 from shared.store import handlers as store
-
-log = logging.getLogger(__name__)
-
-#: Handlers that would not stop; the event loop itself holds tasks only weakly.
-_left: set[asyncio.Task[Any]] = set()
+from workers.ending import end
 
 #: Added to what the server and the client wait for, so that the handler's own limit comes first.
 _SLACK_S = 2.0
@@ -97,8 +92,14 @@ class HandlerTransaction:
 
     async def execute(self, query: str, *args: Any) -> str:
         """Run a statement."""
-        status: str = await self._run(self._conn.execute, query, args)
+        status: str = await self._run(self._execute, query, args)
         return status
+
+    async def _execute(self, query: str, *args: Any, timeout: float) -> str:
+        # Prepared, it is one statement: a script could hold a COMMIT.
+        statement = await self._conn.prepare(query, timeout=timeout)
+        await statement.fetch(*args, timeout=timeout)
+        return statement.get_statusmsg()
 
     async def fetch(self, query: str, *args: Any) -> Sequence[Mapping[str, Any]]:
         """All rows of a query."""
@@ -208,6 +209,7 @@ async def _run_within(
                 result = await _bounded(handler, event, command, transaction)
             finally:
                 await transaction.close()
+            await _check_constraints(conn)
             await store.take_settings(conn, before)
     except HandlerFailed:
         raise
@@ -225,6 +227,16 @@ async def _run_within(
     return result, transaction.messages
 
 
+async def _check_constraints(conn: Conn) -> None:
+    """What a handler's tables defer would fail at the commit, and look like the platform's."""
+    try:
+        await store.check_constraints(conn)
+    except Exception as error:
+        if is_outage(error):
+            raise
+        raise HandlerFailed(type(error).__name__, _text_of(error)) from error
+
+
 async def _bounded(
     handler: Handler[Any], event: Event, command: Extension, transaction: HandlerTransaction
 ) -> Result:
@@ -239,7 +251,7 @@ async def _bounded(
         await asyncio.wait({handling}, timeout=handler.timeout_s)
         is_late = not handling.done()
     finally:
-        await _stop(handling)
+        await end(handling)
     if transaction.outage is not None:
         raise transaction.outage
     if is_late:
@@ -265,17 +277,6 @@ async def _handled(
         return await handler.handle(event, command, transaction), None
     except (Exception, SystemExit) as error:
         return None, error
-
-
-async def _stop(handling: asyncio.Task[Any]) -> None:
-    if handling.done():
-        return
-    handling.cancel()
-    await asyncio.wait({handling}, timeout=_SLACK_S)
-    if not handling.done():
-        log.error("a handler does not stop when it is cancelled: it is left to itself")
-        _left.add(handling)
-        handling.add_done_callback(_left.discard)
 
 
 def _checked(result: object) -> Result:

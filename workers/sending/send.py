@@ -27,6 +27,7 @@ from shared.plugin import Handler, Outgoing, Permanent
 from shared.store import outbox
 from shared.store.outbox import Lease, Unsent
 from workers.crew import Crew
+from workers.ending import end
 from workers.sending import breaker
 from workers.sending.breaker import CLOSED, Breaker
 
@@ -206,27 +207,22 @@ class Sending:
             payload = json.loads(lease.payload)
         except (ValueError, RecursionError) as error:
             return Failure(UNREADABLE, _text(error), is_final=True)
-        limit = asyncio.timeout_at(deadline)
+        late = Failure(TIMEOUT, f"not sent within {self._pace.send_s:g} s")
+        if _now_s() >= deadline:
+            return late
+        message = Outgoing(lease.key, payload, lease.created_at, lease.attempt)
+        # In a task of its own: one that catches its cancellation must not keep a place for ever.
+        sending = asyncio.create_task(_sent(handler, message), name=f"send of {lease.handler}")
         try:
-            if _now_s() >= deadline:
-                raise TimeoutError
-            async with limit:
-                message = Outgoing(lease.key, payload, lease.created_at, lease.attempt)
-                await handler.send(message)
-        except Permanent as error:
-            return Failure(_clean(str(error.code))[:_LONGEST_CODE] or FAILED, _text(error), True)
-        except TimeoutError as error:
-            late = limit.expired() or _now_s() >= deadline
-            text = f"not sent within {self._pace.send_s:g} s" if late else _text(error)
-            return Failure(TIMEOUT, text)
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            return Failure(FAILED, _text(error))  # a cancellation of the handler's own
-        except (Exception, SystemExit) as error:
-            return Failure(FAILED, _text(error))
-        return None
+            await asyncio.wait({sending}, timeout=deadline - _now_s())
+            is_late = not sending.done()
+        finally:
+            await end(sending)
+        if is_late:
+            return late
+        if sending.cancelled():
+            return Failure(FAILED, "what it waited for was cancelled")
+        return sending.result()
 
     def _tell_breaker(self, lease: Lease, failure: Failure | None) -> None:
         before = self._breakers.get(lease.handler, CLOSED)
@@ -339,6 +335,18 @@ def _jitter() -> float:
 def _clean(text: str) -> str:
     """As Postgres can store it."""
     return text.encode("utf-8", "replace").decode().replace("\0", "␀")
+
+
+async def _sent(handler: Handler[Any], message: Outgoing) -> Failure | None:
+    try:
+        await handler.send(message)
+    except Permanent as error:
+        return Failure(_clean(str(error.code))[:_LONGEST_CODE] or FAILED, _text(error), True)
+    except TimeoutError as error:
+        return Failure(TIMEOUT, _text(error))
+    except (Exception, SystemExit) as error:
+        return Failure(FAILED, _text(error))
+    return None
 
 
 def _text(error: BaseException) -> str:
