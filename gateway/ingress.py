@@ -125,8 +125,16 @@ def _read(
 ) -> _Read | Reply:
     """Verify, then read; see `verify` for what it raises."""
     provider, label = verify(entrance, headers, body, now, tolerance_s)
-    reply = provider.handshake(headers, body)
+    reply = _handshake(provider, headers, body)
     return reply or _Read(provider, label, *identify(provider, headers, body))
+
+
+def _handshake(provider: Provider, headers: Headers, body: bytes) -> Reply | None:
+    try:
+        return provider.handshake(headers, body)
+    except Exception:
+        log.exception("a provider failed at a verified request", extra={"provider": provider.name})
+        return None  # whatever it is, it is kept
 
 
 def _shake_hands(visit: Visit, reply: Reply) -> Response:
@@ -158,6 +166,11 @@ def identify(provider: Provider, headers: Headers, body: bytes) -> tuple[Identit
         identity = provider.identify(headers, body)
     except PayloadError as error:
         return unreadable_identity(body), _plain(str(error))
+    except Exception as error:
+        # An installed package's bug, which a replay will find mended. A sender that is answered
+        # 500 again and again switches its endpoint off.
+        log.exception("a provider failed at a verified request", extra={"provider": provider.name})
+        return unreadable_identity(body), _plain(f"{type(error).__name__}: {error}")
     problem = problem_with(identity)
     return (identity, None) if problem is None else (unreadable_identity(body), problem)
 

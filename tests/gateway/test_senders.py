@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from shared import db
+from shared.domain.events import Headers, Identity
 from shared.providers import providers
-from shared.providers.base import Configured
+from shared.providers.base import Configured, Reply
+from shared.providers.stripe import Stripe
 from shared.sealing import KeyRing
 from shared.settings import Endpoints
 from tests.gateway.conftest import Gateway, add_source, assert_envelope, running_gateway
@@ -208,3 +210,43 @@ async def test_a_body_that_takes_long_to_read_holds_up_nobody(senders: Gateway) 
     assert quick_s < (loop.time() - begun_s) / 2
     [row] = await senders.owner.fetch("SELECT event_id FROM inbox WHERE body = $1", large)
     assert row["event_id"] == "1"
+
+
+class Broken(Stripe):
+    """An installed package's provider, with bugs behind its signature."""
+
+    name = "broken"
+    has_livemode = False
+
+    def handshake(self, headers: Headers, body: bytes) -> Reply | None:
+        raise LookupError("handshake")
+
+    def identify(self, headers: Headers, body: bytes) -> Identity:
+        raise ZeroDivisionError("identify")
+
+
+async def test_what_a_package_cannot_read_is_kept_all_the_same(
+    endpoints: Endpoints, tmp_path: Path
+) -> None:
+    """Its bug can be mended and the event replayed; 500 would have the endpoint switched off."""
+    keys = KeyRing.parse(endpoints.secret_key)
+    async with db.connect(endpoints.database["owner"], "owner") as owner:
+        source = await add_source(owner, keys, "broken", "whsec_1")
+        await owner.execute("UPDATE sources SET provider = 'broken' WHERE id = $1", source)
+    providers()["broken"] = Broken()
+    try:
+        async with running_gateway(endpoints, tmp_path) as gateway:
+            headers = dict(Broken().sign(b"{}", "whsec_1", datetime.now(UTC)))
+            answer = await gateway.client.post(
+                "/api/v1/webhooks/broken", content=b"{}", headers=headers
+            )
+            assert assert_envelope(answer, 200, None)["status"] == "new"
+            (kept,) = await gateway.owner.fetch("SELECT unreadable, body FROM inbox")
+            assert tuple(kept) == ("ZeroDivisionError: identify", b"{}")
+            forged = {**headers, "stripe-signature": headers["stripe-signature"][:-1] + "x"}
+            answer = await gateway.client.post(
+                "/api/v1/webhooks/broken", content=b"{}", headers=forged
+            )
+            assert_envelope(answer, 401, "wrong_signature")
+    finally:
+        del providers()["broken"]
