@@ -53,10 +53,6 @@ class Polar(Provider):
         """See `Provider.event_types`."""
         return events.event_types(settings)
 
-    def same_event(self, first: bytes, second: bytes) -> bool:
-        """See `Provider.same_event`."""
-        return receipt.is_same_event(first, second)
-
     def sign(self, body: bytes, secret: str, now: datetime) -> Headers:
         """See `Provider.sign`."""
         return receipt.sign(body, secret, now)

@@ -107,17 +107,6 @@ def identify(headers: Headers, body: bytes, livemode: bool) -> Identity:
     )
 
 
-def is_same_event(first: bytes, second: bytes) -> bool:
-    """See `Provider.same_event`. No field moves."""
-    if first == second:
-        return True
-    try:
-        bodies = [msgspec.json.decode(body) for body in (first, second)]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return bool(bodies[0] == bodies[1])
-
-
 def in_utc(moment: datetime) -> datetime:
     """
     Aware UTC. Polar says where its times are; one that does not is UTC.

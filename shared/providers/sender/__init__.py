@@ -12,7 +12,7 @@ from datetime import datetime
 from shared.domain.commands import Command
 from shared.domain.events import Arrival, Headers, Identity
 from shared.providers.base import Configured, PayloadError, Provider, Reply
-from shared.providers.sender.documents import is_same_document, read_document
+from shared.providers.sender.documents import read_document
 from shared.providers.sender.handshakes import Handshake
 from shared.providers.sender.identities import Identities
 from shared.providers.sender.mapping import Mapping
@@ -83,10 +83,6 @@ class Sender(Provider):
                 raise
             document = None  # nobody asks for it
         return self._mapping.translate(arrival, document)
-
-    def same_event(self, first: bytes, second: bytes) -> bool:
-        """See `Provider.same_event`."""
-        return is_same_document(first, second)
 
     def sign(self, body: bytes, secret: str, now: datetime) -> Headers:
         """See `Provider.sign`."""

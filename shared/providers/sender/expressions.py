@@ -126,3 +126,8 @@ class Location:
             return header(headers, self.header)
         assert self.expression is not None
         return self.expression.find(document)
+
+
+def is_true(found: Any) -> bool:
+    """As JMESPath has it: false, null and whatever is empty are not; 0 is."""
+    return found is not None and found is not False and found not in ("", [], {})

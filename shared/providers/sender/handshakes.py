@@ -1,14 +1,13 @@
 """What a verified request is answered with that is no event: `[sources.NAME.handshake]`."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
 from shared.domain.events import Headers
 from shared.providers.base import ConfigurationError, PayloadError, Reply
 from shared.providers.sender.documents import read_document
-from shared.providers.sender.expressions import Expression
+from shared.providers.sender.expressions import Expression, is_true
 from shared.providers.sender.tables import Table
 
 PATH = ("handshake",)
@@ -69,8 +68,3 @@ class Handshake:
         # The last two of an answer that JSON does not hold: an expression's "&key", a surrogate.
         except (PayloadError, msgspec.MsgspecError, TypeError, UnicodeEncodeError):
             return None
-
-
-def is_true(found: Any) -> bool:
-    """As JMESPath has it: false, null and whatever is empty are not; 0 is."""
-    return found is not None and found is not False and found not in ("", [], {})

@@ -18,7 +18,7 @@ from shared.providers.sender.identities import text_of
 from shared.providers.sender.tables import Table, header_name
 from shared.providers.signing import macs, standard_webhooks, tokens
 from shared.providers.signing.macs import Mac, Stamp
-from shared.providers.signing.standard_webhooks import Key
+from shared.providers.signing.windows import check_window
 
 PATH = ("signature",)
 
@@ -70,7 +70,7 @@ class Messages(Scheme):
         self, headers: Headers, body: bytes, secrets: Sequence[str], now: datetime, tolerance_s: int
     ) -> int:
         """See `Provider.verify`."""
-        keys = [_keys_of(secret) for secret in secrets]
+        keys = standard_webhooks.keys_of(secrets)
         return standard_webhooks.verify(headers, body, keys, now, tolerance_s, self.prefixes)
 
     def sign(self, body: bytes, secret: str, now: datetime) -> Headers:
@@ -116,7 +116,7 @@ class Hmac(Scheme):
             except PayloadError:
                 found = None
             # Without a time it may be as old as the secret.
-            macs.check_window(macs.moment_s(found or "", self.unit), now, tolerance_s)
+            check_window(macs.moment_s(found or "", self.unit), now, tolerance_s)
         return index
 
     def sign(self, body: bytes, secret: str, now: datetime) -> Headers:
@@ -259,10 +259,3 @@ def _check_together(read: Table, signed: Sequence[macs.Piece], stamp: Stamp | No
         )
     if read.get("url") is not None and "{url}" not in str(read.get("signed")):
         raise ConfigurationError(read.at("url"), "is not signed: `signed` has no {url}")
-
-
-def _keys_of(secret: str) -> list[Key]:
-    try:
-        return [standard_webhooks.key_of(secret)]
-    except ConfigurationError:
-        return []  # whatever it is, nobody has signed with it

@@ -14,7 +14,7 @@ import msgspec
 
 from shared.domain.events import LONGEST_ID_BYTES, Headers, is_storable
 from shared.providers.base import ConfigurationError, PayloadError
-from shared.providers.sender.expressions import Location, Path
+from shared.providers.sender.expressions import Location, Path, is_true
 
 #: Of one value that is kept as JSON.
 LARGEST_JSON_BYTES = 262_144
@@ -75,9 +75,8 @@ class Wanted:
             raise PayloadError(f"{self.name}: {error}") from None
 
     def is_true(self, document: Document) -> bool:
-        """As JMESPath has it: 0 is, and nothing, false, "", [] and {} are not."""
-        found = self.find(document)
-        return found is not None and found is not False and found not in ("", [], {})
+        """See `shared.providers.sender.expressions.is_true`."""
+        return is_true(self.find(document))
 
     def text_in(self, document: Document) -> str | None:
         """An id. Whole numbers count as text, and "" as nothing."""

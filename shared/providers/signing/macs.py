@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from shared.domain.events import Headers
 from shared.providers.base import ConfigurationError, SignatureError, header
+from shared.providers.signing.windows import check_window
 
 ALGORITHMS = ("sha256", "sha1", "sha512")
 ENCODINGS = ("hex", "base64", "base64url")
@@ -235,18 +236,6 @@ def stamp_of(now: datetime, unit: str) -> str:
     if unit == "iso":
         return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return str(int(now.timestamp() * (1000 if unit == "ms" else 1)))
-
-
-def check_window(signed_at_s: int, now: datetime, tolerance_s: int) -> None:
-    """
-    Raises:
-        SignatureError: it was signed too long ago, or will be. The window has two sides.
-    """
-    age_s = int(now.timestamp()) - signed_at_s
-    if age_s > tolerance_s:
-        raise SignatureError("timestamp_too_old")
-    if age_s < -tolerance_s:
-        raise SignatureError("timestamp_in_future")
 
 
 def _piece(name: str, path: tuple[str | int, ...], url: str | None, id_header: str | None) -> Piece:

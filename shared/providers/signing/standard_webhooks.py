@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from shared.domain.events import Headers
 from shared.providers.base import ConfigurationError, SignatureError, header
+from shared.providers.signing.windows import check_window
 
 #: What the headers of a family begin with.
 STANDARD = ("webhook-",)
@@ -63,6 +64,18 @@ def key_of(secret: str) -> Key:
     return Key("v1a" if is_public else "v1", key)
 
 
+def keys_of(secrets: Sequence[str]) -> list[list[Key]]:
+    """For `verify`: of each secret its key. One that can be none has none, and matches nothing."""
+    return [_found_in(secret) for secret in secrets]
+
+
+def _found_in(secret: str) -> list[Key]:
+    try:
+        return [key_of(secret)]
+    except ConfigurationError:
+        return []
+
+
 def message_id(headers: Headers, prefixes: Sequence[str] = STANDARD) -> str | None:
     """The id of the message, the same for every delivery of it."""
     return _named(headers, "id", prefixes)
@@ -91,11 +104,7 @@ def verify(
             matched = index
     if matched is None:
         raise SignatureError("wrong_signature")
-    age_s = int(now.timestamp()) - signed.timestamp
-    if age_s > tolerance_s:
-        raise SignatureError("timestamp_too_old")
-    if age_s < -tolerance_s:
-        raise SignatureError("timestamp_in_future")
+    check_window(signed.timestamp, now, tolerance_s)
     return matched
 
 

@@ -13,6 +13,7 @@ from hashlib import sha256
 
 from shared.domain.events import Headers
 from shared.providers.base import SignatureError, header
+from shared.providers.signing.windows import check_window
 
 
 def verify(
@@ -29,11 +30,7 @@ def verify(
             matched = index
     if matched is None:
         raise SignatureError("wrong_signature")
-    age_s = int(now.timestamp()) - timestamp
-    if age_s > tolerance_s:
-        raise SignatureError("timestamp_too_old")
-    if age_s < -tolerance_s:
-        raise SignatureError("timestamp_in_future")
+    check_window(timestamp, now, tolerance_s)
     return matched
 
 
