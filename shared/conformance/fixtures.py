@@ -79,7 +79,7 @@ class Fixture:
     def _answered(self) -> Identity:
         answer = json.loads(self.body)
         subject = f"{answer['kind']}/{answer['id']}"
-        return Identity(f"fetch/{answer['number']}", FETCHED, subject, livemode=True)
+        return Identity(f"sluice.fetch/{answer['number']}", FETCHED, subject, livemode=True)
 
 
 def read_fixtures(directory: Path) -> list[Fixture]:

@@ -20,6 +20,8 @@ OWN_PROVIDER = "sluice"
 BROUGHT = "sluice.handler/"
 #: The type of the event under which a fetch's answer comes through the inbox.
 FETCHED = "sluice.fetched"
+#: What types and ids of events begin with that nobody outside may send.
+OWN_PREFIX = "sluice."
 
 #: What a datetime can hold; 48 bits reach a thousand years further.
 _LAST_MILLISECOND = 253_402_300_799_999
@@ -149,8 +151,8 @@ def is_storable(text: str) -> bool:
 
 def problem_with(identity: Identity) -> str | None:
     """Why nobody outside can send an event of this identity; None where somebody can."""
-    if identity.event_type == FETCHED:
-        return f"the type {FETCHED} is Sluice's own, and nobody else's"
+    if identity.event_type.startswith(OWN_PREFIX) or identity.event_id.startswith(OWN_PREFIX):
+        return f"types and ids that begin with {OWN_PREFIX} are Sluice's own, and nobody else's"
     named = (identity.event_id, identity.event_type, identity.subject)
     if all(map(is_storable, named)) and (not identity.account or is_storable(identity.account)):
         return None

@@ -316,7 +316,7 @@ def test_expected_parts_are_written_for_review(pytester: pytest.Pytester) -> Non
 def test_a_fetchs_answer_comes_with_no_request() -> None:
     fixture: Fixture = read_fixture(FIXTURES / "fetched-subscription.json")
     assert fixture.is_fetched
-    assert shown(fixture) == ("fetch/7", "subscription/sub_1")
+    assert shown(fixture) == ("sluice.fetch/7", "subscription/sub_1")
 
 
 def shown(fixture: Fixture) -> tuple[str, str]:

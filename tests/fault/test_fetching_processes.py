@@ -61,7 +61,7 @@ async def test_a_worker_that_is_killed_while_it_asks_is_followed_by_another(
     async with worker(scene.stack.endpoints, tmp_path):
         await until(is_settled, 60)
     (found,) = await scene.events()
-    assert found["event_id"] == f"fetch/{row['number'] + 1}"
+    assert found["event_id"] == f"sluice.fetch/{row['number'] + 1}"
     actor = "SELECT actor FROM audit WHERE cause_id = $1 AND step = 0"
     assert await scene.stack.value(actor, str(found["tracking_id"])) == "system:fetch"
 

@@ -110,6 +110,11 @@ async def test_nobody_outside_answers_for_a_fetch(gateway: Gateway) -> None:
     [row] = await gateway.owner.fetch("SELECT event_type, body, unreadable FROM inbox")
     assert (row["event_type"], row["body"]) == ("", body)
     assert "nobody else's" in row["unreadable"]
+    # Nor takes an answer's id before it comes.
+    await gateway.post(event("sluice.fetch/17"))
+    rows = await gateway.owner.fetch("SELECT event_id FROM ledger")
+    assert all(row["event_id"].startswith("sha256:") for row in rows)
+    assert len(rows) == 2
 
 
 async def test_strangers_in_the_same_commit_are_not_harmed(gateway: Gateway) -> None:

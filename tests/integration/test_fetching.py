@@ -49,7 +49,7 @@ async def test_an_answer_is_an_event_of_its_source(scene: Scene) -> None:
         "ceiling": 1_763_700_001,
         "result": subscription(),
     }
-    assert found["event_id"] == f"fetch/{row['number']}"
+    assert found["event_id"] == f"sluice.fetch/{row['number']}"
     assert (found["subject"], found["account"], found["livemode"]) == (
         "subscription/sub_1", "", True,
     )  # fmt: skip

@@ -257,7 +257,7 @@ def _answered(body: bytes) -> Identity | None:
         return None
     answer = json.loads(body)
     subject = f"{answer['kind']}/{answer['id']}"
-    return Identity(f"fetch/{answer['number']}", FETCHED, subject, livemode=True)
+    return Identity(f"sluice.fetch/{answer['number']}", FETCHED, subject, livemode=True)
 
 
 def _delivery(

@@ -254,7 +254,7 @@ def test_an_answer_becomes_an_event_in_the_objects_own_lane() -> None:
     }
     assert event.lane == 100 + lane_number("subscription/sub_1")
     identity = event.identity
-    assert (identity.event_id, identity.event_type) == ("fetch/17", "sluice.fetched")
+    assert (identity.event_id, identity.event_type) == ("sluice.fetch/17", "sluice.fetched")
     assert (identity.subject, identity.account) == ("subscription/sub_1", "acct_1")
     assert identity.livemode
     assert identity.occurred_at == datetime.fromtimestamp(1_763_700_002, UTC)
@@ -262,7 +262,7 @@ def test_an_answer_becomes_an_event_in_the_objects_own_lane() -> None:
 
 def test_a_subject_that_fits_no_index_is_the_events_own() -> None:
     long = replace(CLAIM, object_id="s" * 250)
-    assert made({}, long).identity.subject == "fetch/17"
+    assert made({}, long).identity.subject == "sluice.fetch/17"
 
 
 @pytest.mark.parametrize("result", [{"a": float("nan")}, {"a": "\ud800"}])

@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
-from shared.domain.events import FETCHED, Identity, is_storable, lane_number
+from shared.domain.events import FETCHED, OWN_PREFIX, Identity, is_storable, lane_number
 from shared.store.fetches import AnswerEvent, Claim
 
 #: There is an answer.
@@ -79,7 +79,7 @@ def event_of(
     Raises:
         FetchFailed: it holds what no stored event may: NaN, or half a character.
     """
-    event_id = f"fetch/{claim.number}"
+    event_id = f"{OWN_PREFIX}fetch/{claim.number}"
     content = {
         "object": FETCHED,
         "kind": claim.kind,
