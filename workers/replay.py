@@ -47,7 +47,10 @@ async def open_run(conn: Conn, tracking_id: UUID, actor: str, reason: str) -> Op
     await replays.lock_lane(conn, evidence.lane)
     unfinished, settled = await replays.latest_runs(conn, tracking_id)
     if unfinished is not None or settled is None:
-        raise Unfinished(f"run {unfinished or 1} of {tracking_id} is not settled yet")
+        raise Unfinished(
+            f"run {unfinished or 1} of {tracking_id} is not settled yet; what failed comes again by"
+            f" itself, when: sluice events show {tracking_id}"
+        )
     run = settled + 1
     await replays.insert_run(conn, tracking_id, evidence, run, actor, reason)
     action_id = replay_action(tracking_id, run)

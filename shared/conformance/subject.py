@@ -43,6 +43,9 @@ class Subject:
     handshakes: ClassVar[Mapping[bytes, bytes]] = {}
     #: Statuses that fixtures show and nobody knows the meaning of.
     unknown_statuses: ClassVar[frozenset[str]] = frozenset()
+    #: Types of events that the provider ignores, for handlers to listen to: an endpoint is to be
+    #: sent them all the same.
+    for_handlers: ClassVar[frozenset[str]] = frozenset()
     #: The modules and packages of which the fixtures must reach every line; None: the provider's
     #: own. The suites of one file count together.
     covers: ClassVar[Sequence[str] | None] = None

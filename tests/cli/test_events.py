@@ -185,6 +185,7 @@ async def test_a_replay_is_a_new_run_and_audited(sluice: Sluice, stack: Stack) -
     again = await sluice("replay", tracking, "--reason", "impatient")
     assert again.code == 5
     assert "run 2" in again.err
+    assert f"comes again by itself, when: sluice events show {tracking}" in again.err
     await stack.drain()
     assert await stack.features("acme") == {"seats": 10, "sso": True}
     records = (await sluice("audit", "list", "--event", tracking, "--json")).json["items"]

@@ -134,7 +134,10 @@ async def test_all_dead_ones_of_a_handler_are_retried(sluice: Sluice, stack: Sta
     assert "1050 messages are due" in said.out
     assert await stack.value("SELECT count(*) FROM outbox") == 1100
     assert await listed(sluice, "--state", "dead") == [("other", "dead")]
-    assert await stack.value("SELECT count(*) FROM audit") == 3
+    said = await sluice("outbox", "retry", "--handler", "mail", "--dead", "--reason", "so is this")
+    assert said.out == "1 message is due\n"
+    assert await listed(sluice, "--state", "dead") == []
+    assert await stack.value("SELECT count(*) FROM audit") == 4
     again = ["--handler", "slack", "--dead", "--reason", "it is back", "--json"]
     assert (await sluice("outbox", "retry", *again)).json == {"retried": 0, "actionIds": []}
 

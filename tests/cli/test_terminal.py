@@ -281,3 +281,10 @@ def test_a_narrow_terminal_leaves_columns_out_and_says_so(
         assert said.err == (
             f"too narrow for: {left_out} (--json has everything)\n" if left_out else ""
         )
+
+
+def test_lines_of_an_error_are_told_apart() -> None:
+    """Whoever sent it: on one line, and as nothing that a terminal obeys."""
+    assert output.plain("503 Service Unavailable\nsee \x1b[31mhere") == (
+        "503 Service Unavailable ⏎ see \\x1b[31mhere"
+    )

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -229,6 +229,11 @@ class MoreTypes(Stripe):
         return ("product.updated",)
 
 
+class MoreOften(Stripe):
+    def event_types(self, settings: Any) -> Sequence[str]:
+        return ("product.created",)
+
+
 @pytest.mark.parametrize(
     ("provider", "test", "matching"),
     [
@@ -250,6 +255,19 @@ class MoreTypes(Stripe):
 )
 def test_a_wrong_reading_is_noticed(provider: type[Stripe], test: str, matching: str) -> None:
     caught(provider, test, matching)
+
+
+def test_a_type_that_only_handlers_listen_to_asks_for_nothing() -> None:
+    """It is said to be meant so, and is shown by a fixture all the same."""
+
+    class ForHandlers(Suite):
+        provider: ClassVar[type[Stripe]] = MoreTypes
+        for_handlers = frozenset({"product.updated", "product.created"})
+
+    ForHandlers().test_each_type_that_decides_has_a_fixture()
+    ForHandlers.provider = MoreOften
+    with pytest.raises(AssertionError, match="listen to is named"):
+        ForHandlers().test_each_type_that_decides_has_a_fixture()
 
 
 def test_a_secret_that_is_refused_is_noticed() -> None:

@@ -51,6 +51,7 @@ def test_its_tests_pass(package: tuple[Path, Path]) -> None:
     result = run(directory, "pytest", "-q", "-p", "no:cacheprovider", **environ)
     passes(result)
     assert "skipped" not in result.stdout
+    assert "warning" not in result.stdout, result.stdout
     assert "test_survival" not in result.stdout or "passed" in result.stdout
 
 

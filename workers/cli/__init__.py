@@ -7,6 +7,7 @@ import typer
 
 from workers.cli import demo, new, operate, run
 from workers.cli.exits import explain
+from workers.cli.notices import log_in_lines
 
 
 def build() -> typer.Typer:
@@ -28,6 +29,7 @@ def build() -> typer.Typer:
 
 def main() -> None:
     """Run one command. Expected errors are one line on stderr and an exit code of `exits`."""
+    log_in_lines()
     try:
         build()()
     except Exception as error:

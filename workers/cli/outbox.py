@@ -135,7 +135,7 @@ def retry_command(
         if as_json:
             write_json({"retried": count, "actionIds": [str(action) for action in actions]})
         else:
-            sys.stdout.write(f"{count} messages are due\n")
+            sys.stdout.write(f"{count} {'message is' if count == 1 else 'messages are'} due\n")
             if count:
                 note("what becomes of them: sluice outbox list --state retrying")
 

@@ -41,7 +41,7 @@ _SESSION = {"statement_timeout": "60s"}
 _TRIES = 6
 
 #: Whatever a provider sent is printed: no escape sequence of its reaches the terminal.
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {10: " ⏎ "}
 
 
 _WIDEST_CELL = 44

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-database = typer.Typer(help="The database: migrations.", no_args_is_help=True)
+database = typer.Typer(
+    help="The database: migrations, and tables of packages.", no_args_is_help=True
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -93,9 +96,10 @@ def worker() -> None:
 
 def doctor(as_json: JsonOption = False) -> None:
     """Look at everything Sluice needs, and say how to mend what is wrong."""
+    from shared.providers import OWN, providers
     from workers.stack.doctor import examine
 
-    checks = asyncio.run(examine())
+    checks = asyncio.run(examine({OWN.name, *providers()}))
     if as_json:
         write_json(
             {
@@ -172,6 +176,33 @@ def status_command(as_json: JsonOption = False) -> None:
     typer.echo(f"{applied} applied, {len(names)} pending")
     for name in names:
         typer.echo(f"pending {name}")
+
+
+@database.command("run", epilog="Example: sluice db run src/sluice_beacon/schema.sql")
+def run_command(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="SQL, run in one transaction.")],
+) -> None:
+    """Run a file of SQL as the database's owner: the tables of a package, and their rights."""
+    from shared import db
+
+    try:
+        statements = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise CommandError(f"{file} cannot be read: {reason}", USAGE) from None
+    url = find_endpoints(_settings()).database["owner"]
+
+    async def run() -> None:
+        async with db.connect(url, "owner") as conn, conn.transaction():
+            await conn.execute(statements)
+
+    try:
+        asyncio.run(run())
+    except Exception as error:
+        if db.is_platform_fault(error) or not hasattr(error, "sqlstate"):
+            raise
+        raise CommandError(f"{file}: {error}; nothing of it was kept", FAILURE) from None
+    typer.echo(f"{file} is run", err=True)
 
 
 def find_endpoints(settings: "Settings") -> "Endpoints":

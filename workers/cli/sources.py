@@ -81,6 +81,7 @@ def _shown(source: "ListedSource", endpoints: "Endpoints") -> dict[str, Any]:
     return {
         "name": source.name,
         "provider": source.provider,
+        "installed": provider is not None,
         "livemode": source.livemode,
         "tenant": source.tenant,
         "secrets": source.secrets,
@@ -138,6 +139,12 @@ def _in_a_line(item: dict[str, Any]) -> dict[str, Any]:
 
 def _say_what_fails(item: dict[str, Any]) -> None:
     fetches, last = item["fetches"], item["reconciliation"]
+    if not item["installed"] and not item["removedAt"]:
+        name = plain(item["provider"])
+        note(
+            f"{item['name']}: its provider {name} is not installed here; a gateway without it has"
+            " its senders come again"
+        )
     if last and last["error"]:
         note(f"{item['name']}: reconciling fails: {plain(last['error'])}")
     if fetches["stoppedUntil"]:

@@ -9,7 +9,7 @@ import os
 import platform
 import stat
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -40,6 +40,10 @@ COUNT_STRAY_EVENTS = "SELECT count(*) FROM (SELECT FROM inbox_default LIMIT 1000
 READ_PARTITIONS = (
     "SELECT to_regclass('public.inbox_' || day) IS NOT NULL FROM unnest($1::text[]) AS day"
 )
+READ_PROVIDERS = """
+SELECT provider, string_agg(name, ', ' ORDER BY name) AS sources
+FROM sources WHERE removed_at IS NULL GROUP BY provider ORDER BY provider
+"""
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,11 @@ class Check:
     is_down: bool = False  # a server that does not answer
 
 
-async def examine() -> list[Check]:
-    """Every check, in the order in which they depend on one another. Never raises for a finding."""
+async def examine(known: Collection[str]) -> list[Check]:
+    """
+    Every check, in the order in which they depend on one another; `known` are the providers that
+    are installed here. Never raises for a finding.
+    """
     try:
         settings = Settings.read()
     except SettingsError as error:
@@ -67,7 +74,7 @@ async def examine() -> list[Check]:
     except SettingsError:
         mend = f"{own_command()} up"
         return [*checks, Check("database", "warn", "no stack runs, none is configured", mend)]
-    checks += [check async for check in _database(endpoints, settings)]
+    checks += [check async for check in _database(endpoints, settings, known)]
     checks += await _redis(endpoints.redis)
     return checks
 
@@ -169,12 +176,14 @@ async def _stack(settings: Settings) -> Check:
     return Check("stack", "fail", found, f"curl http://{host}:{port}/readyz")
 
 
-async def _database(endpoints: Endpoints, settings: Settings) -> AsyncIterator[Check]:
+async def _database(
+    endpoints: Endpoints, settings: Settings, known: Collection[str]
+) -> AsyncIterator[Check]:
     url = endpoints.database["owner"]
     where = _without_password(url)
     try:
         async with db.connect(url, "owner", name="sluice doctor") as conn:
-            async for check in _inside(conn, where, endpoints):
+            async for check in _inside(conn, where, endpoints, known):
                 yield check
     except Exception as error:
         if not db.is_platform_fault(error) and not hasattr(error, "sqlstate"):
@@ -191,7 +200,9 @@ async def _database(endpoints: Endpoints, settings: Settings) -> AsyncIterator[C
         yield await _role(endpoints, role)
 
 
-async def _inside(conn: db.Conn, where: str, endpoints: Endpoints) -> AsyncIterator[Check]:
+async def _inside(
+    conn: db.Conn, where: str, endpoints: Endpoints, known: Collection[str]
+) -> AsyncIterator[Check]:
     row = await conn.fetchrow(READ_SETTINGS)
     assert row is not None
     major = row["version"] // 10_000
@@ -214,6 +225,7 @@ async def _inside(conn: db.Conn, where: str, endpoints: Endpoints) -> AsyncItera
         return
     yield Check("migrations", "ok", f"{len(migrate.available())} applied, none pending")
     yield await _partitions(conn)
+    yield await _providers(conn, known)
     yield await _key(conn, endpoints.secret_key)
 
 
@@ -244,6 +256,17 @@ async def _partitions(conn: db.Conn) -> Check:
     if ahead < PARTITIONS_WARN or stray:
         return Check("partitions", "warn", found, mend)
     return Check("partitions", "ok", found)
+
+
+async def _providers(conn: db.Conn, known: Collection[str]) -> Check:
+    """Of every source; what is installed here may yet be missing where a gateway runs."""
+    needed = {row["provider"]: row["sources"] for row in await conn.fetch(READ_PROVIDERS)}
+    missing = needed.keys() - known
+    if not missing:
+        return Check("providers", "ok", "of every source installed here")
+    found = ", ".join(f"{name} ({needed[name]})" for name in sorted(missing))
+    mend = "install the package here and where gateways and workers run, and start them again"
+    return Check("providers", "fail", f"not installed here: {found}", mend)
 
 
 async def _key(conn: db.Conn, text: str) -> Check:

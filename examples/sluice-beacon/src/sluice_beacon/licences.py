@@ -26,7 +26,8 @@ from sluice_beacon.fields import Moment
 Seats = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 
 #: Beacon's words → what they mean for access. A word that is not here is passed on as it is: it
-#: neither grants nor revokes, and `sluice parked list` shows it to somebody who may know.
+#: neither grants nor revokes, and `sluice parked list` shows it to somebody who may know. A word
+#: that is a standing's name, like "paid" or "lost", would mean that standing: Beacon has none more.
 STANDINGS = {
     "evaluation": Standing.TRIAL,
     "active": Standing.ACTIVE,

@@ -1,5 +1,5 @@
 -- What the handler `beacon-usage` writes. The owner of Sluice's database runs it, once:
---     psql "$SLUICE_DATABASE_URL" -f schema.sql
+--     sluice db run schema.sql
 -- Handlers act as the role sluice_extension, which may do what is granted to it here, and nothing
 -- to the tables of Sluice's own.
 
