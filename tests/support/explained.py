@@ -18,6 +18,7 @@ from shared.domain.prose import text_of
 from shared.domain.reasons import Sight
 from shared.domain.register import Observation, fold
 from shared.domain.situations import Neighbour, Neighbourhood
+from shared.domain.standings import has_versions
 from shared.domain.states import Item, ObjectState, digest_of, encode_state
 from shared.domain.turns import HeldGrant
 
@@ -48,6 +49,8 @@ class Told:
     """Objects of customer cus_1, seen some time before `NOW`, and what is made of them."""
 
     catalog: Catalog = field(default_factory=catalog)
+    source: str = "stripe"
+    provider: str = "stripe"
     policy: Policy = field(default_factory=Policy)
     is_removed: bool = False
     sights: dict[ObjectKey, list[Sight]] = field(default_factory=dict)
@@ -74,6 +77,8 @@ class Told:
         state = ObjectState(status, items=items, **more)
         number = 1 + sum(map(len, self.sights.values()))
         at = NOW_S - int(days_ago * DAY_S)
+        if has_versions(self.provider):
+            at *= 1_000_000
         digest = digest_of(encode_state(state))
         seen = Observation(f"evt_{number}", at, shape, None, digest, state)
         key = ObjectKey(1, "", livemode, kind, object_id)
@@ -95,9 +100,9 @@ class Told:
 
     def facts(self, feature: str = "seats", **more: Any) -> Facts:
         """What is read where all of it was decided and written; `more` replaces some of it."""
-        origin = Origin("stripe", "stripe", is_removed=self.is_removed, policy=self.policy)
+        origin = Origin(self.source, self.provider, is_removed=self.is_removed, policy=self.policy)
         neighbours = [
-            Neighbour(number, key, None, fold("stripe", key.kind, [one[1] for one in sights]))
+            Neighbour(number, key, None, fold(self.provider, key.kind, [one[1] for one in sights]))
             for number, (key, sights) in enumerate(self.sights.items(), start=1)
         ]
         situations = Neighbourhood(neighbours).decide(

@@ -38,6 +38,8 @@ from shared.domain.verdicts import NEEDS_MAPPING
 #: How much of a list is shown.
 SHOWN = 10
 
+#: What began with a status and has no other time.
+_BY_STATUS = frozenset[Reason]({"ended", "never_started"})
 _URGENCY = {reason: place for place, reason in enumerate(get_args(Reason))}
 
 
@@ -144,6 +146,7 @@ def _reason(scene: Scene, held: HeldGrant, counts: bool) -> Because:
 def _objects_not_giving(scene: Scene) -> list[NotGiving]:
     newest_first = sorted(scene.lacking, key=lambda one: -one[0].register.version)
     newest_first.sort(key=lambda one: _URGENCY[one[1].reason])
+    things = [thing_of(scene.facts, situation, found.state) for situation, found in newest_first]
     return [
         NotGiving(
             reason=found.reason,
@@ -151,13 +154,13 @@ def _objects_not_giving(scene: Scene) -> list[NotGiving]:
                 Offered(plan=offer.plan.name, value=offer.value, period_s=offer.plan.grace_s)
                 for offer in found.offers
             ),
-            at=found.moment,
+            at=found.moment or (thing.since if found.reason in _BY_STATUS else None),
             by=tuple(against_of(scene.facts, one) for one in scene.holding(situation)),
             products=_unmapped(scene, situation, found.state),
-            object=thing_of(scene.facts, situation, found.state),
+            object=thing,
             operator=None,
         )
-        for situation, found in newest_first
+        for (situation, found), thing in zip(newest_first, things, strict=True)
     ]
 
 
@@ -183,7 +186,7 @@ def _unmapped(scene: Scene, situation: Situation, state: ObjectState) -> tuple[s
         return ()
     catalog, origin = scene.facts.catalog, situation.origin
     refs = [item.refs[-1] for item in state.items if catalog.plans_for(origin, item) is None]
-    return tuple(f"{origin.provider}:{ref}" for ref in dict.fromkeys(refs))
+    return tuple(map(origin.product, dict.fromkeys(refs)))
 
 
 def _provisional(scene: Scene) -> Iterable[Provisional]:
