@@ -404,6 +404,28 @@ def test_why_a_subscription_gives_nothing(status: str, more: Any, reason: str, s
     assert why_not(told) == f"subscription sub_1 (source stripe) would give 10 by plan pro: {said}."
 
 
+@pytest.mark.parametrize(
+    ("provider", "status", "reason", "said"),
+    [
+        ("polar", "canceled", "ended", "it ended on"),
+        ("polar", "incomplete_expired", "never_started", "its first payment failed on"),
+        ("hmac", "ended", "ended", "it ended on"),
+        ("hmac", "never_started", "never_started", "its first payment failed on"),
+    ],
+)
+def test_an_end_that_may_not_be_for_good_has_its_time(
+    provider: str, status: str, reason: str, said: str
+) -> None:
+    products = {"products": ["acme:prod_pro"], "features": {"seats": 10}}
+    told = Told(catalog(pro=products), source="acme", provider=provider)
+    told.see("subscription/sub_1", 20, "active", "pro")
+    told.see("subscription/sub_1", 10, status, "pro")
+    told.see("subscription/sub_1", 5, status, "pro", customer="cus_2")
+    (found,) = told.explain().not_giving
+    assert (found.reason, found.at) == (reason, NOW - timedelta(days=10))
+    assert why_not(told).endswith(f"{said} 11 Nov 2026 12:00 UTC (event evt_2).")
+
+
 def test_no_grace_at_all_is_not_called_a_period() -> None:
     told = Told()
     told.see("subscription/sub_1", 10, "past_due", "team")
@@ -550,6 +572,13 @@ def test_what_nothing_maps_may_give_it() -> None:
         - When a plan has its product stripe:prod_new, subscription sub_1 gives what it
           says.
         """)
+
+
+def test_what_nothing_maps_of_a_configured_sender_is_named_by_its_source() -> None:
+    """Every sender that signs so is `hmac`: a plan with `hmac:…` were for all of them."""
+    told = Told(source="acme", provider="hmac")
+    told.see("subscription/sub_1", 10, "active", "new")
+    assert told.explain().not_giving[0].products == ("acme:prod_new",)
 
 
 def test_a_change_to_what_nothing_maps_is_told_of_every_feature() -> None:
