@@ -68,6 +68,7 @@ def list_command(
             "trackingId": "tracking id",
             "status": "status",
             "type": "type",
+            "source": "source",
             "tenant": "tenant",
             "receivedAt": "received",
         }
