@@ -70,6 +70,13 @@ async def test_a_terminal_is_asked(home: Path, endpoints: Endpoints, tmp_path: P
     assert b"version 1 is applied" in said
 
 
+async def test_no_colour_means_none(home: Path) -> None:
+    """`NO_COLOR` is set here."""
+    _, said = await asyncio.to_thread(on_a_terminal, ["doctor"], b"", b"never asked")
+    assert b"python" in said
+    assert b"\x1b[3" not in said
+
+
 async def test_whom_it_concerns_is_shown_before_the_question(
     stack: Stack, home: Path, tmp_path: Path
 ) -> None:
