@@ -188,6 +188,15 @@ async def test_a_parked_object_of_a_configured_sender_says_what_helps(
     assert "name it in the mapping's `statuses`" in explained["unknown_status"]
 
 
+async def test_dead_events_are_listed_with_what_killed_them(sluice: Sluice, stack: Stack) -> None:
+    await add_acme(stack)
+    await stack.apply(licence(1, id=None), source="acme")
+    table = (await sluice("events", "list", "--status", "dead")).out
+    assert "acme" in table
+    assert "mapping[0].object.id" in table
+    assert "mapping[0]" not in (await sluice("events", "list")).out
+
+
 async def test_a_replay_is_a_new_run_and_audited(sluice: Sluice, stack: Stack) -> None:
     (tracking,) = await stack.apply(
         event("customer.subscription.created", subscription(tenant="acme"))
