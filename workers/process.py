@@ -300,14 +300,12 @@ async def _apply(
     conn: Conn, crew: Crew, held: LaneLock, batch: Batch, more: Locks, *, alone: bool = False
 ) -> _Applied:
     """Everything that a batch changes, in the transaction that holds its lane."""
+    if any(event.run > 1 for event in batch.events):
+        # Whoever asked for it may just have applied the configuration that it is to be read by.
+        await crew.surroundings.refresh(conn)
     if batch.redeliveries:
         await judging.judge(conn, crew.surroundings, batch.redeliveries)
-    translated, refused = settling.translate(
-        crew.surroundings,
-        batch.events,
-        await settling.headers_of(conn, crew.surroundings, batch.events),
-        await settling.horizon(conn),
-    )
+    translated, refused = await settling.read_commands(conn, crew.surroundings, batch.events)
     apart, here = [], batch.events
     if not alone:
         apart = [event for event, asked in translated if handlers.runs_extensions(asked)]

@@ -28,8 +28,6 @@ from workers.entries import Answer, FeatureChange, Told
 from workers.handlers import Done
 from workers.surroundings import Surroundings
 
-horizon = read_horizon
-
 _decode_headers = msgspec.json.Decoder(Headers).decode
 
 
@@ -51,6 +49,14 @@ class TranslationFailed(Exception):
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)
         self.code = code
+
+
+async def read_commands(
+    conn: Conn, surroundings: Surroundings, events: Sequence[StoredEvent]
+) -> tuple[list[tuple[StoredEvent, Sequence[Command]]], list[Refused]]:
+    """See `translate`."""
+    headers = await headers_of(conn, surroundings, events)
+    return translate(surroundings, events, headers, await read_horizon(conn))
 
 
 def translate(

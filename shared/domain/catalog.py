@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.domain.payments import DEFAULT_POLICY, Policy
-from shared.domain.standings import families_of
+from shared.domain.standings import families_of, has_words
 from shared.domain.states import SESSION_KIND, Item, ObjectState
 
 UNLIMITED = "unlimited"
@@ -143,6 +143,14 @@ class Origin:
     is_of_mode: bool = True
     is_removed: bool = False
     policy: Policy = DEFAULT_POLICY
+
+    def product(self, ref: str) -> str:
+        """
+        How a plan names a product of this source.
+
+        By the provider; by the source where many senders share the provider, as `hmac`.
+        """
+        return f"{self.provider if has_words(self.provider) else self.source}:{ref}"
 
     @property
     def granting_kinds(self) -> frozenset[str]:

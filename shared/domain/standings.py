@@ -253,6 +253,11 @@ REVIVABLE = frozenset(
 ) | {("clerk", SUBSCRIPTION_ITEM_KIND)}  # the default plan's ends and begins under one id
 
 
+def has_words(provider: str) -> bool:
+    """Whether the provider has words of its own: one of many senders' has none."""
+    return provider in _WORDED
+
+
 def standing_of(provider: str, kind: str, status: str) -> Standing | None:
     """The standing of a status, or None where this version does not know it."""
     if provider in _WORDED:

@@ -150,6 +150,11 @@ FEATURE = "[features.seats]\n"
             SOURCE.replace('provider = "stripe"\n', ""),
             f", line 1: sources.stripe.provider: is missing; known providers: {KNOWN}",
         ),
+        # Which keys there are depends on the provider: it is what is wrong here.
+        (
+            SOURCE.replace('"stripe"', '"strype"') + 'signature = { header = "X" }\n',
+            f", line 2: sources.stripe.provider: unknown provider 'strype'; known: {KNOWN}",
+        ),
         (
             "\n" + SOURCE.replace("livemode = true\n", ""),
             ", line 2: sources.stripe.livemode: must be true or false: stripe has a live and a",

@@ -4,6 +4,7 @@ from uuid import UUID, uuid4
 
 from shared.domain.events import received_at_of
 from tests.cli.conftest import Sluice
+from tests.support.acme import add_acme, licence
 from tests.support.stack import Stack
 from tests.support.stripe_events import customer, event, subscription
 
@@ -171,6 +172,29 @@ async def test_a_parked_object_says_what_helps(sluice: Sluice, stack: Stack) -> 
     text = await sluice("parked", "list")
     assert "subscription/sub_1" in text.out
     assert "tenants link" in text.err
+
+
+async def test_a_parked_object_of_a_configured_sender_says_what_helps(
+    sluice: Sluice, stack: Stack
+) -> None:
+    """Its products are its source's alone, and its words are in its mapping."""
+    await add_acme(stack)
+    await stack.apply(
+        licence(1, id="lic_1", skus=["new"]), licence(2, id="lic_2", state="frozen"), source="acme"
+    )
+    items = (await sluice("parked", "list", "--json")).json["items"]
+    explained = {item["needs"]: item["explain"] for item in items}
+    assert "(acme:new): add it to a plan" in explained["needs:mapping"]
+    assert "name it in the mapping's `statuses`" in explained["unknown_status"]
+
+
+async def test_dead_events_are_listed_with_what_killed_them(sluice: Sluice, stack: Stack) -> None:
+    await add_acme(stack)
+    await stack.apply(licence(1, id=None), source="acme")
+    table = (await sluice("events", "list", "--status", "dead")).out
+    assert "acme" in table
+    assert "mapping[0].object.id" in table
+    assert "mapping[0]" not in (await sluice("events", "list")).out
 
 
 async def test_a_replay_is_a_new_run_and_audited(sluice: Sluice, stack: Stack) -> None:

@@ -12,6 +12,7 @@ SOURCE = """\
 provider  = "hmac"
 secrets   = ["a secret of acme"]
 signature = { header = "X-Acme-Signature" }
+event     = { occurred_at = "at" }
 
 [[sources.acme.mapping]]
 types = ["licence.*"]
@@ -40,11 +41,12 @@ async def test_a_mapping_is_applied_and_changed(
 @pytest.mark.parametrize(
     ("was", "is_now", "line", "path"),
     [
-        ('"data.id"', '"data.["', 10, "sources.acme.mapping[0].object.id"),
-        ('"active"', '"live"', 12, "sources.acme.mapping[0].object.statuses"),
-        ('status   = "data.state"', "", 8, "sources.acme.mapping[0].object.status: is missing"),
-        ('"licence.*"', '""', 7, "sources.acme.mapping[0].types[0]"),
-        ("products", "product", 13, "sources.acme.mapping[0].object.product: unknown key"),
+        ('"data.id"', '"data.["', 11, "sources.acme.mapping[0].object.id"),
+        ('"active"', '"live"', 13, "sources.acme.mapping[0].object.statuses"),
+        ('status   = "data.state"', "", 9, "sources.acme.mapping[0].object.status: is missing"),
+        ('"licence.*"', '""', 8, "sources.acme.mapping[0].types[0]"),
+        ('{ occurred_at = "at" }', "{}", 9, "sources.acme.mapping[0].object.version: is missing"),
+        ("products", "product", 14, "sources.acme.mapping[0].object.product: unknown key"),
     ],
 )
 async def test_what_is_wrong_has_its_line(

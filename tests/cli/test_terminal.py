@@ -70,6 +70,21 @@ async def test_a_terminal_is_asked(home: Path, endpoints: Endpoints, tmp_path: P
     assert b"version 1 is applied" in said
 
 
+async def test_a_sources_address_can_be_copied(sluice: Sluice, stack: Stack) -> None:
+    """It is in one piece wherever there is room for it, whatever is left out instead."""
+    await stack.add_source("licences-of-the-shop", "hmac")
+    shown = (await sluice("sources", "list", "--json")).json["items"]
+    table = (await sluice("sources", "list")).out
+    assert all(f"{item['url']} " in table for item in shown)
+
+
+async def test_no_colour_means_none(home: Path) -> None:
+    """`NO_COLOR` is set here."""
+    _, said = await asyncio.to_thread(on_a_terminal, ["doctor"], b"", b"never asked")
+    assert b"python" in said
+    assert b"\x1b[3" not in said
+
+
 async def test_whom_it_concerns_is_shown_before_the_question(
     stack: Stack, home: Path, tmp_path: Path
 ) -> None:

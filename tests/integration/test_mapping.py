@@ -22,7 +22,9 @@ from tests.support.acme import (
     told_to_tenants,
 )
 from tests.support.draw import seed_of_run
-from tests.support.stack import Stack
+from tests.support.stack import Stack, new_crew
+from workers.process import visit
+from workers.replay import open_run
 
 PRO = {"seats": 10, "sso": True}
 
@@ -102,6 +104,23 @@ async def test_a_wrong_mapping_is_mended_and_nothing_is_lost(acme: Stack) -> Non
     await replay(acme, *ids)
     assert await acme.outcomes(ids) == ["applied", "applied"]
     assert await acme.features("acme") == PRO
+
+
+async def test_a_replay_is_read_by_the_mapping_that_was_applied_before_it(acme: Stack) -> None:
+    """By a worker, too, that has not looked at the configuration since."""
+    wrong = deepcopy(LICENCES)
+    wrong["object"]["id"] = "data.licence_id"
+    await remap(acme, wrong)
+    (one,) = await acme.apply(licence(1), source="acme")
+    async with new_crew(acme.endpoints, "late") as late:
+        async with late.db.connection() as conn:
+            await late.surroundings.refresh(conn)
+        await remap(acme, LICENCES)
+        async with acme.owner.transaction() as conn:
+            await open_run(conn, one, "operator:test", "mapping mended")
+        for lane in await acme.lanes("acme"):
+            await visit(late, lane)
+    assert await acme.outcomes([one]) == ["applied"]
 
 
 async def test_a_replay_takes_back_what_was_read_wrongly(acme: Stack) -> None:

@@ -26,8 +26,9 @@ NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 NOW_S = int(NOW.timestamp())
 DAY_S = 86_400
 CUSTOMER = CustomerKey(1, "", True, "cus_1")
-#: Each named like its provider; the place is the source's id.
-_SOURCES = ("", "stripe", "polar", "clerk", "hmac")
+#: Providers; the place is the id of the source, named like its provider but for the sender's.
+_PROVIDERS = ("", "stripe", "polar", "clerk", "hmac")
+_NAMES = {"hmac": "acme"}
 _WITH_CUSTOMER = {"subscription", "checkout.session", "invoice", "charge"}
 
 
@@ -80,7 +81,7 @@ class Told:
         at = (NOW_S - int(days_ago * DAY_S)) * (1_000_000 if has_versions(provider) else 1)
         digest = digest_of(encode_state(state))
         seen = Observation(f"evt_{number}", at, shape, None, digest, state)
-        key = ObjectKey(_SOURCES.index(provider), "", livemode, kind, object_id)
+        key = ObjectKey(_PROVIDERS.index(provider), "", livemode, kind, object_id)
         self.sights.setdefault(key, []).append(Sight(UUID(int=number), seen))
 
     def give(self, value: Any, until: datetime | None = None, **more: Any) -> None:
@@ -102,7 +103,7 @@ class Told:
         origin = Origin("", "", is_removed=self.is_removed, policy=self.policy)
         neighbours = [
             Neighbour(
-                number, key, None, fold(_SOURCES[key[0]], key.kind, [one[1] for one in sights])
+                number, key, None, fold(_PROVIDERS[key[0]], key.kind, [one[1] for one in sights])
             )
             for number, (key, sights) in enumerate(self.sights.items(), start=1)
         ]
@@ -110,8 +111,8 @@ class Told:
             {key: link.tenant for key, link in self.links.items()},
             lambda key: replace(
                 origin,
-                source=_SOURCES[key[0]],
-                provider=_SOURCES[key[0]],
+                source=_NAMES.get(_PROVIDERS[key[0]], _PROVIDERS[key[0]]),
+                provider=_PROVIDERS[key[0]],
                 is_of_mode=key.livemode,
             ),
             self.catalog,

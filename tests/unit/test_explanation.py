@@ -593,6 +593,13 @@ def test_what_nothing_maps_may_give_it() -> None:
         """)
 
 
+def test_what_nothing_maps_of_a_configured_sender_is_named_by_its_source() -> None:
+    """Every sender that signs so is `hmac`: a plan with `hmac:…` were for all of them."""
+    told = Told()
+    told.see("subscription/sub_1", 10, "active", "new", provider="hmac")
+    assert told.explain().not_giving[0].products == ("acme:prod_new",)
+
+
 def test_a_change_to_what_nothing_maps_is_told_of_every_feature() -> None:
     told = Told()
     told.see("subscription/sub_1", 10, "active", "chat")

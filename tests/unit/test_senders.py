@@ -163,7 +163,7 @@ def test_a_body_that_nobody_looks_at_may_be_anything() -> None:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ({}, "there is no event.id"),
+        ({}, r"there is no event.id \(id\)"),
         ({"id": None}, "there is no event.id"),
         ({"id": ""}, "there is no event.id"),
         ({"id": 1}, "there is no event.type"),

@@ -64,10 +64,13 @@ def list_command(
     async def run(conn: "Conn", _: "Endpoints") -> None:
         after = decode_cursor(cursor, key) if cursor else None
         page = await list_events(conn, wanted, after, limit)
+        # All of them have the status that was asked for: why is what tells them apart.
+        failed = status in ("dead", "retrying")
         columns = {
             "trackingId": "tracking id",
-            "status": "status",
+            **({"error": "error"} if failed else {"status": "status"}),
             "type": "type",
+            "source": "source",
             "tenant": "tenant",
             "receivedAt": "received",
         }

@@ -6,7 +6,7 @@ import os
 import random
 import re
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from uuid import UUID
@@ -206,13 +206,18 @@ def console() -> "Console":
 
 
 def print_table(
-    columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]], *, keep: int = 2
+    columns: Mapping[str, str],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    keep: int = 2,
+    whole: Collection[str] = (),
 ) -> None:
     """
     `columns`: the row's key → the heading, the most important first.
 
     Where the terminal is too narrow, the last columns are left out and named on stderr: a table
-    whose every cell is broken into pieces can be read by nobody. The first `keep` always stay.
+    whose every cell is broken into pieces can be read by nobody. The first `keep` always stay, and
+    columns of `whole` are not counted as narrower than they are.
     """
     from rich.table import Table
     from rich.text import Text
@@ -220,8 +225,11 @@ def print_table(
     out = console()
     cells = [[Text(plain(row[key])) for key in columns] for row in rows]
     widths = [
-        min(max([len(heading), *(row[index].cell_len for row in cells)]), _WIDEST_CELL)
-        for index, heading in enumerate(columns.values())
+        min(
+            max([len(heading), *(row[index].cell_len for row in cells)]),
+            out.width if key in whole else _WIDEST_CELL,
+        )
+        for index, (key, heading) in enumerate(columns.items())
     ]
     fitting = min(keep, len(widths))
     while fitting < len(widths) and sum(widths[: fitting + 1]) + 2 * fitting <= out.width:
@@ -237,7 +245,14 @@ def print_table(
         note(f"too narrow for: {', '.join(headings[fitting:])} (--json has everything)")
 
 
-def print_page(page: "Page", columns: Mapping[str, str], *, as_json: bool, nothing: str) -> None:
+def print_page(
+    page: "Page",
+    columns: Mapping[str, str],
+    *,
+    as_json: bool,
+    nothing: str,
+    whole: Collection[str] = (),
+) -> None:
     """A list: {"items", "next"}, or a table and, on stderr, how to go on."""
     if as_json:
         write_json({"items": page.items, "next": page.next})
@@ -245,7 +260,7 @@ def print_page(page: "Page", columns: Mapping[str, str], *, as_json: bool, nothi
     if not page.items:
         note(nothing)
         return
-    print_table(columns, page.items)
+    print_table(columns, page.items, whole=whole)
     if page.next is not None:
         note(f"more: --cursor {page.next}")
 

@@ -80,16 +80,17 @@ def _shown(parked: "Parked") -> dict[str, Any]:
 def explain(parked: "Parked") -> str:  # noqa: PLR0911 - a line for each reason
     """What the object waits for, in one line, with the command that would help."""
     from shared.domain import verdicts
+    from shared.domain.catalog import Origin
 
-    status = parked.newest.get("status")
     match parked.needs:
         case verdicts.NEEDS_LINK:
             return f"nothing says whose {_whose(parked)} is: {_link(parked)}"
         case verdicts.LINK_CONFLICT:
             return f"{_whose(parked)} is claimed for several tenants; decide: {_link(parked)}"
         case verdicts.NEEDS_MAPPING:
+            origin = Origin(parked.source, parked.provider)
             refs = [
-                f"{parked.provider}:{ref}"
+                origin.product(ref)
                 for entry in parked.newest.get("items", ())
                 for ref in entry["refs"]
             ]
@@ -110,10 +111,7 @@ def explain(parked: "Parked") -> str:  # noqa: PLR0911 - a line for each reason
                 f" {parked.source} it is asked"
             )
         case verdicts.UNKNOWN_STATUS:
-            return (
-                f"its status {status!r} is unknown to this version: it neither grants nor revokes,"
-                " and what it gave before stays"
-            )
+            return _unknown_word(parked)
         case verdicts.SOURCE_REMOVED:
             return f"its source {parked.source} was removed: declare it again, and apply"
         case verdicts.OTHER_MODE:
@@ -122,6 +120,19 @@ def explain(parked: "Parked") -> str:  # noqa: PLR0911 - a line for each reason
                 " in the other mode"
             )
     return f"waits for {parked.needs}"
+
+
+def _unknown_word(parked: "Parked") -> str:
+    from shared.domain.standings import has_words
+
+    said = "neither grants nor revokes, and what it gave before stays"
+    status = parked.newest.get("status")
+    if has_words(parked.provider):
+        return f"its status {status!r} is unknown to this version: it {said}"
+    return (
+        f"its status {status!r} is none that Sluice knows, and {said}:"
+        " name it in the mapping's `statuses`, apply, and replay its event"
+    )
 
 
 def _whose(parked: "Parked") -> str:

@@ -241,6 +241,9 @@ def _as_sql(waiting: "list[Migration]") -> str:
 
 def _print_check(check: "Check") -> None:
     colour = {"ok": "green", "warn": "yellow", "fail": "red"}[check.status]
-    typer.echo(f"{typer.style(f'{check.status:5}', fg=colour)}{check.name:18}{check.found}")
+    status = f"{check.status:5}"
+    if not os.environ.get("NO_COLOR"):
+        status = typer.style(status, fg=colour)
+    typer.echo(f"{status}{check.name:18}{check.found}")
     if check.mend:
         typer.echo(f"{'':23}→ {check.mend}")

@@ -49,9 +49,9 @@ def list_command(
         lines = [_in_a_line(item) for item in page.items]
         columns = {
             "name": "source",
+            "url": "url",
             "provider": "provider",
             "livemode": "live",
-            "url": "url",
             "eventTypes": "event types",
             "apiKey": "api key",
             "fetches": "fetches",
@@ -61,7 +61,7 @@ def list_command(
         }
         nothing = "no sources; declare some: sluice apply FILE"
         shown = page if as_json else Page(lines, page.next)
-        print_page(shown, columns, as_json=as_json, nothing=nothing)
+        print_page(shown, columns, as_json=as_json, nothing=nothing, whole=("url",))
         for item in page.items:
             _say_what_fails(item)
 

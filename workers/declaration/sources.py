@@ -83,11 +83,7 @@ def read_source(
         )
     if name == OWN_SOURCE:
         raise DeclarationError(path, "is the name of Sluice's own source; take another one")
-    only(
-        table,
-        path,
-        {*_OWN_KEYS, *_tables_of(table, providers)},
-    )
+    # First: which other keys there may be depends on it.
     known = ", ".join(sorted(providers))
     provider = table.get("provider")
     if provider is None:
@@ -96,6 +92,7 @@ def read_source(
         raise DeclarationError(
             (*path, "provider"), f"unknown provider {provider!r}; known: {known}"
         )
+    only(table, path, {*_OWN_KEYS, *_tables_of(table, providers)})
     if name in providers and name != provider:
         raise DeclarationError(
             path, f"named like the provider {name}, which it is not: {name}:ID would be ambiguous"

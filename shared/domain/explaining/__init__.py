@@ -193,7 +193,7 @@ def _unmapped(scene: Scene, situation: Situation, state: ObjectState) -> tuple[s
         return ()
     catalog, origin = scene.facts.catalog, situation.origin
     refs = [item.refs[-1] for item in state.items if catalog.plans_for(origin, item) is None]
-    return tuple(f"{origin.provider}:{ref}" for ref in dict.fromkeys(refs))
+    return tuple(map(origin.product, dict.fromkeys(refs)))
 
 
 def _provisional(scene: Scene) -> Iterable[Provisional]:

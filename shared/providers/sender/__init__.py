@@ -52,7 +52,12 @@ class Sender(Provider):
             bound._use(kind.read(tables.get("signature"), bound._identities.id_header))
         bound._handshake = Handshake.read(tables.get("handshake"))
         bound._has_mapping = bool(tables.get("mapping"))
-        bound._mapping = Mapping.read(tables.get("mapping"), _MAPPING, configured.tenant)
+        bound._mapping = Mapping.read(
+            tables.get("mapping"),
+            _MAPPING,
+            configured.tenant,
+            has_times=bound._identities.occurred_at is not None,
+        )
         return bound
 
     def check_secret(self, secret: str) -> None:

@@ -106,6 +106,7 @@ class Location:
     def __init__(self, text: object, path: Path) -> None:
         if not isinstance(text, str) or not text.strip():
             raise ConfigurationError(path, 'must be "header:NAME" or a JMESPath expression')
+        self.text = text
         self.header: str | None = None
         self.expression: Expression | None = None
         if text.startswith(_HEADER):

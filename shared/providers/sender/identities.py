@@ -76,7 +76,8 @@ class Identities:
             found = location.find(headers, document) if location is not None else None
             if found is None or found == "":
                 if otherwise is None:
-                    raise PayloadError(f"there is no event.{name}")
+                    where = "" if location is None else f" ({location.text})"
+                    raise PayloadError(f"there is no event.{name}{where}")
                 return otherwise
             text = text_of(found)
             if text is None or not is_storable(text):

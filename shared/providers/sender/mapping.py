@@ -63,9 +63,12 @@ class Mapping:
         self._mappings = mappings
 
     @classmethod
-    def read(cls, tables: object, path: Path, tenant: str | None) -> "Mapping":
+    def read(
+        cls, tables: object, path: Path, tenant: str | None, *, has_times: bool = True
+    ) -> "Mapping":
         """
-        From the array of tables at `path`; None where there is none. `tenant` is the source's.
+        From the array of tables at `path`; None where there is none. `tenant` is the source's,
+        `has_times` whether its events say when they happened.
 
         Raises:
             ConfigurationError: with the path of the key that is not understood.
@@ -74,7 +77,11 @@ class Mapping:
             return cls(())
         if not isinstance(tables, list):
             raise ConfigurationError(path, "must be an array of tables: [[sources.NAME.mapping]]")
-        return cls([_One(table, (*path, index), tenant) for index, table in enumerate(tables)])
+        mappings = [_One(table, (*path, index), tenant) for index, table in enumerate(tables)]
+        if not has_times:
+            for index, table in enumerate(tables):
+                _check_versions(table, (*path, index))
+        return cls(mappings)
 
     def translate(self, arrival: Arrival, document: Any) -> Sequence[Command]:
         """
@@ -94,6 +101,16 @@ class Mapping:
         commands = [command for one in meant for command in one.read(arrival, seen)]
         _check_distinct(commands)
         return commands
+
+
+def _check_versions(table: dict[str, Any], path: Path) -> None:
+    """Or every event were dead, since nothing would say which of two states is the newer one."""
+    for target in ("object", "record"):
+        if target in table and "version" not in table[target]:
+            raise ConfigurationError(
+                (*path, target, "version"),
+                "is missing: the source's `event` has no `occurred_at` to go by instead",
+            )
 
 
 def _check_distinct(commands: Sequence[Observe | ImportRecord]) -> None:
