@@ -22,6 +22,33 @@ STRIPES = {
     "timestamp": "part:t",
     "signed": "{timestamp}.{body}",
 }
+MAPPING = [
+    {
+        "types": ["licence.*"],
+        "when": "!(about.test)",
+        "object": {
+            "kind": "subscription",
+            "id": "about.id",
+            "status": "about.state",
+            "statuses": {"running": "active", "owing": "past_due", "stopped": "ended"},
+            "version": "about.updated_at",
+            "customer": "about.customer",
+            "tenant": "about.tenant",
+            "products": "about.items[].{ref: sku, quantity: units}",
+            "ends_at": "about.until",
+            "past_due_at": "about.owing_since",
+        },
+    },
+    {
+        "types": ["report.ready"],
+        "record": {
+            "id": "about.id",
+            "version": "about.updated_at",
+            "tenant": "about.tenant",
+            "fields": {"title": "about.title", "score": "about.score", "rows": "about.rows[].n"},
+        },
+    },
+]
 
 
 def configured(**tables: Any) -> Configured:
@@ -32,6 +59,14 @@ class Senders(ProviderConformance):
     fixtures = Path(__file__).parents[1] / "fixtures" / "sender"
     # Five schemes are one module, and each suite is one of them.
     covers = ()
+
+
+class TestMapped(Senders):
+    """What a mapping reads folds in any order, and damage is refused or read, and never raises."""
+
+    provider = providers()["hmac"]
+    configured = configured(signature=STRIPES, mapping=MAPPING)
+    fixtures = Path(__file__).parents[1] / "fixtures" / "sender_mapped"
 
 
 class TestSvix(Senders):

@@ -440,6 +440,7 @@ def test_what_is_not_understood_is_named(tables: Any, path: str, says: str) -> N
         (7, "must be"), ("", "must be"), (" ", "must be"), (["id"], "must be"),
         ("header:", "names no header"), ("a[", "not a JMESPath expression"),
         ("__import__('os')", "no function __import__(); known: abs, "),
+        ("!a.b", "!a.b means (!a).b, which is never anything; write !(a.b)"),
         ("lower()", "lower() takes 1 arguments, not 0"),
         ("join(',')", "join() takes 2 arguments, not 1"),
         ("[?shout(@)]", "no function shout()"),

@@ -48,7 +48,7 @@ class Expression:
         self.text = text
         try:
             self._parsed = jmespath.compile(text)
-            problems = [_wrong_with(*call) for call in _calls(self._parsed.parsed)]
+            problems = [_wrong_with(node) for node in _nodes(self._parsed.parsed)]
         except JMESPathError as error:
             raise ConfigurationError(path, f"not a JMESPath expression: {_plain(error)}") from None
         except RecursionError:
@@ -69,24 +69,29 @@ class Expression:
             raise PayloadError(f"{self.text}: {_plain(error)}") from None
 
 
-def _calls(node: Any) -> Iterator[tuple[str, int]]:
-    """(function, how many arguments) of every call in a parsed expression."""
-    if node["type"] == "function_expression":
-        yield node["value"], len(node["children"])
+def _nodes(node: Any) -> Iterator[Any]:
+    """All parts of a parsed expression."""
+    yield node
     for child in node["children"]:
         if isinstance(child, dict):
-            yield from _calls(child)
+            yield from _nodes(child)
 
 
-def _wrong_with(function: str, arguments: int) -> str | None:
-    """What JMESPath itself would find out when an event is there."""
-    known = _Functions.FUNCTION_TABLE
+def _wrong_with(node: Any) -> str | None:
+    """What JMESPath itself would find out when an event is there, or never."""
+    children = node["children"]
+    if node["type"] == "subexpression" and children[0]["type"] == "not_expression":
+        # It binds tighter than the dot, and what it gives has no fields: always nothing.
+        return "!a.b means (!a).b, which is never anything; write !(a.b)"
+    if node["type"] != "function_expression":
+        return None
+    function, known = node["value"], _Functions.FUNCTION_TABLE
     if function not in known:
         return f"no function {function}(); known: {', '.join(sorted(known))}"
     wanted = known[function]["signature"]
-    if arguments == len(wanted) or (arguments > len(wanted) and wanted[-1].get("variadic")):
+    if len(children) == len(wanted) or (len(children) > len(wanted) and wanted[-1].get("variadic")):
         return None
-    return f"{function}() takes {len(wanted)} arguments, not {arguments}"
+    return f"{function}() takes {len(wanted)} arguments, not {len(children)}"
 
 
 def _plain(error: Exception) -> str:
