@@ -16,18 +16,19 @@ from dataclasses import dataclass, field
 
 from workers.declaration.tables import DeclarationError, KeyPath
 
-_GAP = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*+")
-_BLANK = re.compile(r"[ \t]*+")
-_BASIC = r'"(?:[^"\\\n]|\\.)*+"'
-_LITERAL = r"'[^'\n]*+'"
-_KEY = re.compile(rf"{_BASIC}|{_LITERAL}|[A-Za-z0-9_-]++")
+# No possessive quantifiers: before 3.11.5 `re` does not match some of them.
+_GAP = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
+_BLANK = re.compile(r"[ \t]*")
+_BASIC = r'"(?:[^"\\\n]|\\.)*"'
+_LITERAL = r"'[^'\n]*'"
+_KEY = re.compile(rf"{_BASIC}|{_LITERAL}|[A-Za-z0-9_-]+")
 # The long strings first: an empty string is how they begin, and up to two quotes of their own
 # may stand before the three that end them.
 _SCALAR = re.compile(
-    r'"""(?:[^"\\]|\\.|"(?!""))*+"{3,5}'
-    r"|'''(?:[^']|'(?!''))*+'{3,5}"
+    r'"""(?:[^"\\]|\\.|"(?!""))*"{3,5}'
+    r"|'''(?:[^']|'(?!''))*'{3,5}"
     rf"|{_BASIC}|{_LITERAL}"
-    r"|[^,\]}\n#]++",
+    r"|[^,\]}\n#]+",
     re.DOTALL,
 )
 
