@@ -6,6 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 import msgspec
+from msgspec.structs import replace
 
 from shared.db import Conn, Row
 from shared.domain.audit import Draft, content_of
@@ -232,92 +233,79 @@ def _records(
     code: str | None,
 ) -> list[Draft]:
     source = surroundings.source(event.source_id)
-    actor = event.actor or f"provider:{source.provider}"
-    cause_id = str(event.tracking_id)
     catalog_version = max(answer.catalog_version for answer in answers)
     subject = next((answer.subject for answer in answers if answer.subject), event.subject)
     reason = event.reason or code
-    drafts = [
-        Draft(
-            chain=f"tenant:{tenant}" if tenant is not None else f"lane:{held.lane}",
-            cause="event",
-            cause_id=cause_id,
-            run=event.run,
-            tenant=tenant or _concerned(answers) or "",
-            step=0,
-            action=f"event.{outcome}",
-            actor=actor,
-            source=source.name,
-            subject=subject,
-            catalog_version=catalog_version,
-            reason=reason.encode() if reason else None,
-        )
-    ]
-    changes = [(answer, change) for answer in answers for change in answer.changes]
-    for step, (answer, change) in enumerate(changes, start=1):
-        drafts.append(
-            Draft(
-                chain=f"tenant:{change.tenant}",
-                cause="event",
-                cause_id=cause_id,
-                run=event.run,
-                tenant=change.tenant,
-                step=step,
-                action=change.action,
-                actor=actor,
-                source=source.name,
-                subject=answer.subject,
-                feature=change.feature,
-                catalog_version=answer.catalog_version,
-                before=content_of(change.before),
-                after=content_of(change.after),
-            )
-        )
-    told = [(answer, one) for answer in answers for one in answer.told]
-    for step, (answer, one) in enumerate(told, start=len(changes) + 1):
-        drafts.append(
-            Draft(
-                chain=f"tenant:{one.tenant}",
-                cause="event",
-                cause_id=cause_id,
-                run=event.run,
-                tenant=one.tenant,
-                step=step,
-                action=one.action,
-                actor=actor,
-                source=source.name,
-                subject=one.subject,
-                catalog_version=answer.catalog_version,
-                before=one.before,
-                after=one.after,
-            )
-        )
+    first = Draft(
+        chain=f"tenant:{tenant}" if tenant is not None else f"lane:{held.lane}",
+        cause="event",
+        cause_id=str(event.tracking_id),
+        run=event.run,
+        tenant=tenant or _concerned(answers) or "",
+        step=0,
+        action=f"event.{outcome}",
+        actor=event.actor or f"provider:{source.provider}",
+        source=source.name,
+        subject=subject,
+        catalog_version=catalog_version,
+        reason=reason.encode() if reason else None,
+    )
+    drafts = [first]
+    for answer in answers:
+        if answer.changes:
+            like = _spoken_by(answer, first, answer.subject)
+            drafts += changes_to_drafts(answer.changes, first_step=len(drafts), draft=like)
+    for answer in answers:
+        for one in answer.told:
+            like = _spoken_by(answer, first, one.subject)
+            told = _step(like, len(drafts), one.tenant, one.action, one.before, one.after)
+            drafts.append(told)
     return drafts
+
+
+def _spoken_by(answer: Answer, first: Draft, subject: str) -> Draft:
+    return replace(first, subject=subject, catalog_version=answer.catalog_version)
 
 
 def changes_to_drafts(
     changes: Sequence[FeatureChange], *, first_step: int, draft: Draft
 ) -> list[Draft]:
-    """Records of feature changes that something else than an event caused, like `draft`."""
+    """Records of feature changes, caused by what `draft` says."""
     return [
-        Draft(
-            chain=f"tenant:{change.tenant}",
-            cause=draft.cause,
-            cause_id=draft.cause_id,
-            run=draft.run,
-            tenant=change.tenant,
-            step=step,
-            action=change.action,
-            actor=draft.actor,
-            source=draft.source,
-            subject=draft.subject,
-            feature=change.feature,
-            catalog_version=draft.catalog_version,
-            before=content_of(change.before),
-            after=content_of(change.after),
+        _step(
+            draft,
+            step,
+            change.tenant,
+            change.action,
+            content_of(change.before),
+            content_of(change.after),
+            change.feature,
         )
         for step, change in enumerate(changes, start=first_step)
     ]
+
+
+def _step(
+    like: Draft,
+    step: int,
+    tenant: str,
+    action: str,
+    before: bytes | None,
+    after: bytes | None,
+    feature: str = "",
+) -> Draft:
+    """A record of the same cause, in a tenant's chain."""
+    return replace(
+        like,
+        chain=f"tenant:{tenant}",
+        tenant=tenant,
+        step=step,
+        action=action,
+        feature=feature,
+        before=before,
+        after=after,
+        reason=None,
+    )
 
 
 def _step_zero(held: LaneLock, cause_id: str, run: int, outcome: str, code: str) -> Draft:

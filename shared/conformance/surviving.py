@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 import tomllib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -48,7 +49,7 @@ WHERE s.tracking_id IS NULL
 """
 
 
-class KillSurvival:
+class KillSurvival(ABC):
     """Derive from it, and say what is sent and what it comes to."""
 
     #: The TOML file of the stack, with literal secrets.
@@ -62,10 +63,11 @@ class KillSurvival:
     #: Where messages of the package's handlers may be sent.
     receiver: Receiver
 
+    @abstractmethod
     def events(self) -> Iterable[tuple[str, bytes | Fixture]]:
         """The events, about a hundred: each with the name of the source that it comes to."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def check(self, conn: Conn) -> None:
         """Look at what it has come to; `conn` acts as the database's owner."""
 

@@ -16,7 +16,7 @@ import pytest
 
 from shared.settings import Endpoints
 from tests.stack.processes import ROOT
-from tests.support.packages import PACKAGES, installed
+from tests.support.packages import PACKAGES, stack_with_package
 from tests.support.stack import Stack
 from tests.support.stripe_events import event, subscription
 from workers.extensions.following import Following
@@ -26,17 +26,10 @@ from workers.stack.supervisor import Supervisor
 
 @pytest.fixture
 async def doing(endpoints: Endpoints) -> AsyncIterator[Stack]:
-    with installed():
-        from sluice_doing import TABLES
-
-        async with Stack.open(endpoints) as stack:
-            async with stack.owner.connection() as conn:
-                await conn.execute(TABLES)
-            await stack.configure()
-            await stack.add_source("doing", "doing")
-            # The handlers are there before the first event is.
-            await Following(stack.crew, lambda _: None).turn()
-            yield stack
+    async with stack_with_package(endpoints) as stack:
+        # The handlers are there before the first event is.
+        await Following(stack.crew, lambda _: None).turn()
+        yield stack
 
 
 def fleet(stack: Stack, workers: int) -> list[Child]:

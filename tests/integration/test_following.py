@@ -13,7 +13,7 @@ from shared import db
 from shared.domain.events import OWN_SOURCE
 from shared.domain.outcomes import RetryPolicy
 from shared.settings import Endpoints
-from tests.support.packages import installed
+from tests.support.packages import stack_with_package
 from tests.support.stack import Stack, new_crew
 from tests.support.stripe_events import event, subscription
 from workers.extensions import following, handlers
@@ -27,17 +27,9 @@ from workers.sweep import derive_again, turn_tenant
 @pytest.fixture
 async def doing(endpoints: Endpoints) -> AsyncIterator[Stack]:
     """A stack with the package `sluice_doing`, whose recorder listens from the beginning."""
-    with installed():
-        from sluice_doing import TABLES
-
-        async with Stack.open(endpoints) as stack:
-            stack.crew.retry = RetryPolicy(2, 0.01, 0.02)
-            async with stack.owner.connection() as conn:
-                await conn.execute(TABLES)
-            await stack.configure()
-            await stack.add_source("doing", "doing")
-            await Following(stack.crew, lambda _: None).turn()
-            yield stack
+    async with stack_with_package(endpoints) as stack:
+        await Following(stack.crew, lambda _: None).turn()
+        yield stack
 
 
 def created(number: int, **more: Any) -> bytes:

@@ -11,7 +11,7 @@ import pytest
 from shared.domain.events import OWN_SOURCE
 from shared.domain.outcomes import RetryPolicy
 from shared.settings import Endpoints
-from tests.support.packages import installed
+from tests.support.packages import stack_with_package
 from tests.support.stack import PLANS, Stack, new_crew
 from tests.support.stripe_events import event, subscription
 from workers.extensions import handlers
@@ -32,16 +32,9 @@ WHERE datname = current_database() AND application_name = 'sluice test'
 @pytest.fixture
 async def doing(endpoints: Endpoints) -> AsyncIterator[Stack]:
     """A stack with the package `sluice_doing`, its tables and its source `doing`."""
-    with installed():
-        from sluice_doing import TABLES
-
-        async with Stack.open(endpoints) as stack:
-            stack.crew.retry = RetryPolicy(2, 0.01, 0.02)
-            async with stack.owner.connection() as conn:
-                await conn.execute(TABLES)
-            await stack.configure(plans={"pro": {**PLANS["pro"], "products": PRODUCTS}})
-            await stack.add_source("doing", "doing")
-            yield stack
+    plans = {"pro": {**PLANS["pro"], "products": PRODUCTS}}
+    async with stack_with_package(endpoints, plans) as stack:
+        yield stack
 
 
 def asked(event_id: str, *does: str, number: float = 0) -> bytes:

@@ -2,11 +2,15 @@
 
 import importlib
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
+from shared.domain.outcomes import RetryPolicy
 from shared.providers import providers
+from shared.settings import Endpoints
+from tests.support.stack import Stack
 from workers.extensions import handlers
 
 #: On a process's path, `sluice_doing` is installed for it.
@@ -26,6 +30,23 @@ def installed() -> Iterator[None]:
     finally:
         sys.path.remove(str(PACKAGES))
         _forget()
+
+
+@asynccontextmanager
+async def stack_with_package(
+    endpoints: Endpoints, plans: Mapping[str, Any] | None = None
+) -> AsyncIterator[Stack]:
+    """A stack with the package `sluice_doing`, its tables and its source `doing`."""
+    with installed():
+        from sluice_doing import TABLES
+
+        async with Stack.open(endpoints) as stack:
+            stack.crew.retry = RetryPolicy(2, 0.01, 0.02)
+            async with stack.owner.connection() as conn:
+                await conn.execute(TABLES)
+            await stack.configure(plans=plans)
+            await stack.add_source("doing", "doing")
+            yield stack
 
 
 def _forget() -> None:

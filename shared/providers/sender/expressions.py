@@ -15,8 +15,7 @@ from jmespath.functions import Functions, signature
 
 from shared.domain.events import Headers
 from shared.providers.base import ConfigurationError, PayloadError, header
-
-Path = tuple[str | int, ...]
+from shared.providers.sender.tables import Path
 
 _HEADER = "header:"
 

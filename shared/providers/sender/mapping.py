@@ -11,9 +11,9 @@ from typing import Any
 from shared.domain.commands import Command, Ignore, ImportRecord, Observe
 from shared.domain.events import Arrival
 from shared.providers.base import ConfigurationError, PayloadError
-from shared.providers.sender.expressions import Path
 from shared.providers.sender.objects import ObjectMapping
 from shared.providers.sender.records import RecordMapping
+from shared.providers.sender.tables import Path, read_table
 from shared.providers.sender.values import Document, Wanted
 
 #: Codes of ignored events: no mapping has their type; all that have it say that they are not meant.
@@ -27,12 +27,7 @@ class _One:
     """One element of the array, the table at `path`."""
 
     def __init__(self, table: object, path: Path, tenant: str | None) -> None:
-        if not isinstance(table, dict):
-            raise ConfigurationError(path, "must be a table")
-        for key in table:
-            if key not in _KEYS:
-                known = ", ".join(_KEYS)
-                raise ConfigurationError((*path, key), f"unknown key; known here: {known}")
+        table = read_table(table, path, _KEYS)
         self._types = _types(table["types"], (*path, "types")) if "types" in table else None
         self._when = Wanted.optional(table, "when", path)
         self._targets: list[ObjectMapping | RecordMapping] = []

@@ -14,7 +14,7 @@ from shared.domain.states import (
     ObjectState,
 )
 from shared.providers.base import ConfigurationError
-from shared.providers.sender.expressions import Path
+from shared.providers.sender.tables import Path, read_table
 from shared.providers.sender.values import Document, Wanted, version_in
 
 _STANDINGS = {standing.value: standing for standing in Standing}
@@ -45,12 +45,7 @@ class ObjectMapping:
         if not isinstance(kind, str) or kind not in _KINDS:
             known = ", ".join(f'"{one}"' for one in _KINDS)
             raise ConfigurationError((*path, "kind"), f"must be one of {known}")
-        for key in table:
-            if key not in _KINDS[kind]:
-                known = ", ".join(sorted(_KINDS[kind]))
-                raise ConfigurationError(
-                    (*path, key), f"unknown key; known here, of a {kind}: {known}"
-                )
+        read_table(table, path, sorted(_KINDS[kind]), f"a {kind}")
         self.kind = kind
         self._source_tenant = tenant
         self._id = Wanted(table, "id", path)

@@ -6,7 +6,7 @@ from typing import Any
 from shared.domain.commands import ImportRecord
 from shared.domain.events import is_storable
 from shared.providers.base import ConfigurationError
-from shared.providers.sender.expressions import Path
+from shared.providers.sender.tables import Path, read_table
 from shared.providers.sender.values import Document, Wanted, encode_json, version_in
 
 _KEYS = frozenset({"id", "version", "tenant", "fields", "raw"})
@@ -21,12 +21,7 @@ class RecordMapping:
     """
 
     def __init__(self, table: object, path: Path, tenant: str | None) -> None:
-        if not isinstance(table, dict):
-            raise ConfigurationError(path, "must be a table")
-        for key in table:
-            if key not in _KEYS:
-                known = ", ".join(sorted(_KEYS))
-                raise ConfigurationError((*path, key), f"unknown key; known here: {known}")
+        table = read_table(table, path, sorted(_KEYS))
         self._source_tenant = tenant
         self._id = Wanted(table, "id", path)
         self._version = Wanted.optional(table, "version", path)

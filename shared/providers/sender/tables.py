@@ -8,6 +8,24 @@ from shared.providers.base import ConfigurationError
 Path = tuple[str | int, ...]
 
 
+def read_table(value: object, path: Path, known: Iterable[str], of: str = "") -> Mapping[str, Any]:
+    """
+    The table at `path`; `of` what it is that these keys are `known` of.
+
+    Raises:
+        ConfigurationError: it is no table, or has other keys.
+    """
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(path, "must be a table")
+    names = list(known)
+    for name in value:
+        if name not in names:
+            where = f"here, of {of}" if of else "here"
+            problem = f"unknown key; known {where}: {', '.join(names)}"
+            raise ConfigurationError((*path, name), problem)
+    return value
+
+
 class Table:
     """
     One table at `path`. Each key that is read is checked; what is none of `known` is an error.
@@ -17,16 +35,8 @@ class Table:
     """
 
     def __init__(self, value: object, path: Path, known: Iterable[str]) -> None:
-        if not isinstance(value, Mapping):
-            raise ConfigurationError(path, "must be a table")
         self.path = path
-        self._values: Mapping[str, Any] = value
-        names = sorted(known)
-        for name in value:
-            if name not in names:
-                raise ConfigurationError(
-                    (*path, name), f"unknown key; known here: {', '.join(names)}"
-                )
+        self._values = read_table(value, path, sorted(known))
 
     def at(self, name: str) -> Path:
         """The path of a key."""

@@ -14,7 +14,8 @@ import msgspec
 
 from shared.domain.events import LONGEST_ID_BYTES, Headers, is_storable
 from shared.providers.base import ConfigurationError, PayloadError
-from shared.providers.sender.expressions import Location, Path, is_true
+from shared.providers.sender.expressions import Location, is_true
+from shared.providers.sender.tables import Path
 
 #: Of one value that is kept as JSON.
 LARGEST_JSON_BYTES = 262_144
