@@ -15,13 +15,16 @@ import uvloop
 from opentelemetry.trace import SpanKind
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.api.operations import Api
 from gateway.app import Deps, create_app
 from gateway.envelope import refuse
 from gateway.ingress import Ingress
 from gateway.intake import Intake
+from gateway.orders import Orders
 from gateway.readiness import Readiness
 from gateway.sources import Sources
 from shared import telemetry
+from shared.artifacts import Artifacts
 from shared.db import Database
 from shared.heartbeat import beat
 from shared.providers import providers
@@ -156,14 +159,22 @@ async def opened(settings: Settings, endpoints: Endpoints, keys: KeyRing) -> Asy
         stack.push_async_callback(sources.close)
         readiness = Readiness(url, sources, lambda: doorbell.is_answered)
         stack.push_async_callback(readiness.close)
-        reader = None
+        intake = Intake(url, timeout_s=settings.store_timeout_s, ring=doorbell.ring)
+        stack.push_async_callback(intake.close)
+        api = None
         if settings.api:
             reader = await Database.open(
                 endpoints.database["reader"], "reader", name="sluice-gateway-api"
             )
             stack.push_async_callback(reader.close)
-        intake = Intake(url, timeout_s=settings.store_timeout_s, ring=doorbell.ring)
-        stack.push_async_callback(intake.close)
+            api = Api(
+                reader=reader,
+                keys=keys,
+                sources=sources,
+                orders=Orders(intake, sources),
+                artifacts=Artifacts(settings.artifacts_url, settings.home),
+                readiness=readiness,
+            )
         yield Deps(
             ingress=Ingress(
                 sources=sources,
@@ -173,7 +184,7 @@ async def opened(settings: Settings, endpoints: Endpoints, keys: KeyRing) -> Asy
                 tolerance_s=settings.signature_tolerance_s,
             ),
             readiness=readiness,
-            reader=reader,
+            api=api,
         )
 
 

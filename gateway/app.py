@@ -8,27 +8,28 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
-from gateway.api import create_api
+from gateway.api.operations import Api
+from gateway.api.routes import OPERATIONS
+from gateway.api.serving import routes_of
 from gateway.door import Door, Visit
 from gateway.envelope import Refusal, answer, refuse
 from gateway.ingress import Ingress, receive
 from gateway.intake import Overloaded, StoreUnavailable
 from gateway.readiness import Readiness
 from gateway.sources import NotConfigured, UnknownSource
-from shared.db import Database
 from shared.providers.base import SignatureError
 
 
 @dataclass(frozen=True, slots=True)
 class Deps:
-    """What the application is made of. Without `reader` there is no read API."""
+    """What the application is made of. Without `api` there is no API."""
 
     ingress: Ingress
     readiness: Readiness | None = None
-    reader: Database | None = None
+    api: Api | None = None
 
 
 def create_app(deps: Deps) -> ASGIApp:
@@ -38,8 +39,8 @@ def create_app(deps: Deps) -> ASGIApp:
         Route("/livez", livez),
         Route("/readyz", readyz),
     ]
-    if deps.reader is not None:
-        routes.append(Mount("/api/v1/tenants", create_api(deps.reader, ANSWERS)))
+    if deps.api is not None:
+        routes += routes_of(OPERATIONS, deps.api)
     app = Starlette(routes=routes, exception_handlers=ANSWERS)
     # A redirected POST comes back as a GET without a body, or not at all.
     app.router.redirect_slashes = False
@@ -98,7 +99,7 @@ def _answer(request: Request, error: Exception) -> Response:
     if isinstance(error, UnknownSource | NotConfigured):
         # Whatever the path says is a stranger's, and no label.
         visit.source = "unknown"
-    return refuse(refusal.code, refusal.message, visit.trace_id, refusal.headers)
+    return refuse(refusal.code, refusal.message, visit.trace_id, refusal.headers, refusal.details)
 
 
 def _answer_internal(request: Request, error: Exception) -> Response:

@@ -1,6 +1,6 @@
 """The one shape of every body: `{"data", "error", "meta"}`, and every error the gateway knows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,11 +16,18 @@ STATUS_OF = {
     "wrong_signature": 401,
     "missing_token": 401,
     "invalid_token": 401,
+    "forbidden": 403,
     "not_found": 404,
     "unknown_source": 404,
     "method_not_allowed": 405,
     "body_timeout": 408,
+    "key_in_flight": 409,
+    "conflict": 409,
     "body_too_large": 413,
+    "unsupported_media_type": 415,
+    "invalid_body": 422,
+    "key_reused": 422,
+    "too_many_requests": 429,
     "headers_too_large": 431,
     "internal": 500,
     "not_configured": 503,
@@ -34,14 +41,32 @@ RETRY_AFTER_S = 5
 _encode = msgspec.json.Encoder().encode
 
 
-class Refusal(Exception):
-    """A request that is answered with an error. `code` is one of STATUS_OF."""
+class Detail(msgspec.Struct, frozen=True, rename="camel"):
+    """What is wrong at one place of a request: a JSON pointer into it, "" for all of it."""
 
-    def __init__(self, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+    pointer: str
+    message: str
+
+
+class Refusal(Exception):
+    """
+    A request that is answered with an error. `code` is one of STATUS_OF.
+
+    `details` are places in what was sent, and what is wrong there.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+        details: Sequence[Detail] | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.headers = headers
+        self.details = details
 
 
 class Envelope(Response):
@@ -55,21 +80,34 @@ class Envelope(Response):
         super().__init__(content, status, headers)
 
 
-def answer(data: Any, trace_id: str, *, status: int = 200, **meta: Any) -> Envelope:
-    """`data`, JSON-ready and in camelCase, in its envelope."""
+def answer(
+    data: Any,
+    trace_id: str,
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    **meta: Any,
+) -> Envelope:
+    """`data`, which msgspec encodes in camelCase, in its envelope."""
     body = {"data": data, "error": None, "meta": {"traceId": trace_id, **meta}}
-    return Envelope(_encode(body), status)
+    return Envelope(_encode(body), status, headers)
 
 
 def refuse(
-    code: str, message: str, trace_id: str, headers: Mapping[str, str] | None = None
+    code: str,
+    message: str,
+    trace_id: str,
+    headers: Mapping[str, str] | None = None,
+    details: Sequence[Detail] | None = None,
 ) -> Envelope:
     """The error `code` in its envelope; a 503 says when to come again."""
     status = STATUS_OF[code]
     wanted = {**headers} if headers else {}
     if status == 503:
         wanted.setdefault("Retry-After", str(RETRY_AFTER_S))
-    error = {"code": code, "message": message}
+    error: dict[str, Any] = {"code": code, "message": message}
+    if details is not None:
+        error["details"] = details
     return Envelope(
         _encode({"data": None, "error": error, "meta": {"traceId": trace_id}}), status, wanted
     )

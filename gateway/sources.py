@@ -111,6 +111,19 @@ class Sources:
             raise UnknownSource(name)
         return entrance
 
+    async def operator(self) -> Source:
+        """
+        The source of what operators ask for.
+
+        Raises:
+            NotConfigured: nothing was loaded yet.
+        """
+        if self._configuration is None:
+            await self._look_now()
+        if self._configuration is None:
+            raise NotConfigured
+        return self._configuration.operator
+
     def _is_fresh(self) -> bool:
         return asyncio.get_running_loop().time() - self._looked_at <= _FRESH_FOR_S
 

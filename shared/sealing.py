@@ -9,6 +9,7 @@ lacks one of them must not start.
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
 import os
@@ -114,6 +115,32 @@ class KeyRing:
         """
         content = value.encode("utf-8", "surrogateescape")
         return f"hmac-sha256:{self.first}:{hmac.digest(self._digest_key, content, 'sha256').hex()}"
+
+    def hide(self, content: bytes, purpose: str) -> str:
+        """
+        `content` as a text that says nothing of it, and that nobody else can make: a cursor.
+
+        base64url, and another one each time.
+        """
+        nonce = os.urandom(NONCE_BYTES)
+        hidden = self._ciphers[self.first].encrypt(nonce, content, purpose.encode())
+        return base64.urlsafe_b64encode(nonce + hidden).rstrip(b"=").decode()
+
+    def reveal(self, text: str, purpose: str) -> bytes:
+        """
+        What was hidden for this purpose, under any key that is still held.
+
+        Raises:
+            SealingError: nothing was.
+        """
+        try:
+            hidden = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        except (binascii.Error, ValueError):
+            raise SealingError("not a text that was hidden here") from None
+        for cipher in self._ciphers.values():
+            with contextlib.suppress(InvalidTag, ValueError):
+                return cipher.decrypt(hidden[:NONCE_BYTES], hidden[NONCE_BYTES:], purpose.encode())
+        raise SealingError("not a text that was hidden here")
 
     def lacks(self, key_ids: Iterable[str]) -> list[str]:
         """Which of these keys are not held, in order."""

@@ -51,6 +51,7 @@ class Settings(BaseSettings):
     signature_tolerance_s: int = Field(default=300, ge=1)
     store_timeout_s: float = Field(default=0.8, gt=0)
     api: bool = True
+    artifacts_url: str | None = Field(default=None, description="a file:, s3:, gs: or az: URL")
 
     worker_processes: int = Field(default=1, ge=1, le=64)
     worker_slots: int = Field(default=6, ge=1, le=64, description="lanes a process drains at once")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from shared.db import Conn
 from shared.domain.catalog import Catalog, Origin
+from shared.domain.events import OWN_SOURCE, OWN_SOURCES
 from shared.providers import OWN, providers
 from shared.providers.base import ConfigurationError, Configured, Provider
 from shared.store import grants
@@ -28,16 +29,17 @@ class Surroundings:
     _catalogs: dict[int, Catalog] = field(default_factory=dict)
     _origins: dict[tuple[int, bool], Origin] = field(default_factory=dict)
     _providers: dict[int, Provider] = field(default_factory=dict)
-    _has_own_source: bool = False
+    _has_own_sources: bool = False
 
     async def refresh(self, conn: Conn) -> bool:
         """Read again if the configuration's version is another one; whether it was."""
         version, mode = await read_mode(conn)
-        # The own source comes by a migration, which may be run under a worker of this version.
-        if version == self.version and self._has_own_source:
+        # The own sources come by migrations, which may be run under a worker of this version.
+        if version == self.version and self._has_own_sources:
             return False
         self._sources = {row.id: row for row in await read_sources(conn)}
-        self._has_own_source = any(row.provider == OWN.name for row in self._sources.values())
+        names = {row.name for row in self._sources.values() if row.provider == OWN.name}
+        self._has_own_sources = names >= OWN_SOURCES
         self._origins = {}
         self._providers = {}
         self.version, self.mode = version, mode
@@ -63,13 +65,13 @@ class Surroundings:
     @property
     def own_source(self) -> SourceRow:
         """
-        The source of the events that Sluice makes itself.
+        The source of the events that bring handlers what they listen to.
 
         Raises:
             UnknownSource: nothing was read yet.
         """
         for row in self._sources.values():
-            if row.provider == OWN.name:
+            if row.name == OWN_SOURCE:
                 return row
         raise UnknownSource("the configuration was not read yet")
 

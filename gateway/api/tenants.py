@@ -1,108 +1,143 @@
-"""What the read API says of tenants: `/api/v1/tenants/{tenant}/…`."""
+"""What the API says of tenants: `/api/v1/tenants/{tenant}/…`."""
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any, TypeVar
 
-from starlette.requests import Request
-from starlette.responses import Response
+import msgspec
 
-from gateway.api.tokens import authenticate, may_see
-from gateway.door import Visit
-from gateway.envelope import Refusal, answer
-from shared.db import Conn, Database, is_platform_fault
-from shared.domain.events import is_storable
+from gateway.api.operations import Call, Nothing, Operation, Paged, Shown, no_such
+from gateway.envelope import Refusal
+from shared.db import Conn
 from shared.explain import MomentError, explain
-from shared.store.paging import (
-    DEFAULT_LIMIT,
-    LARGEST_LIMIT,
-    CursorError,
-    Page,
-    decode_cursor,
-    row_number,
-)
+from shared.store.paging import Page, row_number
 from shared.store.tenants import read_members, read_tenant
 
 Found = TypeVar("Found", dict[str, Any], Page)
-Read = Callable[[Conn, str], Awaitable[Found | None]]
 
 
-async def read_entitlements(request: Request) -> Response:
+class Grant(msgspec.Struct, rename="camel"):
+    """What one object gives. What an operator gave by hand has the source "operator"."""
+
+    plan: str
+    source: str
+    object: str
+    value: int | bool | str
+    valid_from: datetime
+    valid_until: datetime | None
+    catalog_version: int
+
+
+class Entitlement(msgspec.Struct, rename="camel"):
+    """What a tenant may use, and by which grants. At `validUntil` the value changes next."""
+
+    feature: str
+    value: int | bool | str
+    valid_until: datetime | None
+    grants: list[Grant]
+
+
+class Customer(msgspec.Struct, rename="camel"):
+    """A customer of a provider that is the tenant's."""
+
+    source: str
+    account: str
+    livemode: bool
+    customer: str
+    linked_by: str | None
+    linked_at: datetime | None
+    is_deleted: bool
+
+
+class Tenant(msgspec.Struct, rename="camel"):
+    """A tenant. A merged one is answered with what the one has that it was merged into."""
+
+    tenant: str
+    merged_into: str | None
+    merged_at: datetime | None
+    entitlements: list[Entitlement]
+    customers: list[Customer]
+
+
+class At(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """The query of an explanation: as of when, RFC 3339; now where it is not said."""
+
+    at: str | None = None
+
+
+async def read_entitlements(call: Call[Nothing, Nothing]) -> Shown:
     """
-    `GET /api/v1/tenants/{tenant}/entitlements`: what the tenant may use now, and by which grants.
+    What the tenant may use now, and by which grants.
 
     404 for a tenant that nobody ever named, and the same for one that the token may not see.
     """
-    return _shown(request, await _found(request, read_tenant))
+    return Shown(await _found(call, read_tenant))
 
 
-async def read_membership(request: Request) -> Response:
-    """
-    `GET /api/v1/tenants/{tenant}/members?limit=N&cursor=NEXT`: who is a member, with which role.
-
-    404 as above. A tenant without members has an empty list.
-    """
-    limit = _limit_of(request)
-    cursor = request.query_params.get("cursor")
-    try:
-        after = decode_cursor(cursor, row_number) if cursor is not None else 0
-    except CursorError as error:
-        raise Refusal("malformed_request", f"cursor: {error}") from None
+async def read_membership(call: Call[Paged, Nothing]) -> Shown:
+    """Who is a member, with which role. A tenant without members has an empty list."""
+    after = call.after("members", call.query.cursor, row_number) or 0
 
     async def read(conn: Conn, tenant: str) -> Page | None:
-        return await read_members(conn, tenant, after, limit)
+        return await read_members(conn, tenant, after, call.query.limit)
 
-    page = await _found(request, read)
-    visit: Visit = request.scope["visit"]
-    has_more = page.next is not None
-    return answer(page.items, visit.trace_id, limit=limit, next=page.next, hasMore=has_more)
+    return call.page("members", await _found(call, read), call.query.limit)
 
 
-async def read_explanation(request: Request) -> Response:
+async def read_explanation(call: Call[At, Nothing]) -> Shown:
     """
-    `GET /api/v1/tenants/{tenant}/entitlements/{feature}?at=TIME`: why the tenant may use it, or
-    may not; now, or at that time.
+    Why the tenant may use a feature, or may not; now, or at that time.
 
-    404 as above. A feature that nobody ever named is answered: it may not be used.
+    A feature that nobody ever named is answered: it may not be used.
     """
-    feature: str = request.path_params["feature"]
-    if not is_storable(feature):
-        raise Refusal("malformed_request", "This cannot be the name of a feature.")
-    at = request.query_params.get("at")
 
     async def read(conn: Conn, tenant: str) -> dict[str, Any] | None:
-        return await explain(conn, tenant, feature, at)
+        return await explain(conn, tenant, call.path["feature"], call.query.at)
 
     try:
-        return _shown(request, await _found(request, read))
+        return Shown(await _found(call, read))
     except MomentError as error:
         raise Refusal("malformed_request", f"at: {error}") from None
 
 
-def _shown(request: Request, data: dict[str, Any]) -> Response:
-    visit: Visit = request.scope["visit"]
-    return answer(data, visit.trace_id)
-
-
-def _limit_of(request: Request) -> int:
-    text = request.query_params.get("limit", str(DEFAULT_LIMIT))
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= LARGEST_LIMIT):
-        raise Refusal("malformed_request", f"limit: must be a number from 1 to {LARGEST_LIMIT}")
-    return int(text[:9])
-
-
-async def _found(request: Request, read: Read[Found]) -> Found:
+async def _found(
+    call: Call[Any, Any], read: Callable[[Conn, str], Awaitable[Found | None]]
+) -> Found:
     """What `read` finds of the tenant, if the token may see it."""
-    reader: Database = request.app.state.reader
-    tenant: str = request.path_params["tenant"]
-    try:
-        async with reader.connection(timeout_s=2) as conn:
-            token = await authenticate(conn, request)
-            visible = is_storable(tenant) and may_see(token, tenant)
-            found = await read(conn, tenant) if visible else None
-    except Exception as error:
-        if is_platform_fault(error):
-            raise Refusal("store_unavailable", "The database cannot be read now.") from error
-        raise
+    tenant = call.path["tenant"]
+    found = None
+    if call.may_see(tenant):
+        async with call.reading() as conn:
+            found = await read(conn, tenant)
     if found is None:
-        raise Refusal("not_found", "There is no such tenant.")
+        raise no_such("tenant")
     return found
+
+
+# A tenant's id is the operator's to choose, a slash included; a feature's name has none.
+OPERATIONS = (
+    Operation(
+        "GET",
+        "/api/v1/tenants/{tenant:path}/entitlements",
+        read_entitlements,
+        "What a tenant may use now",
+        Tenant,
+    ),
+    Operation(
+        "GET",
+        "/api/v1/tenants/{tenant:path}/entitlements/{feature}",
+        read_explanation,
+        "Why a tenant may use a feature, or may not",
+        dict[str, Any],
+        query=At,
+    ),
+    Operation(
+        "GET",
+        "/api/v1/tenants/{tenant:path}/members",
+        read_membership,
+        "Who is a member of a tenant",
+        dict[str, Any],
+        query=Paged,
+        is_list=True,
+    ),
+)

@@ -2,30 +2,27 @@
 
 from starlette.requests import Request
 
+from gateway.api.operations import Api, reading
 from gateway.envelope import Refusal
-from shared.db import Conn
 from shared.store import tokens
 from shared.store.tokens import Token
 
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="sluice"'}
 
 
-async def authenticate(conn: Conn, request: Request) -> Token:
+async def authenticate(api: Api, request: Request) -> Token:
     """
     The token of `Authorization: Bearer …`.
 
     Raises:
-        Refusal: there is none, or it is unknown, revoked or expired; which one is not said.
+        Refusal: there is none, or it is unknown, revoked or expired; which one is not said. Or the
+            database is away.
     """
     scheme, _, value = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not value.strip():
         raise Refusal("missing_token", "A bearer token is required.", _CHALLENGE)
-    token = await tokens.find_by_digest(conn, tokens.digest_of(value.strip()))
+    async with reading(api.reader) as conn:
+        token = await tokens.find_by_digest(conn, tokens.digest_of(value.strip()))
     if token is None:
         raise Refusal("invalid_token", "The token is not valid.", _CHALLENGE)
     return token
-
-
-def may_see(token: Token, tenant: str) -> bool:
-    """Whether the token's scope covers this tenant."""
-    return token.scope in {"operator", "service", f"tenant:{tenant}"}

@@ -3,7 +3,7 @@ What an event asks for: the vocabulary between providers, which produce commands
 which apply them.
 """
 
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -55,6 +55,14 @@ class ImportRecord(msgspec.Struct, frozen=True):
     raw: str | None = None
 
 
+class ImportResults(msgspec.Struct, frozen=True):
+    """
+    Rows were pushed to a source: the event's whole body, to be imported by a job of its own.
+
+    The job has the event's tracking id and its run.
+    """
+
+
 class Ignore(msgspec.Struct, frozen=True):
     """The event says nothing that this version applies. It is kept."""
 
@@ -76,4 +84,73 @@ class Bring(msgspec.Struct, frozen=True):
     record: int | None = None
 
 
-Command = Observe | ImportRecord | Ignore | Extension | Bring
+class ReprocessRecord(msgspec.Struct, frozen=True, tag_field="do", tag="reprocess-record"):
+    """Read the version of a record that counts again, by today's mapping."""
+
+    source: str
+    account: str
+    livemode: bool
+    record_id: str
+
+
+class StartJob(msgspec.Struct, frozen=True, tag_field="do", tag="start-job"):
+    """Begin a job of that kind; it gets the order's tracking id. `arguments` are the kind's own."""
+
+    kind: str
+    arguments: dict[str, Any]
+    tenant: str | None = None
+    source: str | None = None
+
+
+class CancelJob(msgspec.Struct, frozen=True, tag_field="do", tag="cancel-job"):
+    """End a job before its time; what it has done stays."""
+
+    job: UUID
+
+
+class PauseSource(msgspec.Struct, frozen=True, tag_field="do", tag="pause-source"):
+    """Receive and store the source's events, and apply none."""
+
+    source: str
+
+
+class ResumeSource(msgspec.Struct, frozen=True, tag_field="do", tag="resume-source"):
+    """Apply the source's events again, those that waited first."""
+
+    source: str
+
+
+class RotateSecret(msgspec.Struct, frozen=True, tag_field="do", tag="rotate-secret"):
+    """
+    Put a new secret beside a source's, which open nothing any more after `overlap_s`.
+
+    The new one is sealed already, for this place: a plaintext is in no event.
+    """
+
+    source: str
+    slot: int
+    version: int
+    key_id: str
+    nonce: bytes
+    ciphertext: bytes
+    overlap_s: int
+
+
+Order = ReprocessRecord | StartJob | CancelJob | PauseSource | ResumeSource | RotateSecret
+
+
+class Ordered(msgspec.Struct, frozen=True):
+    """
+    What an operator, or an application, asked for over the API: the body of an event of the source
+    `operator`.
+
+    `actor` is "token:NAME". `tenant` is the one that the token is for; None: it may do it to all.
+    """
+
+    actor: str
+    order: Order
+    tenant: str | None = None
+    reason: str | None = None
+
+
+Command = Observe | ImportRecord | ImportResults | Ignore | Extension | Bring | Ordered

@@ -18,6 +18,13 @@ LANES_PER_SOURCE = 16
 OWN_SOURCE = "sluice-handlers"
 OWN_PROVIDER = "sluice"
 BROUGHT = "sluice.handler/"
+#: What operators ask for over the API: its source, and what the types of its events begin with;
+#: what is asked for follows.
+OPERATOR_SOURCE = "operator"
+ORDERED = "sluice.operator/"
+OWN_SOURCES = frozenset({OWN_SOURCE, OPERATOR_SOURCE})
+#: The type of the events that third parties push to `/ingest/{source}`.
+IMPORT = "sluice.import"
 #: The type of the event under which a fetch's answer comes through the inbox.
 FETCHED = "sluice.fetched"
 #: What types and ids of events begin with that nobody outside may send.
@@ -92,6 +99,7 @@ class StoredEvent(msgspec.Struct, frozen=True):
     attempts: int  # failed ones of this run
     actor: str | None  # who asked for the replay or fetched it; None: the provider sent it
     reason: str | None
+    artifact: bytes | None = None  # the SHA-256 under which the artifact store has the body
 
     @property
     def identity(self) -> Identity:

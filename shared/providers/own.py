@@ -1,8 +1,9 @@
 """
-The provider `sluice`: events that Sluice makes itself, to bring to handlers what they listen to.
+The provider `sluice`: events that Sluice makes itself, to bring to handlers what they listen to,
+and to do what operators ask for over the API.
 
-Nobody can send one. A worker stores them in the transaction that follows the audit trail, and the
-body says what the handler is to be given.
+Nobody can send one. What is to be brought a worker stores, in the transaction that follows the
+audit trail; what is ordered the API does, of a token that may.
 """
 
 from collections.abc import Sequence
@@ -10,15 +11,16 @@ from datetime import datetime
 
 import msgspec
 
-from shared.domain.commands import Bring, Command
-from shared.domain.events import OWN_PROVIDER, Arrival, Headers, Identity
+from shared.domain.commands import Bring, Command, Ordered
+from shared.domain.events import ORDERED, OWN_PROVIDER, Arrival, Headers, Identity
 from shared.providers.base import PayloadError, Provider, SignatureError
 
-_decode = msgspec.json.Decoder(Bring).decode
+_decode_brought = msgspec.json.Decoder(Bring).decode
+_decode_ordered = msgspec.json.Decoder(Ordered).decode
 
 
 class Own(Provider):
-    """Of the source `sluice-handlers`."""
+    """Of the sources `sluice-handlers` and `operator`."""
 
     name = OWN_PROVIDER
     secret_hint = "…"  # noqa: S105 - there is none
@@ -34,9 +36,11 @@ class Own(Provider):
         raise PayloadError("events of Sluice's own are not received")
 
     def translate(self, arrival: Arrival) -> Sequence[Command]:
-        """What is to be brought, and to which handler."""
+        """What is to be brought, and to which handler; or what is ordered, and by whom."""
+        is_ordered = arrival.identity.event_type.startswith(ORDERED)
+        decode = _decode_ordered if is_ordered else _decode_brought
         try:
-            return (_decode(arrival.body),)
+            return (decode(arrival.body),)
         except msgspec.MsgspecError as error:
             raise PayloadError(str(error)) from None
 

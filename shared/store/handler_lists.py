@@ -57,7 +57,7 @@ SELECT i.event_type, count(*) FILTER (WHERE w.attempts = 0) AS waiting,
        count(*) FILTER (WHERE w.attempts > 0) AS retrying
 FROM work w
 JOIN lanes l ON l.id = w.lane
-JOIN sources s ON s.id = l.source_id AND s.provider = 'sluice'
+JOIN sources s ON s.id = l.source_id AND s.name = 'sluice-handlers'
 CROSS JOIN LATERAL (
     SELECT event_type FROM inbox
     WHERE received_at = w.received_at AND tracking_id = w.tracking_id OFFSET 0
@@ -77,7 +77,7 @@ async def count_unfinished(conn: Conn) -> dict[str, tuple[int, int]]:
 READ_DEAD = """
 SELECT z.tracking_id
 FROM settlements z
-JOIN sources s ON s.id = z.source_id AND s.provider = 'sluice'
+JOIN sources s ON s.id = z.source_id AND s.name = 'sluice-handlers'
 WHERE z.status = 'dead'
   AND NOT EXISTS (SELECT FROM settlements later
                   WHERE later.tracking_id = z.tracking_id AND later.run > z.run)

@@ -26,7 +26,7 @@ class Delivery:
 
     `tracking_id` becomes the event's if nobody was earlier; a repeated attempt must carry the
     same one. `headers` is a JSON array of pairs, `secret` a `Secret.label`, `trace_context` a
-    W3C traceparent, `lane` a lane id.
+    W3C traceparent, `lane` a lane id. The body of an artifact is empty, and `body_sha` its digest.
     """
 
     tracking_id: UUID
@@ -39,6 +39,7 @@ class Delivery:
     body: bytes
     body_sha: bytes
     trace_context: str
+    artifact_bytes: int | None = None  # its size, where the body is an artifact, and not here
 
     @property
     def received_at(self) -> datetime:
@@ -52,10 +53,14 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a delivery turned out to be; `tracking_id` is the event's."""
+    """
+    What a delivery turned out to be; `tracking_id` is the event's. `is_other`: it was another body
+    under the same id.
+    """
 
     tracking_id: UUID
     status: Literal["new", "duplicate"]
+    is_other: bool = False
 
 
 class NotStored(Exception):
@@ -106,11 +111,11 @@ WITH batch AS MATERIALIZED (
     SELECT * FROM unnest(
         $1::uuid[], $2::timestamptz[], $3::smallint[], $4::text[], $5::boolean[], $6::text[],
         $7::text[], $8::timestamptz[], $9::text[], $10::integer[], $11::text[], $12::text[],
-        $13::bytea[], $14::bytea[], $15::bytea[], $16::text[]
+        $13::bytea[], $14::bytea[], $15::bytea[], $16::text[], $17::bigint[]
     ) WITH ORDINALITY AS t (
         tracking_id, received_at, source_id, account, livemode, event_id,
         event_type, occurred_at, subject, lane, unreadable, secret,
-        headers, body, body_sha, trace_context, position
+        headers, body, body_sha, trace_context, artifact_bytes, position
     )
 ), fresh AS (
     INSERT INTO ledger (source_id, account, livemode, event_id, tracking_id, body_sha, received_at)
@@ -121,9 +126,11 @@ WITH batch AS MATERIALIZED (
     RETURNING tracking_id
 ), kept AS (
     INSERT INTO inbox (received_at, tracking_id, source_id, account, livemode, event_id, event_type,
-                       occurred_at, subject, lane, unreadable, secret, headers, body, trace_context)
+                       occurred_at, subject, lane, unreadable, secret, headers, body, trace_context,
+                       artifact, artifact_bytes)
     SELECT received_at, tracking_id, source_id, account, livemode, event_id, event_type,
-           occurred_at, subject, lane, unreadable, secret, headers, body, trace_context
+           occurred_at, subject, lane, unreadable, secret, headers, body, trace_context,
+           CASE WHEN artifact_bytes IS NOT NULL THEN body_sha END, artifact_bytes
     FROM batch JOIN fresh USING (tracking_id)
 ), queued AS (
     INSERT INTO work (tracking_id, received_at, lane)
@@ -161,6 +168,7 @@ async def insert_new(conn: Conn, deliveries: Sequence[Delivery]) -> set[UUID]:
         [d.body for d in deliveries],
         [d.body_sha for d in deliveries],
         [d.trace_context for d in deliveries],
+        [d.artifact_bytes for d in deliveries],
     )
     return set(seen or ())
 
@@ -211,7 +219,7 @@ WITH batch AS MATERIALIZED (
         ORDER BY k.event
     ) e ON e.event = n.tracking_id
 )
-SELECT tracking_id, event,
+SELECT tracking_id, event, body_sha <> event_sha AS is_other,
        CASE WHEN event = tracking_id THEN pg_logical_emit_message(true, 'sluice.fence', '') END
 FROM known
 """
@@ -241,7 +249,9 @@ async def insert_again(conn: Conn, deliveries: Sequence[Delivery]) -> dict[UUID,
     )
     return {
         row["tracking_id"]: Receipt(
-            row["event"], "new" if row["event"] == row["tracking_id"] else "duplicate"
+            row["event"],
+            "new" if row["event"] == row["tracking_id"] else "duplicate",
+            row["is_other"],
         )
         for row in rows
     }

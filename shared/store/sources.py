@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from shared.db import Conn
-from shared.domain.events import LANES_PER_SOURCE, lane_number
+from shared.domain.events import LANES_PER_SOURCE, OPERATOR_SOURCE, lane_number
 from shared.sealing import KeyRing, Sealed, SealingError
 
 log = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ class Configuration:
     version: int
     mode: Mode
     sources: Mapping[str, Source]
+    operator: Source  # of what operators ask for; no request from outside is its
 
 
 READ_VERSION = "SELECT version, mode FROM configuration ORDER BY version DESC LIMIT 1"
@@ -94,6 +95,11 @@ SELECT c.version, c.mode, s.id, s.name, s.provider, s.livemode, s.tenant, s.sett
        ARRAY(SELECT l.id FROM lanes l WHERE l.source_id = s.id ORDER BY l.number) AS lanes
 FROM (SELECT version, mode FROM configuration ORDER BY version DESC LIMIT 1) c
 LEFT JOIN sources s ON s.removed_at IS NULL
+"""
+READ_OPERATOR = """
+SELECT s.id, s.name, s.provider,
+       ARRAY(SELECT l.id FROM lanes l WHERE l.source_id = s.id ORDER BY l.number) AS lanes
+FROM sources s WHERE s.name = $1
 """
 READ_SECRETS = """
 SELECT source_id, slot, version, key_id, nonce, ciphertext
@@ -132,7 +138,12 @@ async def load_configuration(conn: Conn, keys: KeyRing | None) -> Configuration:
             readable=bool(opened) and len(row["lanes"]) >= LANES_PER_SOURCE,
             settings=row["settings"],
         )
-    return Configuration(rows[0]["version"], rows[0]["mode"], sources)
+    own = await conn.fetchrow(READ_OPERATOR, OPERATOR_SOURCE)
+    assert own is not None  # a migration made it
+    operator = Source(
+        own["id"], own["name"], own["provider"], None, None, tuple(own["lanes"]), (), readable=False
+    )
+    return Configuration(rows[0]["version"], rows[0]["mode"], sources, operator)
 
 
 def _open(

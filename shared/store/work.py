@@ -101,7 +101,7 @@ async def read_visit(conn: Conn, lane: int) -> Visit | None:
 READ_READY = """
 SELECT w.id, w.kind, w.tracking_id, w.received_at, w.run, w.attempts, w.delivery_id, w.actor,
        w.reason, i.source_id, i.account, i.livemode, i.event_id, i.event_type, i.occurred_at,
-       i.subject, i.unreadable, i.body, i.trace_context
+       i.subject, i.unreadable, i.body, i.trace_context, i.artifact
 FROM (
     (SELECT id, kind, tracking_id, received_at, run, attempts, delivery_id, actor, reason
      FROM work WHERE lane = $1 AND due_at IS NULL ORDER BY id LIMIT $2)
@@ -111,7 +111,7 @@ FROM (
 ) w
 LEFT JOIN LATERAL (
     SELECT source_id, account, livemode, event_id, event_type, occurred_at, subject, unreadable,
-           body, trace_context
+           body, trace_context, artifact
     FROM inbox WHERE received_at = w.received_at AND tracking_id = w.tracking_id OFFSET 0
 ) i ON true
 ORDER BY w.id LIMIT $2
@@ -133,11 +133,11 @@ async def read_ready(
 READ_ONE = """
 SELECT w.id, w.kind, w.tracking_id, w.received_at, w.run, w.attempts, w.delivery_id, w.actor,
        w.reason, i.source_id, i.account, i.livemode, i.event_id, i.event_type, i.occurred_at,
-       i.subject, i.unreadable, i.body, i.trace_context
+       i.subject, i.unreadable, i.body, i.trace_context, i.artifact
 FROM work w
 LEFT JOIN LATERAL (
     SELECT source_id, account, livemode, event_id, event_type, occurred_at, subject, unreadable,
-           body, trace_context
+           body, trace_context, artifact
     FROM inbox WHERE received_at = w.received_at AND tracking_id = w.tracking_id OFFSET 0
 ) i ON true
 WHERE w.id = $1 AND (NOT $2 OR w.due_at IS NULL OR w.due_at <= now())
@@ -200,6 +200,7 @@ def _sorted_out(rows: Sequence[Row]) -> tuple[list[StoredEvent], list[Redelivery
                     attempts=row["attempts"],
                     actor=row["actor"],
                     reason=row["reason"],
+                    artifact=row["artifact"],
                 )
             )
     return events, redeliveries, lost

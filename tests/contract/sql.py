@@ -10,7 +10,7 @@ import shared.store
 from shared import migrate
 
 #: UPPER_CASE text in the store that is no statement.
-NOT_SQL = {"shared.store.tokens.PREFIX"}
+NOT_SQL = {"shared.store.sources.OPERATOR_SOURCE", "shared.store.tokens.PREFIX"}
 
 
 def store_modules() -> list[str]:

@@ -19,10 +19,10 @@ ACTIONS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
 
 READS_ALL_BUT_SECRETS = {
     "attempts", "audit", "audit_content", "audit_heads", "catalogs", "configuration", "conflicts",
-    "customers", "deliveries", "grants", "handlers", "inbox", "joints", "lanes", "ledger",
-    "ledger_horizon", "manual_grants", "messages", "migrations", "objects", "observations",
-    "outbox", "record_versions", "records", "sendings", "settlements", "sources", "tenants",
-    "visits", "work",
+    "customers", "deliveries", "grants", "handlers", "inbox", "job_assets", "job_failures",
+    "jobs", "joints", "lanes", "ledger", "ledger_horizon", "manual_grants", "messages",
+    "migrations", "objects", "observations", "outbox", "record_versions", "records", "sendings",
+    "settlements", "sources", "tenants", "visits", "work",
 }  # fmt: skip
 
 #: The sealed API keys, and what is fetched with them.
@@ -39,15 +39,16 @@ MAY: dict[str, dict[str, set[str]]] = {
     "worker": {
         "SELECT": READS_ALL_BUT_SECRETS | FETCHING | {"reconciled_customers", "seals"},
         "INSERT": {"attempts", "audit", "audit_content", "audit_heads", "conflicts", "customers",
-                   "fetch_budgets", "fetches", "grants", "handlers", "inbox", "joints", "ledger",
+                   "fetch_budgets", "fetches", "grants", "handlers", "inbox", "job_assets",
+                   "job_failures", "jobs", "joints", "ledger",
                    "messages", "objects", "observations", "outbox", "reconciled_customers",
                    "reconciliations", "record_versions", "records", "sendings", "settlements",
                    "tenants", "visits", "work"},
         "UPDATE": {"audit_heads", "customers", "fetch_budgets", "fetches", "grants", "handlers",
-                   "joints", "lanes", "objects", "outbox", "reconciled_customers",
+                   "jobs", "joints", "lanes", "objects", "outbox", "reconciled_customers",
                    "reconciliations", "records", "tenants", "visits", "work"},
-        "DELETE": {"fetches", "grants", "observations", "outbox", "record_versions", "visits",
-                   "work"},
+        "DELETE": {"fetches", "grants", "job_assets", "job_failures", "observations", "outbox",
+                   "record_versions", "visits", "work"},
     },
     "operator": {
         "SELECT": READS_ALL_BUT_SECRETS | FETCHING | {"seals", "source_secrets", "tokens"},
@@ -55,7 +56,7 @@ MAY: dict[str, dict[str, set[str]]] = {
                    "customers", "grants", "joints", "lanes", "manual_grants", "objects",
                    "outbox", "seals", "source_keys", "source_secrets", "sources", "tenants",
                    "tokens", "work"},
-        "UPDATE": {"audit_heads", "customers", "grants", "joints", "lanes", "manual_grants",
+        "UPDATE": {"audit_heads", "customers", "grants", "jobs", "joints", "lanes", "manual_grants",
                    "objects", "outbox", "seals", "sendings", "source_keys", "source_secrets",
                    "sources", "tenants", "tokens", "work"},
         "DELETE": {"grants", "sendings", "source_keys", "source_secrets", "work"},

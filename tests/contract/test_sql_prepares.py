@@ -24,6 +24,7 @@ RUN_BY = {
     "shared.store.handler_lists": ("operator",),
     "shared.store.handlers": ("worker",),
     "shared.store.intake": ("gateway",),
+    "shared.store.jobs": ("worker",),
     "shared.store.ledger": ("worker",),
     "shared.store.manual_grants": ("operator",),
     "shared.store.merges": ("operator",),

@@ -29,7 +29,7 @@ async def scene(stack: Stack) -> AsyncIterator[Scene]:
 @asynccontextmanager
 async def worker(endpoints: Endpoints, home: Path) -> AsyncIterator[Life]:
     """A worker as `sluice up` starts it."""
-    child, _ = processes.fleet(Settings(home=home), endpoints, first_admin_port=0)
+    child, *_ = processes.fleet(Settings(home=home), endpoints, first_admin_port=0)
     life = await spawn(replace(child, heartbeat=False))
     try:
         yield life

@@ -173,7 +173,7 @@ async def test_what_is_no_name_of_a_feature(pilot: Gateway) -> None:
     token = await add_token(pilot, "service")
     for feature in ("%00", "x" * 300):
         answer = await get(pilot, f"{PATH}/{feature}", token)
-        assert_envelope(answer, 400, "malformed_request")
+        assert_envelope(answer, 404, "not_found")
     slash = await get(pilot, "/api/v1/tenants/a%2Fb/entitlements/seats", token)
     assert assert_envelope(slash, 200, None)["tenant"] == "a/b"
 

@@ -93,8 +93,8 @@ def test_every_process_gets_its_own_login_and_port() -> None:
     assert gateway.env["SLUICE_READER_DATABASE_URL"] == urls["reader"]
     assert gateway.env["SLUICE_ADMIN_PORT"] == "9000"
     fleet = processes.fleet(settings, endpoints, first_admin_port=9001)
-    assert [child.name for child in fleet] == ["worker-1", "worker-2", "solitary"]
-    assert [child.env["SLUICE_ADMIN_PORT"] for child in fleet] == ["9001", "9002", "9003"]
+    assert [child.name for child in fleet] == ["worker-1", "worker-2", "solitary", "jobs"]
+    assert [child.env["SLUICE_ADMIN_PORT"] for child in fleet] == ["9001", "9002", "9003", "9004"]
     for child in fleet:
         assert child.env["SLUICE_DATABASE_URL"] == urls["worker"]
         assert "SLUICE_READER_DATABASE_URL" not in child.env

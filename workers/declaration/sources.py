@@ -8,7 +8,7 @@ from datetime import date, time
 from pathlib import Path
 from typing import Any
 
-from shared.domain.events import OWN_SOURCE, is_storable
+from shared.domain.events import OWN_SOURCES, is_storable
 from shared.providers.base import ConfigurationError, Configured, Provider
 from workers.declaration.tables import DeclarationError, KeyPath, leaves_of, only, table_at
 
@@ -81,8 +81,8 @@ def read_source(
         raise DeclarationError(
             path, "a source's name is part of its URL: a-z, 0-9 and -, at most 63 characters"
         )
-    if name == OWN_SOURCE:
-        raise DeclarationError(path, "is the name of Sluice's own source; take another one")
+    if name in OWN_SOURCES:
+        raise DeclarationError(path, "is the name of a source of Sluice's own; take another one")
     # First: which other keys there may be depends on it.
     known = ", ".join(sorted(providers))
     provider = table.get("provider")

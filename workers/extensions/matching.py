@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from shared.domain.events import OWN_PROVIDER, OWN_SOURCE
+from shared.domain.events import OWN_PROVIDER, OWN_SOURCES
 from shared.store.handlers import AuditRecord
 
 #: What became of an event that handlers hear of. A dead one is not over.
@@ -19,7 +19,8 @@ def is_event(record: AuditRecord) -> bool:
         record.cause == "event"
         and record.step == 0
         and record.action in _OVER
-        and record.source not in ("", OWN_SOURCE)
+        and record.source != ""
+        and record.source not in OWN_SOURCES
     )
 
 

@@ -1,5 +1,5 @@
 """
-Our own processes as children of a supervisor: gateway, workers, solitary.
+Our own processes as children of a supervisor: gateway, workers, solitary, jobs.
 
 Each is told everything by `SLUICE_*` variables, its own role's database URL among them; none
 gets another's.
@@ -31,7 +31,8 @@ def gateway(settings: Settings, endpoints: Endpoints) -> Child:
 
 def fleet(settings: Settings, endpoints: Endpoints, *, first_admin_port: int) -> list[Child]:
     """
-    `SLUICE_WORKER_PROCESSES` workers and the solitary, where what has killed a worker runs alone.
+    `SLUICE_WORKER_PROCESSES` workers; the solitary, where what has killed a worker runs alone; and
+    the one for long work.
 
     The first worker gets `first_admin_port`, the others count on from it; 0: none has one.
     """
@@ -43,6 +44,7 @@ def fleet(settings: Settings, endpoints: Endpoints, *, first_admin_port: int) ->
         for number in range(1, settings.worker_processes + 1)
     ]
     programs.append(("solitary", ("workers.solitary",)))
+    programs.append(("jobs", ("workers.jobs.run",)))
     return [
         Child(
             name=name,

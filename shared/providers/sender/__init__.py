@@ -15,6 +15,7 @@ from shared.providers.base import Configured, PayloadError, Provider, Reply
 from shared.providers.sender.documents import read_document
 from shared.providers.sender.handshakes import Handshake
 from shared.providers.sender.identities import Identities
+from shared.providers.sender.ingestion import Ingestion
 from shared.providers.sender.mapping import Mapping
 from shared.providers.sender.schemes import KINDS, Scheme
 
@@ -31,9 +32,10 @@ class Sender(Provider):
         kind = KINDS[name]
         self.secret_hint = kind.secret_hint
         own = {"signature"} if kind.read is not None else set()
-        self.tables = frozenset({"event", "handshake", "mapping"} | own)
+        self.tables = frozenset({"event", "handshake", "ingest", "mapping"} | own)
         self._identities = Identities()
         self._handshake: Handshake | None = None
+        self.ingestion: Ingestion | None = None
         self._has_mapping = False
         self._mapping = Mapping.read(None, _MAPPING, None)
         self._use(kind.unbound)
@@ -51,6 +53,9 @@ class Sender(Provider):
         if kind.read is not None:
             bound._use(kind.read(tables.get("signature"), bound._identities.id_header))
         bound._handshake = Handshake.read(tables.get("handshake"))
+        ingest = tables.get("ingest")
+        if ingest is not None:
+            bound.ingestion = Ingestion(ingest, ("ingest",), configured.tenant)
         bound._has_mapping = bool(tables.get("mapping"))
         bound._mapping = Mapping.read(
             tables.get("mapping"),

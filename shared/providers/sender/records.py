@@ -14,20 +14,26 @@ _KEYS = frozenset({"id", "version", "tenant", "fields", "raw"})
 
 class RecordMapping:
     """
-    The table at `path`. `tenant` is the source's, for records that are not said to name one.
+    The table at `path`. `tenant` is the source's, for records that are not said to name one. Those
+    of rows may have all of the row's fields.
 
     Raises:
         ConfigurationError: it says something that is not understood.
     """
 
-    def __init__(self, table: object, path: Path, tenant: str | None) -> None:
+    def __init__(
+        self, table: object, path: Path, tenant: str | None, *, is_of_rows: bool = False
+    ) -> None:
         table = read_table(table, path, sorted(_KEYS))
         self._source_tenant = tenant
         self._id = Wanted(table, "id", path)
         self._version = Wanted.optional(table, "version", path)
         self._tenant = Wanted.optional(table, "tenant", path)
         self._raw = Wanted.optional(table, "raw", path)
-        self._fields = _fields(table.get("fields"), (*path, "fields"))
+        declared = table.get("fields")
+        self._fields = None
+        if declared is not None or not is_of_rows:
+            self._fields = _fields(declared, (*path, "fields"))
 
     def read(self, document: Document, occurred_at: datetime | None) -> ImportRecord:
         """
@@ -40,7 +46,9 @@ class RecordMapping:
         tenant = self._source_tenant
         if self._tenant is not None:
             tenant = self._tenant.text_in(document)
-        fields = {name: wanted.json_in(document) for name, wanted in self._fields.items()}
+        fields = document.body
+        if self._fields is not None:
+            fields = {name: wanted.json_in(document) for name, wanted in self._fields.items()}
         raw = None
         if self._raw is not None:
             raw = encode_json(self._raw.json_in(document), self._raw.name)

@@ -1,0 +1,8 @@
+"""Every operation of the API, in the order of its documentation."""
+
+from collections.abc import Sequence
+
+from gateway.api import tenants
+from gateway.api.operations import Operation
+
+OPERATIONS: Sequence[Operation] = (*tenants.OPERATIONS,)

@@ -1,0 +1,246 @@
+"""
+Jobs: long work, and how far it is.
+
+A job's row lock is the right to take its next step; what the step did and how far it got commit
+together. Nobody waits for it: who finds it locked goes on to another one.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from shared.db import Conn, Row
+
+
+class Job(msgspec.Struct, frozen=True):
+    """
+    A job as whoever takes its steps sees it; `id` is the tracking id of the event behind it.
+
+    `done` counts rows gone through, `failed` those of them that were not taken; `cursor` is where
+    the next step begins, and the kind's own. `deaths` is how many processes in a row have died at
+    the next step.
+    """
+
+    id: UUID
+    kind: str
+    run: int
+    source_id: int | None
+    tenant: str | None
+    actor: str
+    arguments: Mapping[str, Any]
+    state: str
+    cursor: Mapping[str, Any]
+    done: int
+    failed: int
+    total: int | None
+    counts: Mapping[str, int]
+    attempts: int
+    deaths: int
+    mark: UUID | None
+    cancelled_by: str | None
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a job is after a step; see `Job`. `result` is what a finished one came to."""
+
+    cursor: Mapping[str, Any]
+    done: int
+    failed: int
+    counts: Mapping[str, int]
+    total: int | None = None
+    is_finished: bool = False
+    result: Mapping[str, Any] | None = None
+
+
+class Failure(NamedTuple):
+    """Why a row was not taken. `line` counts from 1, `pointer` is a JSON pointer into the row."""
+
+    line: int
+    number: int
+    code: str
+    pointer: str
+    message: str
+
+
+# A replay begins the work again, from nothing.
+BEGIN_JOB = """
+INSERT INTO jobs AS j (id, kind, run, source_id, tenant, actor, arguments)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
+ON CONFLICT (id) DO UPDATE SET
+    run = excluded.run, tenant = excluded.tenant, actor = excluded.actor,
+    arguments = excluded.arguments, state = 'waiting', cursor = '{}', done = 0, failed = 0,
+    total = NULL, counts = '{}', result = NULL, code = NULL, error = NULL, attempts = 0, deaths = 0,
+    mark = NULL, cancelled_by = NULL, due_at = now(), started_at = NULL, finished_at = NULL,
+    updated_at = now()
+WHERE j.run < excluded.run
+"""
+
+
+async def begin(
+    conn: Conn,
+    job: UUID,
+    kind: str,
+    run: int,
+    *,
+    actor: str,
+    source_id: int | None = None,
+    tenant: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> None:
+    """Have a job done, by whoever comes to it; a later run of its event has it done again."""
+    encoded = json.dumps(arguments or {})
+    await conn.execute(BEGIN_JOB, job, kind, run, source_id, tenant, actor, encoded)
+
+
+# Whose turn was longest ago comes first: one that goes on for hours keeps no other waiting.
+DUE_JOBS = """
+SELECT j.id FROM jobs j
+LEFT JOIN sources s ON s.id = j.source_id
+WHERE j.state IN ('waiting', 'running') AND j.due_at <= now()
+  AND (s.paused_at IS NULL OR j.cancelled_by IS NOT NULL)
+ORDER BY j.due_at, j.id LIMIT $1
+"""
+
+
+async def due_jobs(conn: Conn, limit: int) -> list[UUID]:
+    """Which jobs have a step to be taken, in the order of their turns."""
+    return [row["id"] for row in await conn.fetch(DUE_JOBS, limit)]
+
+
+HOLD_JOB = """
+SELECT id, kind, run, source_id, tenant, actor, arguments, state, cursor, done, failed, total,
+       counts, attempts, deaths, mark, cancelled_by
+FROM jobs WHERE id = $1 FOR UPDATE SKIP LOCKED
+"""
+
+
+async def hold(conn: Conn, job: UUID) -> Job | None:
+    """Take the job for the life of this transaction; None where somebody else is at it."""
+    row = await conn.fetchrow(HOLD_JOB, job)
+    return None if row is None else _job(row)
+
+
+MARK_JOB = """
+UPDATE jobs SET mark = $2, deaths = deaths + $3::integer, started_at = coalesce(started_at, now()),
+                state = 'running'
+WHERE id = $1 AND state IN ('waiting', 'running')
+"""
+
+
+async def mark(conn: Conn, job: UUID, token: UUID, *, is_after_death: bool) -> None:
+    """Say, before a step, who is at it; and that whoever said so last has died at it."""
+    await conn.execute(MARK_JOB, job, token, int(is_after_death))
+
+
+SAVE_PROGRESS = """
+UPDATE jobs SET cursor = $2, done = $3, failed = $4, total = $5, counts = $6, result = $7,
+                state = CASE WHEN $8 THEN 'done' ELSE 'running' END,
+                finished_at = CASE WHEN $8 THEN now() END,
+                attempts = 0, deaths = 0, mark = NULL, due_at = now(), updated_at = now()
+WHERE id = $1
+"""
+
+
+async def save(conn: Conn, job: UUID, progress: Progress) -> None:
+    """Write how far the job is, in the transaction that did the step."""
+    await conn.execute(
+        SAVE_PROGRESS,
+        job,
+        json.dumps(progress.cursor),
+        progress.done,
+        progress.failed,
+        progress.total,
+        json.dumps(progress.counts),
+        None if progress.result is None else json.dumps(progress.result),
+        progress.is_finished,
+    )
+
+
+PUT_OFF_JOB = """
+UPDATE jobs SET attempts = attempts + 1, mark = NULL, error = $2, updated_at = now(),
+                due_at = now() + make_interval(secs => $3)
+WHERE id = $1
+"""
+
+
+async def put_off(conn: Conn, job: UUID, error: str, delay_s: float) -> None:
+    """A step failed: the next attempt comes after `delay_s`."""
+    await conn.execute(PUT_OFF_JOB, job, error, delay_s)
+
+
+FAIL_JOB = """
+UPDATE jobs SET state = 'failed', code = $2, error = $3, mark = NULL, finished_at = now(),
+                updated_at = now()
+WHERE id = $1
+"""
+
+
+async def fail(conn: Conn, job: UUID, code: str, error: str) -> None:
+    """End a job that cannot go on; what it has done stays."""
+    await conn.execute(FAIL_JOB, job, code, error)
+
+
+CANCELLED = """
+UPDATE jobs SET state = 'cancelled', mark = NULL, finished_at = now(), updated_at = now()
+WHERE id = $1
+"""
+
+
+async def cancelled(conn: Conn, job: UUID) -> None:
+    """End a job that somebody wants to end; what it has done stays."""
+    await conn.execute(CANCELLED, job)
+
+
+FAILURE_COLUMNS = ("job", "run", "line", "number", "code", "pointer", "message")
+
+
+async def add_failures(conn: Conn, job: UUID, run: int, failures: Sequence[Failure]) -> None:
+    """Keep why rows were not taken."""
+    rows = [(job, run, *failure) for failure in failures]
+    await conn.copy_records_to_table("job_failures", records=rows, columns=FAILURE_COLUMNS)
+
+
+ADD_ASSET = """
+INSERT INTO job_assets (job, name, media_type, size_bytes, sha256) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (job, name) DO NOTHING
+"""
+
+
+async def add_asset(
+    conn: Conn, job: UUID, name: str, media_type: str, size_bytes: int, digest: bytes
+) -> None:
+    """Name what the job was given or has made; its content is where it belongs already."""
+    await conn.execute(ADD_ASSET, job, name, media_type, size_bytes, digest)
+
+
+READ_RECEIVED = """
+SELECT received_at, headers, body, artifact, artifact_bytes
+FROM inbox WHERE received_at = $2 AND tracking_id = $1
+"""
+
+
+class Received(NamedTuple):
+    """An event as a job reads it. The body is empty where it is an artifact."""
+
+    received_at: datetime
+    headers: bytes
+    body: bytes
+    artifact: bytes | None
+    artifact_bytes: int | None
+
+
+async def read_received(conn: Conn, tracking_id: UUID, received_at: datetime) -> Received | None:
+    """What was received under this id; None where it went by retention."""
+    row = await conn.fetchrow(READ_RECEIVED, tracking_id, received_at)
+    return None if row is None else Received(*row.values())
+
+
+def _job(row: Row) -> Job:
+    values = dict(row)
+    for name in ("arguments", "cursor", "counts"):
+        values[name] = json.loads(values[name])
+    return Job(**values)

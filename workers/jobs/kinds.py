@@ -1,0 +1,60 @@
+"""What a kind of job is, and which there are."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared.artifacts import Artifacts
+from shared.db import Conn
+from shared.store.jobs import Job, Progress
+from workers.crew import Crew
+
+
+class JobFailed(Exception):
+    """The job cannot go on, and trying again does not help. `code` is for lists."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Work(Protocol):
+    """One job in one process, kept from step to step as long as nobody else takes one between."""
+
+    async def prepare(self, job: Job) -> None:
+        """
+        Read what the next step needs, from `job.cursor`, outside any transaction.
+
+        Raises:
+            JobFailed, ArtifactError: see there.
+        """
+
+    async def step(self, conn: Conn, job: Job) -> Progress:
+        """
+        Do the next piece, in the transaction that holds the job.
+
+        A second or so at most. After `job.deaths` deaths of processes at it, a smaller piece: what
+        kills is to stand alone in the end.
+
+        Raises:
+            JobFailed: see there.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of what was opened. The job may not be finished."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What the work of a job may need beside its connection."""
+
+    crew: Crew
+    artifacts: Artifacts
+
+
+#: Begins, or goes on with, a job. Reads outside any transaction, and writes nothing.
+Begin = Callable[[Tools, Job], Awaitable[Work]]
+
+KINDS: Mapping[str, Begin] = {}
