@@ -1,9 +1,9 @@
 """
 What happened: the audit trail as a feed, `/api/v1/events`.
 
-Forwards, by pages, by waiting for what is new, or as a stream; by cursors that neither skip a record
-nor show one twice, whoever commits meanwhile. A record is shown to a tenant as far as it says
-nothing of anybody else.
+Forwards, by pages, by waiting for what is new, or as a stream; by cursors that neither skip a
+record nor show one twice, whoever commits meanwhile. A record is shown to a tenant as far as it
+says nothing of anybody else.
 """
 
 import asyncio

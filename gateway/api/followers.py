@@ -3,8 +3,8 @@ Those who follow the feed: woken when there is something to read, and not before
 
 One task of a process looks at the end of the trail, five times a second and only while somebody
 follows; a follower that waits costs a place in a dictionary and holds no connection. Whoever is
-woken reads up to where the task has looked, so that followers who want the same read the same piece,
-and it is read once for all of them.
+woken reads up to where the task has looked, so that followers who want the same read the same
+piece, and it is read once for all of them.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ CONNECTIONS = 3
 
 
 class Follower:
-    """One who waits. `tenant` is the only one whose records it may be told of; None: it sees all."""
+    """One who waits. `tenant` is the only one that it is told of; None: of all."""
 
     def __init__(self, token: UUID, tenant: str | None) -> None:
         self.token = token

@@ -1,11 +1,11 @@
 """
-Reading the audit trail as a feed: forwards, from a position, so that nothing is skipped or met twice.
+Reading the audit trail as a feed: forwards, from a position, nothing skipped and nothing twice.
 
 In the order of (xid, id), and only below the oldest transaction that is still open: nothing can
 commit there any more (as `shared.store.handlers` reads, ADR 31). A position is always that of a
-record which was there to be read: the number of a transaction that wrote nothing durable may be given
-out once more after a crash, and a position behind such a number would skip what the next owner
-writes (ADR 40).
+record which was there to be read: the number of a transaction that wrote nothing durable may be
+given out once more after a crash, and a position behind such a number would skip what its next
+owner writes (ADR 40).
 """
 
 from collections.abc import Sequence
@@ -87,7 +87,7 @@ class FeedRecord:
 @dataclass(frozen=True, slots=True)
 class Stretch:
     """
-    A piece of the trail: what fits of it, and where it ends, which is behind all that was looked at.
+    A piece of the trail: what fits of it, and where it ends, behind all that was looked at.
 
     `is_behind`: more can be read at once.
     """
