@@ -7,7 +7,6 @@ says nothing of anybody else.
 """
 
 import asyncio
-import hmac
 from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -15,6 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from starlette.responses import Response
 
+from gateway.api.feed_items import FeedItem, shown
 from gateway.api.followers import Reading
 from gateway.api.operations import Call, Nothing, Operation, Paged, Shown, no_such
 from gateway.api.streams import (
@@ -28,7 +28,7 @@ from gateway.api.streams import (
 )
 from gateway.envelope import Refusal
 from shared.domain.events import is_storable
-from shared.store.feed import BEGINNING, FeedRecord, Position, Wanted
+from shared.store.feed import BEGINNING, Position, Wanted
 from shared.store.paging import encode_cursor
 
 _LONGEST_WAIT_S = 60
@@ -37,14 +37,6 @@ _MOST_TYPES = 20
 _QUIET_S = 15.0
 _BLOCKS = 100
 _RETRY_MS = 2000
-
-#: Whose contents a tenant is shown: they hold its own values, and no name of anybody else.
-_OWN_CONTENTS = frozenset(
-    {
-        "entitlement.granted", "entitlement.changed", "entitlement.revoked",
-        "record.imported", "record.changed", "record.removed",
-    }
-)  # fmt: skip
 
 _encode = msgspec.json.Encoder().encode
 
@@ -55,44 +47,6 @@ Moment = Annotated[
         description="RFC 3339, with its offset", extra_json_schema={"format": "date-time"}
     ),
 ]
-
-
-class Cause(msgspec.Struct, rename="camel"):
-    """
-    What a record was written for: an event (its tracking id), an operator's action, an end by the
-    clock, a version of the catalog. A tenant's token is told the kind, and an event's id.
-    """
-
-    kind: str
-    id: str | None
-    run: int | None
-    step: int | None
-
-
-class FeedItem(msgspec.Struct, rename="camel"):
-    """
-    Something that happened. Of two changes of one tenant the one with the larger `position` took
-    effect later, whatever their order in the feed.
-
-    `before` and `after` are null where there was nothing, where it was erased (`isErased`), and
-    where a tenant's token may not see them. `reason` is for operators and services.
-    """
-
-    id: str
-    type: str
-    at: datetime
-    tenant: str | None
-    source: str | None
-    actor: str
-    cause: Cause
-    subject: str | None
-    feature: str | None
-    catalog_version: int
-    position: int | None
-    before: Any
-    after: Any
-    is_erased: bool
-    reason: str | None
 
 
 class Events(Paged, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True):
@@ -175,7 +129,7 @@ async def read_events(call: Call[Events, Nothing]) -> Shown | Response:
         "hasMore": stretch.is_behind,
     }
     is_tenants = call.tenant is not None
-    return Shown([_shown(one, salt, is_tenants=is_tenants) for one in stretch.records], meta=more)
+    return Shown([shown(one, salt, is_tenants=is_tenants) for one in stretch.records], meta=more)
 
 
 async def _await(call: Call[Events, Nothing], wanted: Wanted, after: Position) -> Reading:
@@ -233,7 +187,7 @@ def _blocks(call: Call[Events, Nothing], reading: Reading, salt: bytes) -> bytes
             block(
                 _cursor(call, one.place),
                 one.action,
-                _encode(_shown(one, salt, is_tenants=is_tenants)),
+                _encode(shown(one, salt, is_tenants=is_tenants)),
             )
             for one in reading.stretch.records
         )
@@ -300,59 +254,6 @@ def _position(xid: str, number: str) -> Position:
 def _cursor(call: Call[Any, Any], position: Position) -> str:
     # All of one length: how long the numbers are would say how much there is.
     return call.hide("events", encode_cursor(f"{position.xid:020d}", f"{position.id:020d}"))
-
-
-# What is shown ----------------------------------------------------------------------------------
-
-
-def _shown(record: FeedRecord, salt: bytes, *, is_tenants: bool) -> FeedItem:
-    sees = not is_tenants or record.action in _OWN_CONTENTS
-    subject = record.subject
-    if is_tenants and subject.startswith("manual/"):
-        subject = ""  # it ends with the number of a row
-    return FeedItem(
-        id=_id_of(record, salt),
-        type=record.action,
-        at=record.at,
-        tenant=record.tenant or None,
-        source=record.source or None,
-        actor="operator" if is_tenants and record.actor.startswith("operator:") else record.actor,
-        cause=_cause_of(record, is_tenants=is_tenants),
-        subject=subject or None,
-        feature=record.feature or None,
-        catalog_version=record.catalog_version,
-        position=record.position,
-        before=_decoded(record.before) if sees else None,
-        after=_decoded(record.after) if sees else None,
-        is_erased=record.is_erased and sees,
-        reason=None
-        if is_tenants or record.reason is None
-        else record.reason.decode(errors="replace"),
-    )
-
-
-def _cause_of(record: FeedRecord, *, is_tenants: bool) -> Cause:
-    if not is_tenants:
-        return Cause(record.cause, record.cause_id, record.run, record.step)
-    # An end is named by the number of a row, a derivation may be by another tenant, and steps are
-    # counted over all tenants that an event concerns.
-    return Cause(record.cause, record.cause_id if record.cause == "event" else None, None, None)
-
-
-def _id_of(record: FeedRecord, salt: bytes) -> str:
-    """32 hex digits of the record's key: the same for all, for ever, and of no other record."""
-    key = [record.cause, record.cause_id, record.run, record.tenant, record.step]
-    return hmac.digest(salt, _encode(key), "sha256")[:16].hex()
-
-
-def _decoded(content: bytes | None) -> Any:
-    if content is None:
-        return None
-    try:
-        return msgspec.json.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        # Shown as it lies there: `sluice audit verify` is who says that it was altered.
-        return content.decode(errors="replace")
 
 
 OPERATIONS = (
