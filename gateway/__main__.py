@@ -15,6 +15,7 @@ import uvloop
 from opentelemetry.trace import SpanKind
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.api.followers import CONNECTIONS, Followers
 from gateway.api.operations import Api
 from gateway.app import Deps, create_app
 from gateway.envelope import refuse
@@ -31,6 +32,7 @@ from shared.providers import providers
 from shared.queue import Doorbell
 from shared.sealing import KeyRing, SealingError
 from shared.settings import Endpoints, Settings, SettingsError
+from shared.store.feed import IN_ORDER
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +120,9 @@ async def serve(
         def stop() -> None:
             server.force_exit = server.should_exit
             server.should_exit = True
+            if deps.api is not None:
+                # Their answers would stay open for as long as we wait.
+                deps.api.followers.stop()
 
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -167,12 +172,24 @@ async def opened(settings: Settings, endpoints: Endpoints, keys: KeyRing) -> Asy
                 endpoints.database["reader"], "reader", name="sluice-gateway-api"
             )
             stack.push_async_callback(reader.close)
+            # Hundreds may want to read at once: not on the connections of everybody else.
+            trail = await Database.open(
+                endpoints.database["reader"],
+                "reader",
+                name="sluice-gateway-feed",
+                size=CONNECTIONS,
+                settings=IN_ORDER,
+            )
+            stack.push_async_callback(trail.close)
+            followers = Followers(trail)
+            stack.push_async_callback(followers.close)
             api = Api(
                 reader=reader,
                 keys=keys,
                 sources=sources,
                 orders=Orders(intake, sources),
                 artifacts=Artifacts(settings.artifacts_url, settings.home),
+                followers=followers,
                 readiness=readiness,
             )
         yield Deps(

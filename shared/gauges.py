@@ -75,4 +75,10 @@ outbox_oldest_unsent = Gauge(
 outbox_dead = Gauge(
     "sluice_outbox_dead", "Dead messages that nobody has retried or dropped.", "handler"
 )
+feed_followers = Gauge("sluice_feed_followers", "Who follows the feed in this process.")
+feed_held = Gauge(
+    "sluice_feed_held",
+    "Age of the oldest audit record that followers cannot be shown yet.",
+    unit="s",
+)
 build_info = Gauge("sluice_build_info", "Always 1; the labels say what runs.", "process", "version")

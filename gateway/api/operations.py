@@ -14,6 +14,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.api.followers import Followers
 from gateway.envelope import Refusal
 from gateway.orders import Orders
 from gateway.readiness import Readiness
@@ -69,6 +70,7 @@ class Api:
     sources: Sources
     orders: Orders
     artifacts: Artifacts
+    followers: Followers
     readiness: Readiness | None = None
 
 
@@ -148,15 +150,17 @@ class Call(Generic[Q, B]):
         except (SealingError, CursorError):
             raise Refusal("malformed_request", "cursor: not a cursor of this list") from None
 
+    def hide(self, name: str, cursor: str) -> str:
+        """A cursor of the list `name`, as it may be given away."""
+        return self.api.keys.hide(cursor.encode(), f"cursor/{name}")
+
     def page(self, name: str, found: Page, limit: int) -> Shown:
         """
         A page of the list `name`.
 
         Its cursor is hidden: how many rows others have is nobody's to know.
         """
-        after = found.next
-        if after is not None:
-            after = self.api.keys.hide(after.encode(), f"cursor/{name}")
+        after = None if found.next is None else self.hide(name, found.next)
         more = {"limit": limit, "next": after, "hasMore": after is not None}
         return Shown(found.items, meta=more)
 

@@ -5,6 +5,7 @@ Bearer tokens of the read API. The token itself is shown once and never stored, 
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -112,6 +113,17 @@ async def find_by_digest(conn: Conn, digest: bytes) -> Token | None:
     """The token that may be used now, by the database's clock, or None."""
     row = await conn.fetchrow(FIND_BY_DIGEST, digest)
     return None if row is None else _token(row)
+
+
+STILL_VALID = """
+SELECT id FROM tokens
+WHERE id = ANY($1::uuid[]) AND revoked_at IS NULL AND (expires_at IS NULL OR now() < expires_at)
+"""
+
+
+async def still_valid(conn: Conn, token_ids: Sequence[UUID]) -> set[UUID]:
+    """Those of these tokens that may be used now, by the database's clock."""
+    return {row["id"] for row in await conn.fetch(STILL_VALID, list(token_ids))}
 
 
 def _token(row: Row) -> Token:

@@ -35,7 +35,7 @@ MAY: dict[str, dict[str, set[str]]] = {
                    "seals", "source_secrets", "sources", "work"},
         "INSERT": {"deliveries", "inbox", "ledger", "work"},
     },
-    "reader": {"SELECT": READS_ALL_BUT_SECRETS | {"tokens"}},
+    "reader": {"SELECT": READS_ALL_BUT_SECRETS | {"feed_salt", "tokens"}},
     "worker": {
         "SELECT": READS_ALL_BUT_SECRETS | FETCHING | {"reconciled_customers", "seals"},
         "INSERT": {"attempts", "audit", "audit_content", "audit_heads", "conflicts", "customers",

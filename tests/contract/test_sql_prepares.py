@@ -19,6 +19,7 @@ RUN_BY = {
     "shared.store.demo": ("operator",),
     "shared.store.events": ("operator",),
     "shared.store.explanations": ("reader", "operator"),
+    "shared.store.feed": ("reader",),
     "shared.store.fetches": ("worker",),
     "shared.store.grants": ("worker", "operator"),
     "shared.store.handler_lists": ("operator",),
@@ -60,7 +61,7 @@ ALSO = {
         "shared.store.tenants": (
             "IS_KNOWN", "READ_GRANTS", "READ_CUSTOMERS", "READ_MEMBERS",
         ),
-        "shared.store.tokens": ("FIND_BY_DIGEST",),
+        "shared.store.tokens": ("FIND_BY_DIGEST", "STILL_VALID"),
         "shared.store.merges": ("ALIASES_AT",),
     },
     "worker": {
