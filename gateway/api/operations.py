@@ -42,6 +42,7 @@ SERVICES: frozenset[Who] = frozenset({"operator", "service"})
 OPERATORS: frozenset[Who] = frozenset({"operator"})
 
 _READ_WITHIN_S = 2.0
+_CURSOR_CHARS = 64
 
 
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -144,7 +145,8 @@ class Call(Generic[Q, B]):
         if text is None:
             return None
         try:
-            return decode_cursor(self.api.keys.reveal(text, f"cursor/{name}").decode(), read)
+            hidden = self.api.keys.reveal(text, self._cursors(name))
+            return decode_cursor(hidden.decode().rstrip(), read)
         except (SealingError, CursorError):
             raise Refusal("malformed_request", "cursor: not a cursor of this list") from None
 
@@ -156,9 +158,15 @@ class Call(Generic[Q, B]):
         """
         after = found.next
         if after is not None:
-            after = self.api.keys.hide(after.encode(), f"cursor/{name}")
+            # Padded: how long a number is, is nobody's to know either.
+            padded = after.ljust(-(-len(after) // _CURSOR_CHARS) * _CURSOR_CHARS)
+            after = self.api.keys.hide(padded.encode(), self._cursors(name))
         more = {"limit": limit, "next": after, "hasMore": after is not None}
         return Shown(found.items, meta=more)
+
+    def _cursors(self, name: str) -> str:
+        """What cursors of the list are good for: another tenant's are none of this one's."""
+        return f"cursor/{name}" if self.tenant is None else f"cursor/{name}/of/{self.tenant}"
 
 
 def no_such(what: str) -> Refusal:
@@ -176,7 +184,8 @@ class Operation:
 
     `answer` is the type of `data`; of a list, `is_list`, that of its elements. `media_types` are
     what it answers with instead of the envelope. `errors` are the codes it answers with beside
-    those that every operation has.
+    those that every operation has. `sealed` path parameters are ids that we make of others, and so
+    may be longer than those.
     """
 
     method: Literal["GET", "POST"]
@@ -191,6 +200,7 @@ class Operation:
     is_list: bool = False
     errors: tuple[str, ...] = ()
     media_types: tuple[str, ...] = ()
+    sealed: frozenset[str] = frozenset()
     tag: str = ""
 
     @property
