@@ -106,7 +106,9 @@ async def deployed(stack: Stack, endpoints: Endpoints, home: Path) -> AsyncItera
 
 
 def told(answer: httpx.Response) -> tuple[int, dict[str, str], Any]:
-    """What an answer tells: all of it but which request it answers."""
+    """What an answer tells: all of it but which request it answers. A file is its bytes."""
+    if not answer.headers["content-type"].startswith("application/json"):
+        return answer.status_code, headers_of(answer), answer.content
     body = answer.json()
     body["meta"].pop("traceId")
     return answer.status_code, headers_of(answer), body

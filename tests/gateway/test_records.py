@@ -42,6 +42,8 @@ async def everything(one: Deployment, token: str, query: str = "") -> list[dict[
         following = answer.json()["meta"]["next"]
         if following is None:
             return found
+        # However many rows there are, and whosever.
+        assert len(following) == 123
         cursor = f"&cursor={following}"
 
 
