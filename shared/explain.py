@@ -13,9 +13,10 @@ from uuid import UUID
 
 import msgspec
 
+from shared.belongings import decided, read_belongings
 from shared.db import Conn
 from shared.domain import explaining
-from shared.domain.catalog import Catalog, Origin
+from shared.domain.catalog import Catalog
 from shared.domain.entitlements import grant_by_hand
 from shared.domain.explanation import Facts, Given, OperatorLink, Recorded, Tense
 from shared.domain.keys import CustomerKey, ObjectKey
@@ -23,10 +24,10 @@ from shared.domain.moments import MomentError, moment_before, read_moment, writt
 from shared.domain.prose import text_of
 from shared.domain.reasons import Sight
 from shared.domain.register import Observation, Register, fold
-from shared.domain.situations import Neighbour, Neighbourhood, Situation
+from shared.domain.situations import Neighbour, Situation
 from shared.domain.turns import HeldGrant
 from shared.domain.verdicts import Aliases
-from shared.store import explanations, grants, merges, objects, observations
+from shared.store import explanations, grants, merges, observations
 from shared.store.objects import StoredObject
 from shared.store.source_rows import SourceRow, read_mode, read_sources
 from shared.store.tenants import find_tenant
@@ -110,24 +111,13 @@ class _Reading:
 
     async def _rows(self, linked: Collection[CustomerKey]) -> list[StoredObject]:
         """The tenant's objects, and all that bear on them: their customers', what joins them."""
-        conn = self.conn
-        owned = await objects.read_objects_of_tenant(conn, self.tenant)
         touched: tuple[list[ObjectKey], list[CustomerKey]] = ([], [])
         if self.tense == "past":
             # Whosever they are now, they may have been the tenant's then.
-            touched = await explanations.read_touched(conn, self.tenant, self.feature, self.until)
-        found = {row.key: row for row in owned}
-        customers = {row.owner for row in owned if row.owner} | {*linked, *touched[1]}
-        for row in await objects.read_objects(conn, customers, customers, touched[0]):
-            found[row.key] = row
-        others = {row.owner for row in found.values() if row.owner} - customers
-        for row in await objects.read_objects(conn, others, others, ()):
-            found[row.key] = row
-        loose = {joint for row in found.values() if row.owner is None for joint in row.joints}
-        reached, _ = await objects.reach_by_joints(conn, loose)
-        for row in await objects.read_objects_of_joints(conn, reached):
-            found[row.key] = row
-        return list(found.values())
+            touched = await explanations.read_touched(
+                self.conn, self.tenant, self.feature, self.until
+            )
+        return await read_belongings(self.conn, self.tenant, {*linked, *touched[1]}, touched[0])
 
     async def _as_it_is(
         self,
@@ -151,7 +141,7 @@ class _Reading:
             newest_catalog=standing.newest_catalog,
             held=await grants.read_grants(conn, [self.tenant]),
             given=await self._given(),
-            situations=_decided(neighbours, links, sources, mode, catalog, self.aliases),
+            situations=decided(neighbours, links, sources, mode, catalog, self.aliases),
             operator_links=links,
             record=record,
         )
@@ -192,7 +182,7 @@ class _Reading:
         )
         for version in versions or (0,):
             catalog = await self._catalog(version)
-            situations = _decided(neighbours, links, sources, mode, catalog, self.aliases)
+            situations = decided(neighbours, links, sources, mode, catalog, self.aliases)
             facts.append(
                 Facts(
                     tenant=self.tenant,
@@ -258,27 +248,6 @@ def _register(
 ) -> Register:
     provider = sources[row.key.source_id].provider
     return fold(provider, row.key.kind, (sight.observation for sight in sights))
-
-
-def _decided(
-    neighbours: Iterable[Neighbour],
-    links: Mapping[CustomerKey, OperatorLink],
-    sources: Mapping[int, SourceRow],
-    mode: str,
-    catalog: Catalog,
-    aliases: Aliases,
-) -> dict[ObjectKey, Situation]:
-    origins = {
-        (number, livemode): row.origin(livemode, mode)
-        for number, row in sources.items()
-        for livemode in (True, False)
-    }
-
-    def origin_of(key: ObjectKey) -> Origin:
-        return origins[key.source_id, key.livemode]
-
-    tenants = {key: link.tenant for key, link in links.items()}
-    return Neighbourhood(neighbours).decide(tenants, origin_of, catalog, aliases)
 
 
 def _held(

@@ -13,7 +13,7 @@ from shared.domain.keys import CustomerKey, JointKey, ObjectKey
 from shared.domain.outcomes import Outcome
 from shared.domain.payments import Circumstances, joints_of
 from shared.domain.register import Observation, Register, Seen
-from shared.domain.states import digest_of, encode_state
+from shared.domain.states import digest_of
 from shared.domain.verdicts import Aliases, Links, resolve_tenant
 from shared.store.objects import StoredObject
 
@@ -134,8 +134,8 @@ class Sighted(msgspec.Struct, frozen=True):
             self.event_id,
             command.version,
             command.shape,
-            digest_of(encode_state(command.before)) if command.before is not None else None,
-            digest_of(encode_state(command.after)),
+            digest_of(command.before) if command.before is not None else None,
+            digest_of(command.after),
             command.after,
             command.ceiling,
             command.number,

@@ -43,6 +43,7 @@ SERVICES: frozenset[Who] = frozenset({"operator", "service"})
 OPERATORS: frozenset[Who] = frozenset({"operator"})
 
 _READ_WITHIN_S = 2.0
+_CURSOR_CHARS = 64
 
 
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -146,13 +147,16 @@ class Call(Generic[Q, B]):
         if text is None:
             return None
         try:
-            return decode_cursor(self.api.keys.reveal(text, f"cursor/{name}").decode(), read)
+            hidden = self.api.keys.reveal(text, self._cursors(name))
+            return decode_cursor(hidden.decode().rstrip(), read)
         except (SealingError, CursorError):
             raise Refusal("malformed_request", "cursor: not a cursor of this list") from None
 
     def hide(self, name: str, cursor: str) -> str:
         """A cursor of the list `name`, as it may be given away."""
-        return self.api.keys.hide(cursor.encode(), f"cursor/{name}")
+        # Padded: how long a number is, is nobody's to know either.
+        padded = cursor.ljust(-(-len(cursor) // _CURSOR_CHARS) * _CURSOR_CHARS)
+        return self.api.keys.hide(padded.encode(), self._cursors(name))
 
     def page(self, name: str, found: Page, limit: int) -> Shown:
         """
@@ -163,6 +167,10 @@ class Call(Generic[Q, B]):
         after = None if found.next is None else self.hide(name, found.next)
         more = {"limit": limit, "next": after, "hasMore": after is not None}
         return Shown(found.items, meta=more)
+
+    def _cursors(self, name: str) -> str:
+        """What cursors of the list are good for: another tenant's are none of this one's."""
+        return f"cursor/{name}" if self.tenant is None else f"cursor/{name}/of/{self.tenant}"
 
 
 def no_such(what: str) -> Refusal:
@@ -180,7 +188,8 @@ class Operation:
 
     `answer` is the type of `data`; of a list, `is_list`, that of its elements. `media_types` are
     what it answers with instead of the envelope. `errors` are the codes it answers with beside
-    those that every operation has.
+    those that every operation has. `sealed` path parameters are ids that we make of others, and so
+    may be longer than those.
     """
 
     method: Literal["GET", "POST"]
@@ -195,6 +204,7 @@ class Operation:
     is_list: bool = False
     errors: tuple[str, ...] = ()
     media_types: tuple[str, ...] = ()
+    sealed: frozenset[str] = frozenset()
     tag: str = ""
 
     @property

@@ -2,7 +2,12 @@
 
 from collections.abc import Sequence
 
-from gateway.api import events, tenants
+from gateway.api import billing, events, records, tenants
 from gateway.api.operations import Operation
 
-OPERATIONS: Sequence[Operation] = (*tenants.OPERATIONS, *events.OPERATIONS)
+OPERATIONS: Sequence[Operation] = (
+    *tenants.OPERATIONS,
+    *billing.OPERATIONS,
+    *records.OPERATIONS,
+    *events.OPERATIONS,
+)

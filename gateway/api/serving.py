@@ -52,7 +52,7 @@ async def _serve(operation: Operation, api: Api, request: Request) -> Response:
             raise Refusal("not_found", "There is nothing here.")
         raise Refusal("forbidden", "The token's scope does not cover this.")
     path: dict[str, str] = dict(request.path_params)
-    if not all(map(is_storable, path.values())):
+    if not all(is_storable(value) for name, value in path.items() if name not in operation.sealed):
         raise Refusal("not_found", "There is nothing here.")
     call = Call(
         api=api,

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from gateway.api.numbers import without_numbers
 from gateway.api.operations import Call, Nothing, Operation, Paged, Shown, no_such
 from gateway.envelope import Refusal
 from shared.db import Conn
@@ -71,7 +72,7 @@ async def read_entitlements(call: Call[Nothing, Nothing]) -> Shown:
 
     404 for a tenant that nobody ever named, and the same for one that the token may not see.
     """
-    return Shown(await _found(call, read_tenant))
+    return Shown(_for(call, await _found(call, read_tenant)))
 
 
 async def read_membership(call: Call[Paged, Nothing]) -> Shown:
@@ -95,9 +96,14 @@ async def read_explanation(call: Call[At, Nothing]) -> Shown:
         return await explain(conn, tenant, call.path["feature"], call.query.at)
 
     try:
-        return Shown(await _found(call, read))
+        return Shown(_for(call, await _found(call, read)))
     except MomentError as error:
         raise Refusal("malformed_request", f"at: {error}") from None
+
+
+def _for(call: Call[Any, Any], shown: dict[str, Any]) -> dict[str, Any]:
+    """As the token may see it."""
+    return shown if call.tenant is None else dict(without_numbers(shown))
 
 
 async def _found(

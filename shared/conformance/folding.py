@@ -7,7 +7,7 @@ from itertools import combinations, permutations
 from shared.domain.commands import Command, Observe
 from shared.domain.events import Identity
 from shared.domain.register import Observation, fold
-from shared.domain.states import digest_of, encode_state
+from shared.domain.states import digest_of
 
 _MOST_AT_ONCE = 5
 
@@ -61,8 +61,8 @@ def _observation(event_id: str, command: Observe) -> Observation:
         event_id,
         command.version,
         command.shape,
-        digest_of(encode_state(before)) if before is not None else None,
-        digest_of(encode_state(command.after)),
+        digest_of(before) if before is not None else None,
+        digest_of(command.after),
         command.after,
         command.ceiling,
         command.number,

@@ -18,7 +18,9 @@ _LARGEST = 2**53
 _YEAR_2000_S, _YEAR_2100_S = 946_684_800, 4_102_444_800
 
 _SHAPES = ("edge", "arrival", "point", "fetch", "hint")
-_MOMENTS = ("ends_at", "started_at", "resumes_at", "lapses_at", "past_due_at")
+_MOMENTS = (
+    "ends_at", "started_at", "resumes_at", "lapses_at", "past_due_at", "period_ends_at",
+)  # fmt: skip
 _NUMBERS = ("amount", "refunded")
 _NAMES = ("customer", "tenant", "reference", "plan", "offer", "collection")
 

@@ -136,6 +136,17 @@ def missing(
     return None
 
 
+def why_nothing(
+    situation: Situation, given: Sequence[Grant], at: datetime, catalog: Catalog
+) -> tuple[Reason, datetime | None]:
+    """
+    Why the object gives nothing at all at that moment, and since or from when, where that is told.
+
+    `given` are all its grants, none of them live.
+    """
+    return _reason(situation, None, given, at, catalog)
+
+
 def _offered(
     situation: Situation, feature: str, state: ObjectState, catalog: Catalog
 ) -> tuple[Offer, ...] | None:
@@ -146,7 +157,11 @@ def _offered(
 
 
 def _reason(
-    situation: Situation, feature: str, given: Sequence[Grant], at: datetime, catalog: Catalog
+    situation: Situation,
+    feature: str | None,
+    given: Sequence[Grant],
+    at: datetime,
+    catalog: Catalog,
 ) -> tuple[Reason, datetime | None]:
     if situation.register.terminal:
         last = situation.register.sightings[0]
@@ -177,9 +192,9 @@ def _barred(situation: Situation) -> Reason | None:
     return None
 
 
-def _without_access(situation: Situation, feature: str) -> Reason:
+def _without_access(situation: Situation, feature: str | None) -> Reason:
     sighting = situation.verdict.stands_on
-    if any(grant.feature == feature for grant in situation.verdict.grants):
+    if any(feature in (None, grant.feature) for grant in situation.verdict.grants):
         return "not_written"
     state = sighting.state if sighting is not None else situation.register.newest
     found = standing(situation, state)

@@ -161,7 +161,7 @@ def fold(provider: str, kind: str, observations: Iterable[Observation]) -> Regis
         if fetch is not None and fetch.version < version <= (fetch.ceiling or fetch.version):
             ambiguous = ambiguous or last.after != fetch.after
         previous = last.after
-        state = _completed(last.state, items, kind)
+        state = _completed(_in_its_period(last, second), items, kind)
         items = state.items
         standing = standing_of(provider, kind, state.status)
         if standing is None:
@@ -246,6 +246,21 @@ def _end_of_second(
     # Of a charge the larger refund is the later one, unless one has failed.
     last = max(finals or candidates, key=_refunded)
     return last, len({seen.after for seen in finals}) != 1
+
+
+def _in_its_period(last: Observation, second: Sequence[Observation]) -> ObjectState:
+    """
+    A second's last state, in the latest period of all that are that state.
+
+    Periods are no part of the walk. They follow each other, so of two the later is the newer.
+    """
+    if len(second) == 1:
+        return last.state
+    told = [seen.state.period_ends_at for seen in second if seen.after == last.after]
+    latest = max((end for end in told if end is not None), default=None)
+    if latest == last.state.period_ends_at:
+        return last.state
+    return msgspec.structs.replace(last.state, period_ends_at=latest)
 
 
 def _begun(provider: str, kind: str, candidates: Sequence[Observation]) -> Sequence[Observation]:

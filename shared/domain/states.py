@@ -22,7 +22,8 @@ class ObjectState(msgspec.Struct, frozen=True, omit_defaults=True):
     amounts the currency's minor units.
 
     `tenant` is the tenant that the object itself names, `reference` one that the buyer could
-    write. A field added later needs a default: absent and default have the same digest.
+    write. A field added later needs a default: absent and default have the same digest. What is
+    only shown is in no digest.
     """
 
     status: str
@@ -47,6 +48,8 @@ class ObjectState(msgspec.Struct, frozen=True, omit_defaults=True):
     role: str | None = None  # of a membership: as what
     is_default: bool = False  # the plan of whoever has no other: unmapped, it gives nothing
     revokes: bool = False  # of a refund: it takes back what was bought, however much it pays back
+    period_ends_at: int | None = None  # when it is paid for again, or a trial is over; only shown
+    pauses: bool = False  # `ends_at` begins a pause, and is no end; only shown
 
 
 #: The status of an object of which only hints came: that it changed, not what it is.
@@ -91,6 +94,14 @@ def encode_state(state: ObjectState) -> bytes:
     return _encode(state)
 
 
-def digest_of(encoded: bytes) -> int:
-    """A signed 64-bit digest of a stored state; equal states have equal digests."""
+def digest_of(state: ObjectState) -> int:
+    """
+    A signed 64-bit digest of what decides in a state; equal states have equal digests.
+
+    What is only shown is left out: observations that were kept before it was read must meet those
+    of the same second that have it, and a renewal must lead nowhere.
+    """
+    if state.period_ends_at is not None or state.pauses:
+        state = msgspec.structs.replace(state, period_ends_at=None, pauses=False)
+    encoded = encode_state(state)
     return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), signed=True)

@@ -62,7 +62,7 @@ ALSO = {
             "IS_KNOWN", "READ_GRANTS", "READ_CUSTOMERS", "READ_MEMBERS",
         ),
         "shared.store.tokens": ("FIND_BY_DIGEST", "STILL_VALID"),
-        "shared.store.merges": ("ALIASES_AT",),
+        "shared.store.merges": ("ALIASES_AT", "NAMES_OF_TENANT", "READ_MERGES"),
     },
     "worker": {
         "shared.store.source_keys": ("READ_KEYS",),

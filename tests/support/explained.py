@@ -19,7 +19,7 @@ from shared.domain.reasons import Sight
 from shared.domain.register import Observation, fold
 from shared.domain.situations import Neighbour, Neighbourhood
 from shared.domain.standings import has_versions
-from shared.domain.states import Item, ObjectState, digest_of, encode_state
+from shared.domain.states import Item, ObjectState, digest_of
 from shared.domain.turns import HeldGrant
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -79,7 +79,7 @@ class Told:
         state = ObjectState(status, items=items, **more)
         number = 1 + sum(map(len, self.sights.values()))
         at = (NOW_S - int(days_ago * DAY_S)) * (1_000_000 if has_versions(provider) else 1)
-        digest = digest_of(encode_state(state))
+        digest = digest_of(state)
         seen = Observation(f"evt_{number}", at, shape, None, digest, state)
         key = ObjectKey(_PROVIDERS.index(provider), "", livemode, kind, object_id)
         self.sights.setdefault(key, []).append(Sight(UUID(int=number), seen))

@@ -37,8 +37,13 @@ CHANGES: list[dict[str, list[Any]]] = [
 _LAPSING = {"end_behavior": {"missing_payment_method": "cancel"}}
 
 
-def live(rng: random.Random, number: str, *, tenant: str | None = None) -> Life:
-    """One life: a start, then 2 to 6 changes within one second, toggles included."""
+def live(
+    rng: random.Random, number: str, *, tenant: str | None = None, renews: bool = False
+) -> Life:
+    """
+    One life: a start, then 2 to 6 changes within one second, toggles included. With `renews`
+    periods end in it, together with what else changes or by themselves.
+    """
     second = NOW_S + rng.randrange(1000)
     current = subscription(number, customer=f"cus_{number}", status="incomplete", tenant=tenant,
                            trial_end=NOW_S + 86400 * 10, trial_settings=_LAPSING)  # fmt: skip
@@ -59,6 +64,12 @@ def live(rng: random.Random, number: str, *, tenant: str | None = None) -> Life:
         changed = copy.deepcopy(rng.choice(trail)) if rng.random() < 0.35 else None
         if changed is None or changed == current:
             changed = _changed(rng, current)
+        if renews:
+            if rng.random() < 0.2:
+                changed = copy.deepcopy(current)
+            _renew(changed, _period_of(current) + 30 * 86400 * (rng.random() < 0.4))
+            if changed == current:
+                _renew(changed, _period_of(current) + 30 * 86400)
         previous = difference(changed, current)
         events.append(
             _event(rng, "customer.subscription.updated", changed, second, previous=previous)
@@ -66,6 +77,15 @@ def live(rng: random.Random, number: str, *, tenant: str | None = None) -> Life:
         trail.append(changed)
         current = changed
     return Life(events, current, is_deleted, starts_unseen)
+
+
+def _period_of(content: dict[str, Any]) -> int:
+    return int(content["items"]["data"][0]["current_period_end"])
+
+
+def _renew(content: dict[str, Any], until: int) -> None:
+    """Time goes one way, whatever else is put back to what it was."""
+    content["items"]["data"][0]["current_period_end"] = until
 
 
 def shuffled(rng: random.Random, events: list[bytes]) -> list[bytes]:

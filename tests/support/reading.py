@@ -9,7 +9,7 @@ from typing import Any
 from shared.domain.commands import Command, Observe
 from shared.domain.events import Arrival, Identity
 from shared.domain.register import Observation, Register, fold
-from shared.domain.states import digest_of, encode_state
+from shared.domain.states import digest_of
 from shared.providers import providers
 from tests.support import stripe_events as given
 from tests.support.stripe_events import event
@@ -66,8 +66,8 @@ def observation(body: bytes) -> Observation:
         head["id"],
         seen.version,
         seen.shape,
-        digest_of(encode_state(seen.before)) if seen.before is not None else None,
-        digest_of(encode_state(seen.after)),
+        digest_of(seen.before) if seen.before is not None else None,
+        digest_of(seen.after),
         seen.after,
     )
 

@@ -15,7 +15,7 @@ from shared.domain.commands import Observe
 from shared.domain.entitlements import aggregate
 from shared.domain.events import Arrival
 from shared.domain.register import Observation, Register, fold
-from shared.domain.states import digest_of, encode_state
+from shared.domain.states import digest_of
 from shared.domain.verdicts import Links, decide, moment_of
 from shared.providers import providers
 from tests.support.clerk import NOW_MS, PLANS, Life, Sent, live, told
@@ -46,7 +46,7 @@ def seen(events: list[Sent]) -> Seen:
         identity = CLERK.identify(sent.headers, sent.body)
         for command in CLERK.translate(Arrival(identity, sent.body)):
             assert isinstance(command, Observe)
-            after = digest_of(encode_state(command.after))
+            after = digest_of(command.after)
             kept[command.kind, command.object_id].setdefault(
                 identity.event_id,
                 Observation(identity.event_id, command.version, command.shape, None, after,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from shared.domain.commands import Observe
 from shared.domain.events import Arrival, Identity
 from shared.domain.register import Observation, Register, fold
-from shared.domain.states import digest_of, encode_state
+from shared.domain.states import digest_of
 from shared.providers.sender.mapping import Mapping
 
 MAPPING = Mapping.read(
@@ -47,7 +47,7 @@ def observation(number: int, told: tuple[int, str, str]) -> Observation:
     identity = Identity(f"evt_{number}", "licence.told", "lic_1")
     (command,) = MAPPING.translate(Arrival(identity, body), json.loads(body))
     assert isinstance(command, Observe)
-    digest = digest_of(encode_state(command.after))
+    digest = digest_of(command.after)
     return Observation(
         identity.event_id, command.version, command.shape, None, digest, command.after
     )

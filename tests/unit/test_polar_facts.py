@@ -17,7 +17,7 @@ from shared.domain.commands import Observe
 from shared.domain.events import FETCHED, Arrival, Identity
 from shared.domain.payments import Policy, Seen, circumstances
 from shared.domain.register import Observation, Register, fold
-from shared.domain.states import ObjectState, digest_of, encode_state
+from shared.domain.states import ObjectState, digest_of
 from shared.domain.verdicts import Links, Verdict, decide
 from shared.providers import providers
 from tests.support.polar_lives import CATALOG
@@ -55,7 +55,7 @@ def sights(kind: str, body: bytes, name: str) -> list[tuple[str, str, Observatio
                     command.version,
                     command.shape,
                     None,
-                    digest_of(encode_state(command.after)),
+                    digest_of(command.after),
                     command.after,
                     command.ceiling,
                     command.number,

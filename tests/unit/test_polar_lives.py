@@ -19,7 +19,7 @@ from shared.domain.entitlements import Grant, aggregate
 from shared.domain.events import Arrival
 from shared.domain.payments import Policy, Seen, circumstances
 from shared.domain.register import Observation, Register, fold
-from shared.domain.states import Item, digest_of, encode_state
+from shared.domain.states import Item, digest_of
 from shared.domain.verdicts import decide, links_of
 from shared.providers import providers
 from tests.support.draw import seed_of_run
@@ -52,7 +52,7 @@ def seen_of(told: Iterable[Told], change: Change = as_it_is, rule: Fold = fold) 
         for command in POLAR.translate(Arrival(identity, body)):
             if isinstance(command, Observe):
                 seen = change(command, identity.event_type)
-                after = digest_of(encode_state(seen.after))
+                after = digest_of(seen.after)
                 observation = Observation(
                     identity.event_id, seen.version, seen.shape, None, after, seen.after
                 )

@@ -14,7 +14,7 @@ from shared.domain.commands import Observe
 from shared.domain.entitlements import Grant, aggregate
 from shared.domain.payments import DEFAULT_POLICY, Seen, circumstances
 from shared.domain.register import Observation, fold
-from shared.domain.states import digest_of, encode_state
+from shared.domain.states import digest_of
 from shared.domain.verdicts import Links, decide, earliest_references
 from tests.support.draw import live, seed_of_run
 from tests.support.life import Life
@@ -40,8 +40,8 @@ def observed(life: Life) -> list[Seen]:
                         told["id"],
                         command.version,
                         command.shape,
-                        None if before is None else digest_of(encode_state(before)),
-                        digest_of(encode_state(command.after)),
+                        None if before is None else digest_of(before),
+                        digest_of(command.after),
                         command.after,
                     )
                 )

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from shared.domain.register import Observation, Register, fold
-from shared.domain.states import ObjectState, digest_of, encode_state
+from shared.domain.states import ObjectState, digest_of
 from tests.support.lives import Life, difference, live, shuffled
 from tests.support.reading import asked_of
 from tests.support.stripe_events import (
@@ -39,8 +39,8 @@ def observations(bodies: list[bytes]) -> list[Observation]:
                 head["id"],
                 command.version,
                 command.shape,
-                digest_of(encode_state(before)) if before is not None else None,
-                digest_of(encode_state(command.after)),
+                digest_of(before) if before is not None else None,
+                digest_of(command.after),
                 command.after,
             ),
         )

@@ -14,7 +14,7 @@ from shared.domain.standings import (
     Standing,
     standing_of,
 )
-from shared.domain.states import Item, ObjectState, digest_of, encode_state
+from shared.domain.states import Item, ObjectState, digest_of
 from shared.domain.verdicts import Links, Verdict, decide
 
 DAY_S = 86_400
@@ -226,7 +226,7 @@ def test_unknown_status_neither_grants_nor_revokes(kind: str) -> None:
 def observed(
     state: ObjectState, version: int = NOW_S, shape: Shape = "point", name: str = "evt"
 ) -> Observation:
-    after = digest_of(encode_state(state))
+    after = digest_of(state)
     return Observation(f"{name}_{version}", version, shape, None, after, state)
 
 

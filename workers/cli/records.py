@@ -103,7 +103,9 @@ def show_command(
         shown = recorded.summary(found[0])
         tracking_id = UUID(history[0]["trackingId"])
         raw = await recorded.read_raw(conn, found[0]["id"], tracking_id)
-        shown |= {"normalised": history[0]["normalised"], "raw": raw}
+        shown |= {"normalised": history[0]["normalised"], "raw": raw.text}
+        if raw.artifact is not None:
+            shown |= {"artifact": f"sha256:{raw.artifact.hex()}"}
         if as_json:
             write_json({**shown, "history": history})
             return
@@ -111,7 +113,9 @@ def show_command(
         print_heading("Versions, the newest first")
         columns = ("version", "event", "trackingId", "tenant", "receivedAt", "mappedBy")
         print_table({column: column for column in columns}, history)
-        if raw is None:
+        if raw.artifact is not None:
+            note("what it was read from lies in the artifact store")
+        elif raw.text is None:
             note("what it was read from went by retention")
 
     operate(run)

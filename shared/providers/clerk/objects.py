@@ -129,16 +129,18 @@ class SubscriptionItem(msgspec.Struct):
         status = checked("the item's status", self.status)
         # Absent ids are empty here, not null.
         payer = self.payer or _Payer()
+        # Up to a second late rather than early: until then it is paid for.
+        period_ends_at = _second_of(self.period_end, late=True)
         tenant = storable(payer.organization_id) or storable(payer.user_id)
         return ObjectState(
             "free_trial" if self.is_free_trial and status == "active" else status,
             customer=tenant or storable(payer.id) or storable(self.payer_id),
             tenant=tenant,
             items=(Item(self._refs()),),
-            # Up to a second late rather than early: until then it is paid for.
-            ends_at=_second_of(self.period_end, late=True) if status == "canceled" else None,
+            ends_at=period_ends_at if status == "canceled" else None,
             past_due_at=_second_of(self.past_due_at),
             is_default=self._is_default(),
+            period_ends_at=period_ends_at,
         )
 
     def _refs(self) -> tuple[str, ...]:

@@ -111,6 +111,8 @@ class Subscription(Versioned, kw_only=True):
             ends_at=self._scheduled_end(),
             started_at=_seconds(self.started_at),
             past_due_at=_seconds(self.past_due_at),
+            period_ends_at=_seconds(self.current_period_end),
+            pauses=self.pause_at_period_end and not self.cancel_at_period_end,
         )
 
     def _scheduled_end(self) -> int | None:

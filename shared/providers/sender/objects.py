@@ -18,7 +18,7 @@ from shared.providers.sender.tables import Path, read_table
 from shared.providers.sender.values import Document, Wanted, version_in
 
 _STANDINGS = {standing.value: standing for standing in Standing}
-_TIMES = ("ends_at", "started_at", "past_due_at", "lapses_at")
+_TIMES = ("ends_at", "started_at", "past_due_at", "lapses_at", "period_ends_at")
 _OF_CUSTOMERS = frozenset({"kind", "id", "status", "statuses", "version", "tenant"})
 _OF_THE_OTHERS = _OF_CUSTOMERS | {"customer", "products", "quantity", *_TIMES}
 _KINDS = {
@@ -87,6 +87,7 @@ class ObjectMapping:
             started_at=times.get("started_at"),
             past_due_at=times.get("past_due_at"),
             lapses_at=times.get("lapses_at"),
+            period_ends_at=times.get("period_ends_at"),
         )
         version = version_in(self._version, document, occurred_at, self._id)
         return Observe(self.kind, object_id, version, "point", None, state)

@@ -85,6 +85,7 @@ class Subscription(msgspec.Struct):
             collection=storable(paused.behavior) if paused is not None else None,
             resumes_at=paused.resumes_at if paused is not None else None,
             lapses_at=self._lapse(),
+            period_ends_at=min(_ends_of(lines), default=self.current_period_end),
         )
 
     def _scheduled_end(self, lines: Sequence[Line]) -> int | None:
@@ -93,8 +94,7 @@ class Subscription(msgspec.Struct):
             return self.cancel_at
         if not self.cancel_at_period_end:
             return None
-        ends = [line.current_period_end for line in lines if line.current_period_end]
-        return max(ends) if ends else self.current_period_end
+        return max(_ends_of(lines), default=self.current_period_end)
 
     def _lapse(self) -> int | None:
         """When its trial ends for want of something to pay from; the customer may have it."""
@@ -105,6 +105,11 @@ class Subscription(msgspec.Struct):
         if behavior is None or behavior.missing_payment_method not in ("cancel", "pause"):
             return None
         return self.trial_end
+
+
+def _ends_of(lines: Sequence[Line]) -> list[int]:
+    """Of the periods of the items, which need not be the same."""
+    return [line.current_period_end for line in lines if line.current_period_end]
 
 
 class _InvoiceSettings(msgspec.Struct):

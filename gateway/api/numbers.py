@@ -1,0 +1,38 @@
+"""
+What a tenant's token is shown instead of names that hold a row's number.
+
+Operators know what was given by hand, and what the clock ended, by the numbers of objects. Those
+count everybody's: two of them would tell a tenant how much the others did between.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+#: "manual/17", and "17:PLAN:FEATURE:until:TIME".
+_GIVEN = re.compile(r"manual/\d+")
+_TURNED = re.compile(r"\d+:(.+:(?:until|from):.+)", re.DOTALL)
+#: Where such names stand in answers.
+_KEYS = frozenset({"object", "subject", "causeId"})
+
+
+def hide_number(name: str) -> str:
+    """The name without the number; as it is, where it holds none."""
+    if _GIVEN.fullmatch(name):
+        return "manual"
+    turned = _TURNED.fullmatch(name)
+    return name if turned is None else turned[1]
+
+
+def without_numbers(shown: Any) -> Any:
+    """An answer as JSON has it, with all such names in it hidden."""
+    if isinstance(shown, Mapping):
+        return {
+            key: hide_number(value)
+            if key in _KEYS and isinstance(value, str)
+            else without_numbers(value)
+            for key, value in shown.items()
+        }
+    if isinstance(shown, list | tuple):
+        return [without_numbers(one) for one in shown]
+    return shown
