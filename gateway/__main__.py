@@ -16,10 +16,13 @@ from opentelemetry.trace import SpanKind
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.api.operations import Api
+from gateway.api.tokens import Tokens
 from gateway.app import Deps, create_app
+from gateway.cors import read_origins
 from gateway.envelope import refuse
 from gateway.ingress import Ingress
 from gateway.intake import Intake
+from gateway.limiting import Limits, parse_networks
 from gateway.orders import Orders
 from gateway.readiness import Readiness
 from gateway.sources import Sources
@@ -167,12 +170,17 @@ async def opened(settings: Settings, endpoints: Endpoints, keys: KeyRing) -> Asy
                 endpoints.database["reader"], "reader", name="sluice-gateway-api"
             )
             stack.push_async_callback(reader.close)
+            limits = Limits.of(endpoints.redis, settings.api_rate, settings.api_failures)
+            stack.push_async_callback(limits.counters.close)
+            trusted = parse_networks(settings.trusted_proxies)
             api = Api(
                 reader=reader,
                 keys=keys,
                 sources=sources,
                 orders=Orders(intake, sources),
                 artifacts=Artifacts(settings.artifacts_url, settings.home),
+                tokens=Tokens(reader, limits, note=doorbell.note_use, trusted=trusted),
+                limits=limits,
                 readiness=readiness,
             )
         yield Deps(
@@ -185,6 +193,7 @@ async def opened(settings: Settings, endpoints: Endpoints, keys: KeyRing) -> Asy
             ),
             readiness=readiness,
             api=api,
+            origins=read_origins(settings.cors_origins),
         )
 
 

@@ -2,7 +2,11 @@
 
 from collections.abc import Sequence
 
-from gateway.api import tenants
+from gateway.api import entitlements, service, tenants
 from gateway.api.operations import Operation
 
-OPERATIONS: Sequence[Operation] = (*tenants.OPERATIONS,)
+OPERATIONS: Sequence[Operation] = (
+    *tenants.OPERATIONS,
+    *entitlements.OPERATIONS,
+    *service.OPERATIONS,
+)

@@ -37,7 +37,7 @@ MAY: dict[str, dict[str, set[str]]] = {
     },
     "reader": {"SELECT": READS_ALL_BUT_SECRETS | {"tokens"}},
     "worker": {
-        "SELECT": READS_ALL_BUT_SECRETS | FETCHING | {"reconciled_customers", "seals"},
+        "SELECT": READS_ALL_BUT_SECRETS | FETCHING | {"reconciled_customers", "seals", "tokens"},
         "INSERT": {"attempts", "audit", "audit_content", "audit_heads", "conflicts", "customers",
                    "fetch_budgets", "fetches", "grants", "handlers", "inbox", "job_assets",
                    "job_failures", "jobs", "joints", "ledger",
@@ -46,7 +46,7 @@ MAY: dict[str, dict[str, set[str]]] = {
                    "tenants", "visits", "work"},
         "UPDATE": {"audit_heads", "customers", "fetch_budgets", "fetches", "grants", "handlers",
                    "jobs", "joints", "lanes", "objects", "outbox", "reconciled_customers",
-                   "reconciliations", "records", "tenants", "visits", "work"},
+                   "reconciliations", "records", "tenants", "tokens", "visits", "work"},
         "DELETE": {"fetches", "grants", "job_assets", "job_failures", "observations", "outbox",
                    "record_versions", "visits", "work"},
     },
