@@ -1,6 +1,6 @@
 """The gateway's ASGI application: routes, and the table of what is answered to which exception."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from gateway.api.documents import documents_of
-from gateway.api.operations import Api
+from gateway.api.operations import Api, Operation
 from gateway.api.routes import OPERATIONS
 from gateway.api.serving import routes_of
 from gateway.cors import cors
@@ -38,7 +38,7 @@ class Deps:
     origins: tuple[str, ...] = ()
 
 
-def create_app(deps: Deps) -> ASGIApp:
+def create_app(deps: Deps, operations: Sequence[Operation] = OPERATIONS) -> ASGIApp:
     """The application; whoever opened the dependencies closes them."""
     routes: list[Route] = [
         Route("/api/v1/webhooks/{source}", receive, methods=["POST"]),
@@ -46,8 +46,8 @@ def create_app(deps: Deps) -> ASGIApp:
         Route("/readyz", readyz),
     ]
     if deps.api is not None:
-        routes += routes_of(OPERATIONS, deps.api)
-        routes += documents_of(OPERATIONS, [route.path for route in routes])
+        routes += routes_of(operations, deps.api)
+        routes += documents_of(operations, [route.path for route in routes])
     app = Starlette(routes=routes, exception_handlers=ANSWERS)
     # A redirected POST comes back as a GET without a body, or not at all.
     app.router.redirect_slashes = False
