@@ -15,6 +15,7 @@ import uvloop
 from opentelemetry.trace import SpanKind
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.api.checking import Checks
 from gateway.api.operations import Api
 from gateway.api.tokens import Tokens
 from gateway.app import Deps, create_app
@@ -167,7 +168,7 @@ async def opened(settings: Settings, endpoints: Endpoints, keys: KeyRing) -> Asy
         api = None
         if settings.api:
             reader = await Database.open(
-                endpoints.database["reader"], "reader", name="sluice-gateway-api"
+                endpoints.database["reader"], "reader", name="sluice-gateway-api", resets=False
             )
             stack.push_async_callback(reader.close)
             limits = Limits.of(endpoints.redis, settings.api_rate, settings.api_failures)
@@ -179,6 +180,7 @@ async def opened(settings: Settings, endpoints: Endpoints, keys: KeyRing) -> Asy
                 sources=sources,
                 orders=Orders(intake, sources),
                 artifacts=Artifacts(settings.artifacts_url, settings.home),
+                checks=Checks(reader),
                 tokens=Tokens(reader, limits, note=doorbell.note_use, trusted=trusted),
                 limits=limits,
                 readiness=readiness,

@@ -8,7 +8,6 @@ import msgspec
 from gateway.api.operations import Call, Nothing, Operation, Shown, no_such
 from gateway.envelope import Detail, Refusal
 from shared.domain.events import is_storable
-from shared.store.tenants import check_features
 
 LARGEST_CHECK = 100
 
@@ -61,10 +60,9 @@ async def check_entitlements(call: Call[Nothing, Questions]) -> Shown:
         raise no_such("tenant")
     # What cannot be stored was never granted.
     sane = [one for one in asked if all(map(is_storable, one))]
-    async with call.reading() as conn:
-        found = await check_features(
-            conn, (tenant for tenant, _ in sane), (feature for _, feature in sane)
-        )
+    found = await call.api.checks.ask(
+        {tenant for tenant, _ in sane}, {feature for _, feature in sane}
+    )
     answers = []
     for tenant, feature in asked:
         entitlement = found.get((tenant, feature))

@@ -14,6 +14,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.api.checking import Checks
 from gateway.api.reader import reading
 from gateway.api.tokens import Tokens
 from gateway.envelope import Refusal
@@ -65,6 +66,7 @@ class Api:
     sources: Sources
     orders: Orders
     artifacts: Artifacts
+    checks: Checks
     tokens: Tokens
     limits: Limits
     readiness: Readiness | None = None

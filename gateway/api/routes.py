@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from gateway.api import entitlements, service, tenants
+from gateway.api import entitlements, health, tenants, users
 from gateway.api.operations import Operation
 
 OPERATIONS: Sequence[Operation] = (
     *tenants.OPERATIONS,
     *entitlements.OPERATIONS,
-    *service.OPERATIONS,
+    *users.OPERATIONS,
+    *health.OPERATIONS,
 )

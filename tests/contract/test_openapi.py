@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+from pathlib import Path
 from typing import Any, cast
 
 import httpx
@@ -158,3 +160,20 @@ def test_examples_of_bodies_are_what_the_types_say(found: Any) -> None:
     assert "null" not in json.dumps(found["paths"]["/api/v1/tenants"]["get"]["parameters"])
     created = found["components"]["schemas"]["Me"]["properties"]["createdAt"]
     assert created == {"type": "string", "format": "date-time"}
+
+
+def test_every_operation_has_an_example() -> None:
+    """docs/api.md has a section for each, with a request that can be pasted into a shell."""
+    text = (Path(__file__).parents[2] / "docs/api.md").read_text()
+    sections = dict(
+        re.findall(r"^### `(\w+ [^`]+)`\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
+    )
+    wanted = {f"{one.method} {plain(one.path)}" for one in OPERATIONS}
+    assert wanted == sections.keys(), f"missing: {wanted - sections.keys()}"
+    for name, section in sections.items():
+        method, path = name.split(" ", 1)
+        curl = re.search(r"^curl .*?(?<!\\)$", section, re.MULTILINE | re.DOTALL)
+        assert curl is not None, name
+        fixed = re.sub(r"\{\w+\}", r"[^/\\s\"]+", path)
+        assert re.search(rf"\$SLUICE{fixed}(?=[\s\"?]|$)", curl[0]), name
+        assert ("-d " in curl[0] or "-X POST" in curl[0]) == (method == "POST"), name

@@ -1,8 +1,6 @@
-"""What the API says of itself: `/api/v1/users/me`, `/api/v1/health` and `…/detailed`."""
+"""What the API says of the deployment: `/api/v1/health` and `…/detailed`."""
 
-from datetime import datetime
 from typing import Any, Literal
-from uuid import UUID
 
 import msgspec
 
@@ -11,18 +9,6 @@ from gateway.readiness import Check
 from shared.store.health import read_health
 
 Verdict = Literal["ok", "degraded", "failed"]
-
-
-class Me(msgspec.Struct, frozen=True, rename="camel"):
-    """The token of the request. `lastUsedAt` is noted once a minute or less."""
-
-    id: UUID
-    name: str
-    scope: str
-    tenant: str | None
-    created_at: datetime
-    expires_at: datetime | None
-    last_used_at: datetime | None
 
 
 class Status(msgspec.Struct, frozen=True, rename="camel"):
@@ -82,22 +68,6 @@ class Details(msgspec.Struct, frozen=True, rename="camel"):
     limits_are_shared: bool
 
 
-async def read_me(call: Call[Nothing, Nothing]) -> Shown:
-    """The token that asks: its scope, its end, and when it was last used."""
-    token = call.token
-    return Shown(
-        Me(
-            id=token.id,
-            name=token.name,
-            scope=token.scope,
-            tenant=call.tenant,
-            created_at=token.created_at,
-            expires_at=token.expires_at,
-            last_used_at=token.last_used_at,
-        )
-    )
-
-
 async def read_status(call: Call[Nothing, Nothing]) -> Shown:
     """Whether all is well: "degraded" where somebody should look. One look serves a second."""
     return Shown(Status(_verdict(await _checks(call))))
@@ -129,7 +99,6 @@ def _verdict(checks: list[Check]) -> Literal["ok", "degraded"]:
 
 
 OPERATIONS = (
-    Operation("GET", "/api/v1/users/me", read_me, "The token that asks", Me),
     Operation("GET", "/api/v1/health", read_status, "Whether all is well", Status),
     Operation(
         "GET",
