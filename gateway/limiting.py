@@ -87,6 +87,14 @@ class Quota(NamedTuple):
         }
 
 
+@dataclass(slots=True)
+class _Sum:
+    """What is added under one key in one go, for all who wait for it."""
+
+    count: int = 0
+    total: asyncio.Task[int] | None = None
+
+
 class Counters:
     """Numbers that end by themselves: all gateways' in Redis, or else this process's own."""
 
@@ -111,11 +119,42 @@ class Counters:
             )
         self._left_alone_until = float("-inf")
         self._failures = 0
+        self._waiting: dict[str, _Sum] = {}
+        self._adding: dict[str, asyncio.Task[int]] = {}
 
     @property
     def is_shared(self) -> bool:
         """Whether Redis counts, as far as it is known."""
         return self._shared is not None and self._failures == 0
+
+    async def add_one(self, key: str, kept_s: int) -> int:
+        """
+        The number under the key, with this one. Those who come while it is being added to are
+        added together after that, and each has a number of its own.
+        """
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            waiting = self._waiting[key] = _Sum()
+            waiting.total = asyncio.create_task(self._add(key, kept_s), name="limits")
+        waiting.count += 1
+        place = waiting.count
+        assert waiting.total is not None
+        total = await asyncio.shield(waiting.total)
+        return total - waiting.count + place
+
+    async def _add(self, key: str, kept_s: int) -> int:
+        before = self._adding.get(key)
+        if before is not None:
+            await asyncio.wait({before})
+        adding = asyncio.current_task()
+        assert adding is not None
+        self._adding[key] = adding
+        amount = self._waiting.pop(key).count
+        try:
+            return await self.ask(lambda storage: storage.incr(key, kept_s, amount=amount))
+        finally:
+            if self._adding.get(key) is adding:
+                del self._adding[key]
 
     async def ask(self, what: Callable[[Storage], Awaitable[T]]) -> T:
         """What it comes to in Redis, or within 50 ms in this process. Never raises."""
@@ -182,7 +221,7 @@ class Limits:
         key = f"token/{token}/{self.rate.window_s}/{int(window)}"
         # Longer than its window: another gateway's clock may be behind.
         kept_s = self.rate.window_s + 5
-        used = await self.counters.ask(lambda storage: storage.incr(key, kept_s))
+        used = await self.counters.add_one(key, kept_s)
         resets_in_s = max(1, round(self.rate.window_s - gone_s))
         return Quota(self.rate, self.rate.limit - used, resets_in_s)
 

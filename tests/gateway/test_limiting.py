@@ -1,5 +1,6 @@
 """Rates of tokens, addresses that fail, and what happens to both when Redis is away or hangs."""
 
+import asyncio
 import re
 import socket
 import time
@@ -44,6 +45,20 @@ async def test_a_token_has_its_rate_in_all_gateways_together(
     assert left[0].resets_in_s == 50
     assert (await limits.charge(name())).remaining == 2  # type: ignore[union-attr]
     await other.counters.close()
+
+
+async def test_who_comes_at_once_is_counted_one_by_one(endpoints: Endpoints) -> None:
+    """However they were added up: every number is had once, and two gateways miss none."""
+    ours, others = (Limits(Counters(endpoints.redis), Rate(1000, 3600)) for _ in range(2))
+    token = name()
+    quotas = await asyncio.gather(
+        *(one.charge(token) for _ in range(100) for one in (ours, others))
+    )
+    assert sorted(quota.remaining for quota in quotas if quota) == list(range(800, 1000))
+    assert not ours.counters._waiting
+    assert not ours.counters._adding
+    for one in (ours, others):
+        await one.counters.close()
 
 
 async def test_the_next_window_begins_anew(endpoints: Endpoints) -> None:
