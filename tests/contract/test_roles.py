@@ -170,6 +170,17 @@ async def test_the_gateway_reads_no_body_back(connections: dict[str, Any]) -> No
             assert refused == (column not in columns), (table, column)
 
 
+async def test_a_worker_notes_uses_of_tokens_and_no_more(connections: dict[str, Any]) -> None:
+    """Which token it was, and when: neither its digest nor its scope."""
+    columns = (await tables(connections["owner"]))["tokens"]
+    seen = {"id", "last_used_at"}
+    for column in columns:
+        for action, open_ones in (("SELECT", seen), ("UPDATE", {"last_used_at"})):
+            (statement,) = attempts(action, "tokens", [column])
+            refused = await is_refused(connections["worker"], statement)
+            assert refused == (column not in open_ones), statement
+
+
 @pytest.mark.parametrize("role", MAY)
 async def test_a_role_cannot_become_another(connections: dict[str, Any], role: str) -> None:
     """A connection that was taken over stays what it was."""
