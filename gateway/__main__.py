@@ -15,12 +15,16 @@ import uvloop
 from opentelemetry.trace import SpanKind
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.api.checking import Checks
 from gateway.api.followers import CONNECTIONS, Followers
 from gateway.api.operations import Api
+from gateway.api.tokens import Tokens
 from gateway.app import Deps, create_app
+from gateway.cors import read_origins
 from gateway.envelope import refuse
 from gateway.ingress import Ingress
 from gateway.intake import Intake
+from gateway.limiting import Limits, parse_networks
 from gateway.orders import Orders
 from gateway.readiness import Readiness
 from gateway.sources import Sources
@@ -169,7 +173,7 @@ async def opened(settings: Settings, endpoints: Endpoints, keys: KeyRing) -> Asy
         api = None
         if settings.api:
             reader = await Database.open(
-                endpoints.database["reader"], "reader", name="sluice-gateway-api"
+                endpoints.database["reader"], "reader", name="sluice-gateway-api", resets=False
             )
             stack.push_async_callback(reader.close)
             # Hundreds may want to read at once: not on the connections of everybody else.
@@ -183,6 +187,9 @@ async def opened(settings: Settings, endpoints: Endpoints, keys: KeyRing) -> Asy
             stack.push_async_callback(trail.close)
             followers = Followers(trail)
             stack.push_async_callback(followers.close)
+            limits = Limits.of(endpoints.redis, settings.api_rate, settings.api_failures)
+            stack.push_async_callback(limits.counters.close)
+            trusted = parse_networks(settings.trusted_proxies)
             api = Api(
                 reader=reader,
                 keys=keys,
@@ -190,6 +197,9 @@ async def opened(settings: Settings, endpoints: Endpoints, keys: KeyRing) -> Asy
                 orders=Orders(intake, sources),
                 artifacts=Artifacts(settings.artifacts_url, settings.home),
                 followers=followers,
+                checks=Checks(reader),
+                tokens=Tokens(reader, limits, note=doorbell.note_use, trusted=trusted),
+                limits=limits,
                 readiness=readiness,
             )
         yield Deps(
@@ -202,6 +212,7 @@ async def opened(settings: Settings, endpoints: Endpoints, keys: KeyRing) -> Asy
             ),
             readiness=readiness,
             api=api,
+            origins=read_origins(settings.cors_origins),
         )
 
 

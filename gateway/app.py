@@ -1,6 +1,6 @@
 """The gateway's ASGI application: routes, and the table of what is answered to which exception."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,12 +8,14 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from gateway.api.operations import Api
+from gateway.api.documents import documents_of
+from gateway.api.operations import Api, Operation
 from gateway.api.routes import OPERATIONS
 from gateway.api.serving import routes_of
+from gateway.cors import cors
 from gateway.door import Door, Visit
 from gateway.envelope import Refusal, answer, refuse
 from gateway.ingress import Ingress, receive
@@ -25,28 +27,33 @@ from shared.providers.base import SignatureError
 
 @dataclass(frozen=True, slots=True)
 class Deps:
-    """What the application is made of. Without `api` there is no API."""
+    """
+    What the application is made of. Without `api` there is no API; `origins` are those whose pages
+    may call it.
+    """
 
     ingress: Ingress
     readiness: Readiness | None = None
     api: Api | None = None
+    origins: tuple[str, ...] = ()
 
 
-def create_app(deps: Deps) -> ASGIApp:
+def create_app(deps: Deps, operations: Sequence[Operation] = OPERATIONS) -> ASGIApp:
     """The application; whoever opened the dependencies closes them."""
-    routes: list[BaseRoute] = [
+    routes: list[Route] = [
         Route("/api/v1/webhooks/{source}", receive, methods=["POST"]),
         Route("/livez", livez),
         Route("/readyz", readyz),
     ]
     if deps.api is not None:
-        routes += routes_of(OPERATIONS, deps.api)
+        routes += routes_of(operations, deps.api)
+        routes += documents_of(operations, [route.path for route in routes])
     app = Starlette(routes=routes, exception_handlers=ANSWERS)
     # A redirected POST comes back as a GET without a body, or not at all.
     app.router.redirect_slashes = False
     app.state.ingress = deps.ingress
     app.state.readiness = deps.readiness
-    return Door(app)
+    return Door(cors(app, deps.origins) if deps.origins else app)
 
 
 async def livez(request: Request) -> Response:

@@ -28,12 +28,16 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 @dataclass(slots=True)
 class Visit:
-    """One request on its way through. `source` is set for webhooks, as soon as it is known."""
+    """
+    One request on its way through. `source` is set for webhooks, as soon as it is known; `headers`
+    are those of its answer, whatever that will be, where it has none of that name itself.
+    """
 
     span: Span
     trace_id: str
     source: str = ""
     outcome: str = ""
+    headers: dict[bytes, bytes] | None = None
 
     def describe(self, tracking_id: str, event_type: str) -> None:
         """Say on the span which event it was, where spans are recorded."""
@@ -71,6 +75,11 @@ class Door:
             nonlocal is_answered
             if message["type"] == "http.response.start":
                 is_answered = True
+                if visit.headers is not None:
+                    # Several `Vary` are one list.
+                    has = {name for name, _ in message["headers"]} - {b"vary"}
+                    wanted = visit.headers.items()
+                    message["headers"] += [field for field in wanted if field[0] not in has]
                 message["headers"].append(named)
             await send(message)
 

@@ -93,6 +93,11 @@ def answer(
     return Envelope(_encode(body), status, headers)
 
 
+def encode(data: Any) -> bytes:
+    """`data` as answers have it: JSON in camelCase."""
+    return _encode(data)
+
+
 def refuse(
     code: str,
     message: str,

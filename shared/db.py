@@ -110,9 +110,13 @@ class Database:
         size: int = 4,
         settings: dict[str, str] | None = None,
         answer_within_s: float = 10.0,
+        resets: bool = True,
     ) -> Self:
         """
         Open a pool in the role `role` ("owner", "gateway", "reader", "worker", "operator").
+
+        A connection that comes back is reset, in a round trip of its own; `resets=False` is for
+        whoever sets nothing that outlives a transaction.
 
         Raises:
             Exception: whatever `unreachable` or `is_platform_fault` recognises.
@@ -122,6 +126,7 @@ class Database:
             min_size=0,
             max_size=size,
             init=_set_codecs,
+            reset=None if resets else _keep,
             timeout=5,
             # The server's own timeouts reach nobody behind a connection that has gone silent.
             command_timeout=answer_within_s,
@@ -329,6 +334,10 @@ def _server_settings(
     if role != "owner" and urlsplit(url).username != f"sluice_{role}":
         wanted["role"] = f"sluice_{role}"
     return wanted
+
+
+async def _keep(conn: Any) -> None:
+    """A transaction that was left open is rolled back even so, by asyncpg itself."""
 
 
 async def _set_codecs(conn: Any) -> None:

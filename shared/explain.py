@@ -18,7 +18,7 @@ from shared.db import Conn
 from shared.domain import explaining
 from shared.domain.catalog import Catalog
 from shared.domain.entitlements import grant_by_hand
-from shared.domain.explanation import Facts, Given, OperatorLink, Recorded, Tense
+from shared.domain.explanation import Explanation, Facts, Given, OperatorLink, Recorded, Tense
 from shared.domain.keys import CustomerKey, ObjectKey
 from shared.domain.moments import MomentError, moment_before, read_moment, written
 from shared.domain.prose import text_of
@@ -35,13 +35,22 @@ from shared.store.tenants import find_tenant
 __all__ = ["MomentError", "explain"]
 
 
+class Explained(Explanation, frozen=True, rename="camel", kw_only=True):
+    """
+    An explanation with its prose. `merged_from` is the name that was asked for, where another
+    tenant has it.
+    """
+
+    merged_from: str | None
+    text: str
+
+
 async def explain(
     conn: Conn, tenant: str, feature: str, at: str | None = None
 ) -> dict[str, Any] | None:
     """
-    The answer as JSON has it (`shared.domain.explanation.Explanation`) with its prose as "text",
-    and as "mergedFrom" the name that was asked for, where another tenant has it; None for a tenant
-    that nothing ever named. `at` is as `read_moment` takes it.
+    The answer as JSON has it (`Explained`); None for a tenant that nothing ever named. `at` is as
+    `read_moment` takes it.
 
     Raises:
         MomentError: `at` names no moment; nothing was read.

@@ -6,11 +6,13 @@ and never decides anything. This module and `workers.fleet` are the only ones th
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from arq.connections import ArqRedis
 from redis.asyncio import ConnectionPool
@@ -20,8 +22,10 @@ from shared import telemetry
 log = logging.getLogger(__name__)
 
 QUEUE_NAME = "sluice:wake"
-#: The one job: `drain(lanes: list[int])`.
+#: Wakes lanes: `drain(lanes: list[int])`.
 DRAIN = "drain"
+#: Tells when a token was used: `note_use(token_id: str, at: int)`, in seconds since 1970.
+NOTE_USE = "note_use"
 
 # arq orders jobs by the sender's wall clock and hides those of the future: a gateway whose clock
 # is ahead would ring in vain. A score in 1970 is always due (0 would count as none at all), and
@@ -87,6 +91,7 @@ class Doorbell:
         self._redis = redis_pool(url) if url else None
         self._waiting: set[int] = set()
         self._ringing: asyncio.Task[None] | None = None
+        self._noting: set[asyncio.Task[None]] = set()
         self._logged_at = float("-inf")
         self.is_answered = True  # whether the last ring went out
 
@@ -98,8 +103,24 @@ class Doorbell:
         if self._waiting and self._ringing is None:
             self._ringing = asyncio.create_task(self._ring_all(self._redis), name="doorbell")
 
+    def note_use(self, token: UUID, at: int) -> None:
+        """Tell a worker that the token was used. Returns at once, and may come to nothing."""
+        if self._redis is None or not self.is_answered:
+            return
+        noting = asyncio.create_task(self._note(self._redis, token, at), name="note use")
+        self._noting.add(noting)
+        noting.add_done_callback(self._noting.discard)
+
+    async def _note(self, redis: ArqRedis, token: UUID, at: int) -> None:
+        with contextlib.suppress(Exception):
+            await redis.enqueue_job(
+                NOTE_USE, str(token), at, _defer_until=_ALWAYS_DUE, _expires=_EXPIRES_S
+            )
+
     async def close(self) -> None:
         """Let the last ring go out, for half a second at most."""
+        if self._noting:
+            await asyncio.wait(self._noting, timeout=_SOCKET_TIMEOUT_S)
         if self._ringing is not None:
             await asyncio.wait({self._ringing}, timeout=_SOCKET_TIMEOUT_S)
             if self._ringing is not None:

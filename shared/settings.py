@@ -52,6 +52,10 @@ class Settings(BaseSettings):
     store_timeout_s: float = Field(default=0.8, gt=0)
     api: bool = True
     artifacts_url: str | None = Field(default=None, description="a file:, s3:, gs: or az: URL")
+    api_rate: str = Field(default="6000/minute", description="requests of one token")
+    api_failures: str = Field(default="60/minute", description="401s of one address")
+    trusted_proxies: str | None = Field(default=None, description="addresses and networks")
+    cors_origins: str | None = Field(default=None, description='origins of browsers, or "*"')
 
     worker_processes: int = Field(default=1, ge=1, le=64)
     worker_slots: int = Field(default=6, ge=1, le=64, description="lanes a process drains at once")

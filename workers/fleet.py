@@ -3,8 +3,8 @@ A worker process: arq for wake-ups, rounds for the lanes, fetching for what they
 what they have to say, a sweep for everything else.
 
 arq runs under our own supervision and with our own pool: it exits with the first connection that
-Redis refuses, and hangs with a Redis that hangs. Its one job does nothing but wake lanes, so no
-job can be lost, late or doubled to any effect.
+Redis refuses, and hangs with a Redis that hangs. Its jobs do nothing but wake lanes and note when
+tokens were used, so none can be lost, late or doubled to any effect.
 """
 
 import asyncio
@@ -13,13 +13,15 @@ import os
 import socket
 import sys
 from typing import Any
+from uuid import UUID
 
 from arq.worker import Worker, func
 from redis.exceptions import RedisError
 
-from shared.queue import DRAIN, QUEUE_NAME, deserialize_job, redis_pool, serialize_job
+from shared.queue import DRAIN, NOTE_USE, QUEUE_NAME, deserialize_job, redis_pool, serialize_job
 from shared.sealing import KeyRing, SealingError
 from shared.settings import Endpoints, Settings
+from shared.store import tokens
 from workers.crew import Crew, run_process
 from workers.extensions import handlers
 from workers.extensions.following import Following
@@ -71,7 +73,7 @@ async def work_until(
         following = Following(crew, rounds.wake)
         others.append(asyncio.create_task(following.run(), name="following"))
     if redis_url:
-        others.append(asyncio.create_task(_listen(redis_url, rounds), name="arq"))
+        others.append(asyncio.create_task(_listen(redis_url, rounds, crew), name="arq"))
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
         await asyncio.wait({visiting, *others, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -90,17 +92,27 @@ async def work_until(
             raise error
 
 
-async def _listen(redis_url: str, rounds: Rounds) -> None:
+async def _listen(redis_url: str, rounds: Rounds, crew: Crew) -> None:
     """Run arq until cancelled, and start it again whenever Redis lets it down."""
 
     async def drain(ctx: dict[Any, Any], lanes: list[int]) -> None:
         rounds.wake(lanes)
 
+    async def note_use(ctx: dict[Any, Any], token: str, at: int) -> None:
+        try:
+            async with crew.db.connection() as conn:
+                await tokens.note_use(conn, UUID(token), at)
+        except Exception as error:  # a hint, which may be lost
+            log.info("a use of a token was not noted", extra={"error": repr(error)})
+
     failures = 0
     while True:
         pool = redis_pool(redis_url, socket_timeout_s=1.0)
         worker = Worker(
-            functions=[func(drain, name=DRAIN, keep_result=0)],
+            functions=[
+                func(drain, name=DRAIN, keep_result=0),
+                func(note_use, name=NOTE_USE, keep_result=0),
+            ],
             redis_pool=pool,
             queue_name=QUEUE_NAME,
             handle_signals=False,

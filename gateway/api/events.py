@@ -68,7 +68,6 @@ class Events(Paged, frozen=True, forbid_unknown_fields=True, rename="camel", kw_
 
     def __post_init__(self) -> None:
         """Refuse what would be taken for something else than was meant."""
-        super().__post_init__()
         types = [] if self.type is None else self.type.split(",")
         if len(types) > _MOST_TYPES:
             raise ValueError(f"type: {_MOST_TYPES} at most")

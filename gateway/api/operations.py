@@ -5,22 +5,26 @@ A handler is given a `Call`, typed and checked, and returns a `Shown`. The types
 with are those that requests are read into, answers are made of and `/openapi.json` describes.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.api.checking import Checks
 from gateway.api.followers import Followers
+from gateway.api.reader import reading
+from gateway.api.tokens import Tokens
 from gateway.envelope import Refusal
+from gateway.limiting import Limits
 from gateway.orders import Orders
 from gateway.readiness import Readiness
 from gateway.sources import Sources
 from shared.artifacts import Artifacts
-from shared.db import Conn, Database, is_platform_fault
+from shared.db import Conn, Database
 from shared.sealing import KeyRing, SealingError
 from shared.store.paging import (
     DEFAULT_LIMIT,
@@ -42,7 +46,6 @@ ANYBODY: frozenset[Who] = frozenset({"operator", "service", "tenant"})
 SERVICES: frozenset[Who] = frozenset({"operator", "service"})
 OPERATORS: frozenset[Who] = frozenset({"operator"})
 
-_READ_WITHIN_S = 2.0
 _CURSOR_CHARS = 64
 
 
@@ -53,13 +56,8 @@ class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="c
 class Paged(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True):
     """The query parameters of every list. Derive from it for a list's own."""
 
-    limit: int = DEFAULT_LIMIT
+    limit: Annotated[int, msgspec.Meta(ge=1, le=LARGEST_LIMIT)] = DEFAULT_LIMIT
     cursor: str | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what no list has."""
-        if not 1 <= self.limit <= LARGEST_LIMIT:
-            raise ValueError(f"limit: must be from 1 to {LARGEST_LIMIT}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,24 +70,10 @@ class Api:
     orders: Orders
     artifacts: Artifacts
     followers: Followers
+    checks: Checks
+    tokens: Tokens
+    limits: Limits
     readiness: Readiness | None = None
-
-
-@asynccontextmanager
-async def reading(reader: Database) -> AsyncGenerator[Conn]:
-    """
-    A connection of the API's own.
-
-    Raises:
-        Refusal: the database is away.
-    """
-    try:
-        async with reader.connection(timeout_s=_READ_WITHIN_S) as conn:
-            yield conn
-    except Exception as error:
-        if is_platform_fault(error):
-            raise Refusal("store_unavailable", "The database cannot be read now.") from error
-        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +173,8 @@ class Operation:
     `answer` is the type of `data`; of a list, `is_list`, that of its elements. `media_types` are
     what it answers with instead of the envelope. `errors` are the codes it answers with beside
     those that every operation has. `sealed` path parameters are ids that we make of others, and so
-    may be longer than those.
+    may be longer than those. `asks`: a POST that changes nothing, and is answered with an ETag like
+    a GET.
     """
 
     method: Literal["GET", "POST"]
@@ -206,8 +191,14 @@ class Operation:
     media_types: tuple[str, ...] = ()
     sealed: frozenset[str] = frozenset()
     tag: str = ""
+    asks: bool = False
 
     @property
     def name(self) -> str:
         """Unique: the handler's."""
         return self.act.__name__
+
+    @property
+    def only_reads(self) -> bool:
+        """Whether its answer may be had again by its ETag."""
+        return self.method == "GET" or self.asks

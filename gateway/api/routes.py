@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 
-from gateway.api import billing, events, records, tenants
+from gateway.api import billing, entitlements, events, health, records, tenants, users
 from gateway.api.operations import Operation
 
 OPERATIONS: Sequence[Operation] = (
     *tenants.OPERATIONS,
+    *entitlements.OPERATIONS,
     *billing.OPERATIONS,
     *records.OPERATIONS,
     *events.OPERATIONS,
+    *users.OPERATIONS,
+    *health.OPERATIONS,
 )

@@ -1,5 +1,6 @@
 """From a request to a `Call`, and from what came of it to an answer: for every operation."""
 
+import hashlib
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -9,10 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.api.operations import Api, Call, Nothing, Operation
-from gateway.api.tokens import authenticate
+from gateway.api.operations import Api, Call, Nothing, Operation, Shown
 from gateway.door import Visit
-from gateway.envelope import Detail, Refusal, answer
+from gateway.envelope import Detail, Refusal, answer, encode
+from gateway.ingress import read_body
 from shared.domain.events import is_storable
 
 _LARGEST_BODY_BYTES = 1 << 20
@@ -45,7 +46,9 @@ def _endpoint(methods: dict[str, Operation], api: Api) -> Callable[[Request], Aw
 
 async def _serve(operation: Operation, api: Api, request: Request) -> Response:
     visit: Visit = request.scope["visit"]
-    token = await authenticate(api, request)
+    visit.headers = {b"cache-control": b"private, no-cache", b"vary": b"Authorization"}
+    token = await api.tokens.authenticate(request)
+    await _charge(api, visit, str(token.id))
     if token.scope.partition(":")[0] not in operation.who:
         # Where something is asked for by its name, not even whether it exists.
         if _PARAMETER.search(operation.path):
@@ -66,9 +69,47 @@ async def _serve(operation: Operation, api: Api, request: Request) -> Response:
     shown = await operation.act(call)
     if isinstance(shown, Response):
         return shown
+    if operation.only_reads and shown.status == 200:
+        return _answer_if_new(shown, request, visit)
     return answer(
         shown.data, visit.trace_id, status=shown.status, headers=shown.headers, **shown.meta
     )
+
+
+async def _charge(api: Api, visit: Visit, token_id: str) -> None:
+    """Count the request, and say on its answer, whatever that will be, how much is left."""
+    quota = await api.limits.charge(token_id)
+    if quota is None:
+        return
+    assert visit.headers is not None
+    for name, value in quota.headers().items():
+        visit.headers[name.lower().encode()] = value.encode()
+    if quota.remaining < 0:
+        raise Refusal(
+            "too_many_requests",
+            "The token's rate is used up for now.",
+            {"Retry-After": str(quota.resets_in_s)},
+        )
+
+
+def _answer_if_new(shown: Shown, request: Request, visit: Visit) -> Response:
+    """200 with its ETag, or 304 where the caller has that already."""
+    data = encode(shown.data)
+    # A cursor is another text each time, and a trace is this request's: neither is what it says.
+    said = {name: value for name, value in shown.meta.items() if name != "next"}
+    digest = hashlib.sha256(data + encode(said)).hexdigest()[:32]
+    # Weak: `meta` holds the trace id, so the bytes are never the same (RFC 9110, 8.8.1).
+    etag = f'W/"{digest}"'
+    headers = {**shown.headers, "ETag": etag}
+    if _knows(request.headers.getlist("if-none-match"), digest):
+        return Response(status_code=304, headers=headers)
+    return answer(msgspec.Raw(data), visit.trace_id, headers=headers, **shown.meta)
+
+
+def _knows(fields: Sequence[str], digest: str) -> bool:
+    """Whether `If-None-Match` names it; compared weakly, as that header wants it."""
+    tags = [tag.strip().removeprefix("W/") for field in fields for tag in field.split(",")]
+    return "*" in tags or f'"{digest}"' in tags
 
 
 def _query_of(operation: Operation, request: Request) -> Any:
@@ -92,11 +133,7 @@ async def _body_of(operation: Operation, request: Request) -> Any:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise Refusal("unsupported_media_type", "The body must be application/json.")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _LARGEST_BODY_BYTES:
-            raise Refusal("body_too_large", "The body is larger than 1 MiB.")
+    body = await read_body(request, _LARGEST_BODY_BYTES)
     try:
         return msgspec.json.decode(body, type=operation.body)
     except msgspec.ValidationError as error:

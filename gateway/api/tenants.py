@@ -1,4 +1,4 @@
-"""What the API says of tenants: `/api/v1/tenants/{tenant}/…`."""
+"""What the API says of tenants: `/api/v1/tenants` and `…/{tenant}/…`."""
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -10,11 +10,15 @@ from gateway.api.numbers import without_numbers
 from gateway.api.operations import Call, Nothing, Operation, Paged, Shown, no_such
 from gateway.envelope import Refusal
 from shared.db import Conn
-from shared.explain import MomentError, explain
+from shared.domain.events import is_storable
+from shared.explain import Explained, MomentError, explain
 from shared.store.paging import Page, row_number
-from shared.store.tenants import read_members, read_tenant
+from shared.store.tenants import list_tenants, read_members, read_tenant
 
 Found = TypeVar("Found", dict[str, Any], Page)
+
+#: What a plan gives of a feature.
+Value = bool | int | float | str
 
 
 class Grant(msgspec.Struct, rename="camel"):
@@ -23,8 +27,8 @@ class Grant(msgspec.Struct, rename="camel"):
     plan: str
     source: str
     object: str
-    value: int | bool | str
-    valid_from: datetime
+    value: Value
+    valid_from: datetime | None
     valid_until: datetime | None
     catalog_version: int
 
@@ -33,7 +37,7 @@ class Entitlement(msgspec.Struct, rename="camel"):
     """What a tenant may use, and by which grants. At `validUntil` the value changes next."""
 
     feature: str
-    value: int | bool | str
+    value: Value
     valid_until: datetime | None
     grants: list[Grant]
 
@@ -60,10 +64,55 @@ class Tenant(msgspec.Struct, rename="camel"):
     customers: list[Customer]
 
 
+class TenantListed(msgspec.Struct, rename="camel"):
+    """A tenant in the list. `features`: how many it may use now; a merged one has none itself."""
+
+    tenant: str
+    features: int
+    catalog_version: int
+    created_at: datetime
+    merged_into: str | None
+
+
+class Member(msgspec.Struct, rename="camel"):
+    """A member, by its id at the provider, in one of the tenant's organizations, `customer`."""
+
+    member: str | None
+    role: str | None
+    since: datetime | None
+    source: str
+    account: str
+    livemode: bool
+    customer: str | None
+    object: str
+
+
+class Tenants(Paged, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """The query of the list: `prefix` is what the names have to begin with."""
+
+    prefix: str = ""
+
+
 class At(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """The query of an explanation: as of when, RFC 3339; now where it is not said."""
 
     at: str | None = None
+
+
+async def read_tenants(call: Call[Tenants, Nothing]) -> Shown:
+    """
+    All tenants, by name.
+
+    A tenant's token sees its own, if anything named it yet.
+    """
+    after = call.after("tenants", call.query.cursor, _name)
+    if not is_storable(call.query.prefix or "-"):
+        return call.page("tenants", Page([], None), call.query.limit)
+    async with call.reading() as conn:
+        page = await list_tenants(
+            conn, after, call.query.limit, call.query.prefix, only=call.tenant
+        )
+    return call.page("tenants", page, call.query.limit)
 
 
 async def read_entitlements(call: Call[Nothing, Nothing]) -> Shown:
@@ -106,6 +155,12 @@ def _for(call: Call[Any, Any], shown: dict[str, Any]) -> dict[str, Any]:
     return shown if call.tenant is None else dict(without_numbers(shown))
 
 
+def _name(tenant: object) -> str:
+    if not isinstance(tenant, str) or not is_storable(tenant):
+        raise ValueError("no tenant's name")
+    return tenant
+
+
 async def _found(
     call: Call[Any, Any], read: Callable[[Conn, str], Awaitable[Found | None]]
 ) -> Found:
@@ -124,6 +179,15 @@ async def _found(
 OPERATIONS = (
     Operation(
         "GET",
+        "/api/v1/tenants",
+        read_tenants,
+        "All tenants",
+        TenantListed,
+        query=Tenants,
+        is_list=True,
+    ),
+    Operation(
+        "GET",
         "/api/v1/tenants/{tenant:path}/entitlements",
         read_entitlements,
         "What a tenant may use now",
@@ -134,7 +198,7 @@ OPERATIONS = (
         "/api/v1/tenants/{tenant:path}/entitlements/{feature}",
         read_explanation,
         "Why a tenant may use a feature, or may not",
-        dict[str, Any],
+        Explained,
         query=At,
     ),
     Operation(
@@ -142,7 +206,7 @@ OPERATIONS = (
         "/api/v1/tenants/{tenant:path}/members",
         read_membership,
         "Who is a member of a tenant",
-        dict[str, Any],
+        Member,
         query=Paged,
         is_list=True,
     ),

@@ -4,12 +4,13 @@ members are.
 """
 
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from shared.db import Conn, Row
 from shared.domain import states
-from shared.domain.entitlements import Grant, aggregate
+from shared.domain.entitlements import Entitlement, Grant, aggregate
 from shared.store.paging import Page, iso, page_of
 
 IS_KNOWN = """
@@ -172,25 +173,61 @@ async def read_members(conn: Conn, tenant: str, after: int, limit: int) -> Page 
     return page_of(rows, limit, _member, lambda row: (row["id"],))
 
 
+# A name's bytes decide its order, and this character is behind every other one.
 LIST_TENANTS = """
 SELECT t.tenant, t.created_at, t.catalog_version, t.merged_into,
        (SELECT count(DISTINCT g.feature) FROM grants AS g
         WHERE g.tenant = t.tenant AND (g.valid_from IS NULL OR g.valid_from <= now())
           AND (g.valid_until IS NULL OR now() < g.valid_until)) AS features
 FROM tenants AS t
-WHERE $1::text IS NULL OR t.tenant > $1
+WHERE ($1::text IS NULL OR t.tenant > $1)
+  AND t.tenant >= $3::text AND t.tenant < $3::text || chr(1114111)
+  AND ($4::text IS NULL OR t.tenant = $4)
 ORDER BY t.tenant
 LIMIT $2
 """
 
 
-async def list_tenants(conn: Conn, after: str | None, limit: int) -> Page:
+async def list_tenants(
+    conn: Conn, after: str | None, limit: int, prefix: str = "", only: str | None = None
+) -> Page:
     """
     By name: {"tenant", "features" (how many it may use now), "catalogVersion", "createdAt",
-    "mergedInto" (the tenant it is another name of)}.
+    "mergedInto" (the tenant it is another name of)}. Those whose name begins with `prefix`; with
+    `only` none but that one.
     """
-    rows = await conn.fetch(LIST_TENANTS, after, limit + 1)
+    rows = await conn.fetch(LIST_TENANTS, after, limit + 1, prefix, only)
     return page_of(rows, limit, _listed, lambda row: (row["tenant"],))
+
+
+CHECK_FEATURES = """
+SELECT now() AS now, asked.tenant AS asked_for, g.plan, g.feature, g.tenant, g.value, g.rank,
+       g.valid_from, g.valid_until, g.adds
+FROM (
+    SELECT one.tenant, coalesce(t.merged_into, one.tenant) AS holder
+    FROM unnest($1::text[]) AS one (tenant) LEFT JOIN tenants AS t ON t.tenant = one.tenant
+) AS asked
+JOIN grants AS g ON g.tenant = asked.holder AND g.feature = ANY($2::text[])
+WHERE g.valid_until IS NULL OR now() < g.valid_until
+"""
+
+
+async def check_features(
+    conn: Conn, tenants: Iterable[str], features: Iterable[str]
+) -> dict[tuple[str, str], Entitlement]:
+    """
+    By (tenant, feature) what tenants may use of these features now, in one statement. A merged
+    tenant has what the other one has; what nobody ever named has nothing.
+    """
+    rows = await conn.fetch(CHECK_FEATURES, sorted(set(tenants)), sorted(set(features)))
+    held: dict[str, list[Grant]] = {}
+    for row in rows:
+        held.setdefault(row["asked_for"], []).append(_grant(row))
+    return {
+        (tenant, feature): entitlement
+        for tenant, grants in held.items()
+        for feature, entitlement in aggregate(grants, rows[0]["now"]).items()
+    }
 
 
 def _listed(row: Row) -> dict[str, Any]:

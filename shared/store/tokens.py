@@ -17,7 +17,10 @@ PREFIX = "slu_"
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What may be known of a token. `scope`: "operator", "service" or "tenant:ID"."""
+    """
+    What may be known of a token. `scope`: "operator", "service" or "tenant:ID". `last_used_at` is
+    a few minutes behind at times, and None where nobody noted any use.
+    """
 
     id: UUID
     name: str
@@ -26,6 +29,7 @@ class Token:
     created_by: str
     expires_at: datetime | None
     revoked_at: datetime | None
+    last_used_at: datetime | None = None
 
 
 def new_token() -> str:
@@ -41,7 +45,7 @@ def digest_of(token: str) -> bytes:
 INSERT = """
 INSERT INTO tokens (id, name, scope, digest, created_by, expires_at)
 VALUES ($1, $2, $3, $4, $5, now() + $6::interval)
-RETURNING id, name, scope, created_at, created_by, expires_at, revoked_at
+RETURNING id, name, scope, created_at, created_by, expires_at, revoked_at, last_used_at
 """
 
 
@@ -61,7 +65,7 @@ async def create(
 
 
 LIST_NEWEST = """
-SELECT id, name, scope, created_at, created_by, expires_at, revoked_at
+SELECT id, name, scope, created_at, created_by, expires_at, revoked_at, last_used_at
 FROM tokens
 WHERE ($1::timestamptz IS NULL OR (created_at, id) < ($1, $2::uuid))
   AND ($3::boolean OR (revoked_at IS NULL AND (expires_at IS NULL OR now() < expires_at)))
@@ -80,7 +84,7 @@ async def list_tokens(
 
 
 FIND = """
-SELECT id, name, scope, created_at, created_by, expires_at, revoked_at
+SELECT id, name, scope, created_at, created_by, expires_at, revoked_at, last_used_at
 FROM tokens
 WHERE id = $1 OR name = $2
 ORDER BY created_at, id
@@ -103,7 +107,7 @@ async def revoke(conn: Conn, token_id: UUID) -> bool:
 
 
 FIND_BY_DIGEST = """
-SELECT id, name, scope, created_at, created_by, expires_at, revoked_at
+SELECT id, name, scope, created_at, created_by, expires_at, revoked_at, last_used_at
 FROM tokens
 WHERE digest = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR now() < expires_at)
 """
@@ -126,6 +130,21 @@ async def still_valid(conn: Conn, token_ids: Sequence[UUID]) -> set[UUID]:
     return {row["id"] for row in await conn.fetch(STILL_VALID, list(token_ids))}
 
 
+NOTE_USE = """
+UPDATE tokens SET last_used_at = least(to_timestamp($2::bigint), now())
+WHERE id = $1
+  AND (last_used_at IS NULL OR last_used_at < least(to_timestamp($2::bigint), now()))
+"""
+
+
+async def note_use(conn: Conn, token_id: UUID, at: int) -> None:
+    """
+    Write down that a token was used, at so many seconds since 1970: the last use stays, whatever
+    the order in which they are told, and none lies in the future.
+    """
+    await conn.execute(NOTE_USE, token_id, at)
+
+
 def _token(row: Row) -> Token:
     return Token(
         id=row["id"],
@@ -135,4 +154,5 @@ def _token(row: Row) -> Token:
         created_by=row["created_by"],
         expires_at=row["expires_at"],
         revoked_at=row["revoked_at"],
+        last_used_at=row["last_used_at"],
     )

@@ -177,6 +177,16 @@ async def test_a_token_is_shown_once_and_kept_as_its_digest(sluice: Sluice, stac
         "tenant:acme",
         "operator:ada",
     )
+    assert item["lastUsedAt"] is None
+    await stack.fetch("UPDATE tokens SET last_used_at = '2026-11-01T12:00:00Z'")
+    assert "2026-11-01" in (await sluice("tokens", "list")).out
+    for named in ("billing", item["id"]):
+        shown = (await sluice("tokens", "show", named, "--json")).json
+        assert shown == {**item, "lastUsedAt": "2026-11-01T12:00:00Z"}
+    plain = (await sluice("tokens", "show", "billing")).out
+    assert "tenant:acme" in plain
+    assert token not in plain
+    assert (await sluice("tokens", "show", "nobody")).code == 3
     assert token not in (await sluice("audit", "list", "--json")).out
     async with db.connect(stack.endpoints.database["reader"], "reader") as conn:
         found = await find_by_digest(conn, digest_of(token))

@@ -37,7 +37,7 @@ MAY: dict[str, dict[str, set[str]]] = {
     },
     "reader": {"SELECT": READS_ALL_BUT_SECRETS | {"feed_salt", "tokens"}},
     "worker": {
-        "SELECT": READS_ALL_BUT_SECRETS | FETCHING | {"reconciled_customers", "seals"},
+        "SELECT": READS_ALL_BUT_SECRETS | FETCHING | {"reconciled_customers", "seals", "tokens"},
         "INSERT": {"attempts", "audit", "audit_content", "audit_heads", "conflicts", "customers",
                    "fetch_budgets", "fetches", "grants", "handlers", "inbox", "job_assets",
                    "job_failures", "jobs", "joints", "ledger",
@@ -46,7 +46,7 @@ MAY: dict[str, dict[str, set[str]]] = {
                    "tenants", "visits", "work"},
         "UPDATE": {"audit_heads", "customers", "fetch_budgets", "fetches", "grants", "handlers",
                    "jobs", "joints", "lanes", "objects", "outbox", "reconciled_customers",
-                   "reconciliations", "records", "tenants", "visits", "work"},
+                   "reconciliations", "records", "tenants", "tokens", "visits", "work"},
         "DELETE": {"fetches", "grants", "job_assets", "job_failures", "observations", "outbox",
                    "record_versions", "visits", "work"},
     },
@@ -168,6 +168,17 @@ async def test_the_gateway_reads_no_body_back(connections: dict[str, Any]) -> No
                 connections["gateway"], f'SELECT "{column}" FROM "{table}" LIMIT 0'
             )
             assert refused == (column not in columns), (table, column)
+
+
+async def test_a_worker_notes_uses_of_tokens_and_no_more(connections: dict[str, Any]) -> None:
+    """Which token it was, and when: neither its digest nor its scope."""
+    columns = (await tables(connections["owner"]))["tokens"]
+    seen = {"id", "last_used_at"}
+    for column in columns:
+        for action, open_ones in (("SELECT", seen), ("UPDATE", {"last_used_at"})):
+            (statement,) = attempts(action, "tokens", [column])
+            refused = await is_refused(connections["worker"], statement)
+            assert refused == (column not in open_ones), statement
 
 
 @pytest.mark.parametrize("role", MAY)

@@ -24,6 +24,7 @@ RUN_BY = {
     "shared.store.grants": ("worker", "operator"),
     "shared.store.handler_lists": ("operator",),
     "shared.store.handlers": ("worker",),
+    "shared.store.health": ("reader",),
     "shared.store.intake": ("gateway",),
     "shared.store.jobs": ("worker",),
     "shared.store.ledger": ("worker",),
@@ -59,13 +60,15 @@ ALSO = {
         "shared.store.observations": ("READ_OBSERVATIONS",),
         "shared.store.source_rows": ("READ_MODE", "READ_SOURCES"),
         "shared.store.tenants": (
-            "IS_KNOWN", "READ_GRANTS", "READ_CUSTOMERS", "READ_MEMBERS",
+            "IS_KNOWN", "READ_GRANTS", "READ_CUSTOMERS", "READ_MEMBERS", "LIST_TENANTS",
+            "CHECK_FEATURES",
         ),
         "shared.store.tokens": ("FIND_BY_DIGEST", "STILL_VALID"),
         "shared.store.merges": ("ALIASES_AT", "NAMES_OF_TENANT", "READ_MERGES"),
     },
     "worker": {
         "shared.store.source_keys": ("READ_KEYS",),
+        "shared.store.tokens": ("NOTE_USE",),
         # Whether what was given by hand adds is the catalog's to say.
         "shared.store.manual_grants": ("LIST_MANUAL_GRANTS",),
     },

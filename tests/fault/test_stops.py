@@ -75,7 +75,7 @@ async def test_a_stop_is_heard_at_every_turn_of_the_loop(
 
     async def cancelled_after(turns: int, url: str) -> bool:
         rounds = Rounds(lambda lane: visit(stack.crew, lane), 1, dict)
-        listening = asyncio.create_task(_listen(url, rounds))
+        listening = asyncio.create_task(_listen(url, rounds, stack.crew))
         for _ in range(turns):
             await asyncio.sleep(0)
         listening.cancel()

@@ -17,10 +17,12 @@ import pytest
 import uvicorn
 
 from gateway.__main__ import opened
+from gateway.api.routes import OPERATIONS
 from gateway.app import Deps, create_app
 from shared import db
 from shared.sealing import KeyRing
 from shared.settings import Endpoints, Settings
+from tests.support.conforming import conforming
 
 SECRET = "whsec_test"
 
@@ -144,9 +146,13 @@ async def add_source(owner: Any, keys: KeyRing, name: str, *secrets: str) -> int
 
 
 @asynccontextmanager
-async def running_gateway(endpoints: Endpoints, home: Path) -> AsyncIterator[Gateway]:
+async def running_gateway(
+    endpoints: Endpoints, home: Path, **settings_: Any
+) -> AsyncIterator[Gateway]:
     keys = KeyRing.parse(endpoints.secret_key)
-    settings = Settings(home=home, max_body_bytes=64 << 10)
+    # All tests share one Redis and one address: what fails in one would slow the others down.
+    unlimited = {"api_rate": "1000000/minute", "api_failures": "off"}
+    settings = Settings(**{"home": home, "max_body_bytes": 64 << 10, **unlimited, **settings_})
     recorder = Recorder()
     logging.getLogger().addHandler(recorder)
     async with (
@@ -163,7 +169,11 @@ async def running_gateway(endpoints: Endpoints, home: Path) -> AsyncIterator[Gat
 async def served(deps: Deps) -> AsyncIterator[int]:
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        create_app(deps), http="httptools", lifespan="off", log_config=None, server_header=False
+        create_app(deps, conforming(OPERATIONS)),
+        http="httptools",
+        lifespan="off",
+        log_config=None,
+        server_header=False,
     )
     server = uvicorn.Server(config)
     server.capture_signals = nullcontext  # type: ignore[assignment,method-assign]

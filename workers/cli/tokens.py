@@ -94,10 +94,30 @@ def list_command(
         after = decode_cursor(cursor, key) if cursor else None
         rows = await list_tokens(conn, after, ended=ended, limit=limit + 1)
         page = page_of(rows, limit, _shown, lambda row: (iso(row.created_at), str(row.id)))
-        columns = {"id": "id", "name": "name", "scope": "scope", "expiresAt": "expires"}
+        columns = {"id": "id", "name": "name", "scope": "scope", "expiresAt": "expires",
+                   "lastUsedAt": "last used"}  # fmt: skip
         if ended:
             columns["revokedAt"] = "revoked"
         print_page(page, columns, as_json=as_json, nothing="no tokens")
+
+    operate(run)
+
+
+@app.command("show", epilog="Example: sluice tokens show billing")
+def show_command(
+    token: Annotated[str, typer.Argument(help="The token's id, or its name if that is unique.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show a token: whose it is, when it ends, when it was last used. Never the token itself."""
+    from shared.store import tokens
+
+    async def run(conn: "Conn", _: "Endpoints") -> None:
+        shown = _shown(_the_one(await tokens.find(conn, _as_id(token), token), token))
+        if as_json:
+            write_json(shown)
+        else:
+            for name, value in shown.items():
+                typer.echo(f"{name:12} {plain(str(value)) if value is not None else '-'}")
 
     operate(run)
 
@@ -108,7 +128,7 @@ def revoke_command(
     actor: ActorOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Revoke a token; it is refused from the next request on."""
+    """Revoke a token; a second later it opens nothing."""
     from shared.store import tokens
     from workers.actions import new_action, record_action
 
@@ -184,4 +204,5 @@ def _shown(token: "Token") -> dict[str, Any]:
         "createdBy": token.created_by,
         "expiresAt": iso(token.expires_at),
         "revokedAt": iso(token.revoked_at),
+        "lastUsedAt": iso(token.last_used_at),
     }
