@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from gateway.api.operations import Api
 from gateway.app import Deps, create_app
 from gateway.envelope import refuse
+from gateway.ingest import Ingest
 from gateway.ingress import Ingress
 from gateway.intake import Intake
 from gateway.orders import Orders
@@ -161,6 +162,14 @@ async def opened(settings: Settings, endpoints: Endpoints, keys: KeyRing) -> Asy
         stack.push_async_callback(readiness.close)
         intake = Intake(url, timeout_s=settings.store_timeout_s, ring=doorbell.ring)
         stack.push_async_callback(intake.close)
+        artifacts = Artifacts(settings.artifacts_url, settings.home)
+        ingress = Ingress(
+            sources=sources,
+            store=intake,
+            keys=keys,
+            max_body_bytes=settings.max_body_bytes,
+            tolerance_s=settings.signature_tolerance_s,
+        )
         api = None
         if settings.api:
             reader = await Database.open(
@@ -172,17 +181,12 @@ async def opened(settings: Settings, endpoints: Endpoints, keys: KeyRing) -> Asy
                 keys=keys,
                 sources=sources,
                 orders=Orders(intake, sources),
-                artifacts=Artifacts(settings.artifacts_url, settings.home),
+                artifacts=artifacts,
                 readiness=readiness,
             )
         yield Deps(
-            ingress=Ingress(
-                sources=sources,
-                store=intake,
-                keys=keys,
-                max_body_bytes=settings.max_body_bytes,
-                tolerance_s=settings.signature_tolerance_s,
-            ),
+            ingress=ingress,
+            ingest=Ingest(ingress, artifacts, lambda: intake.is_open),
             readiness=readiness,
             api=api,
         )

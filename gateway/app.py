@@ -16,6 +16,7 @@ from gateway.api.routes import OPERATIONS
 from gateway.api.serving import routes_of
 from gateway.door import Door, Visit
 from gateway.envelope import Refusal, answer, refuse
+from gateway.ingest import Ingest, receive_push
 from gateway.ingress import Ingress, receive
 from gateway.intake import Overloaded, StoreUnavailable
 from gateway.readiness import Readiness
@@ -28,6 +29,7 @@ class Deps:
     """What the application is made of. Without `api` there is no API."""
 
     ingress: Ingress
+    ingest: Ingest | None = None
     readiness: Readiness | None = None
     api: Api | None = None
 
@@ -39,12 +41,15 @@ def create_app(deps: Deps) -> ASGIApp:
         Route("/livez", livez),
         Route("/readyz", readyz),
     ]
+    if deps.ingest is not None:
+        routes.append(Route("/api/v1/ingest/{source}", receive_push, methods=["POST"]))
     if deps.api is not None:
         routes += routes_of(OPERATIONS, deps.api)
     app = Starlette(routes=routes, exception_handlers=ANSWERS)
     # A redirected POST comes back as a GET without a body, or not at all.
     app.router.redirect_slashes = False
     app.state.ingress = deps.ingress
+    app.state.ingest = deps.ingest
     app.state.readiness = deps.readiness
     return Door(app)
 

@@ -20,6 +20,10 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, from_url
 
 CHUNK_BYTES = 1 << 20
+#: What is written at once is in memory, and the library's own choice takes a hundred MiB. S3 takes
+#: no smaller parts; a directory does.
+_PART_BYTES = 5 << 20
+_PARTS_AT_ONCE = 2
 
 
 class ArtifactError(Exception):
@@ -55,7 +59,10 @@ class Artifacts:
             if await self._has(store, path, size_bytes):
                 return
             file.seek(0)
-            await obstore.put_async(store, path, file)
+            part_bytes = CHUNK_BYTES if self._root is not None else _PART_BYTES
+            await obstore.put_async(
+                store, path, file, chunk_size=part_bytes, max_concurrency=_PARTS_AT_ONCE
+            )
             if self._root is not None:
                 await asyncio.to_thread(_sync, self._root / path)
         except (BaseError, OSError) as error:
