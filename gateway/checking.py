@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from gateway.envelope import Detail, Refusal
@@ -12,6 +13,7 @@ from shared.providers.base import PayloadError, header
 from shared.providers.sender.documents import read_document
 from shared.providers.sender.formats import MEDIA_TYPES, format_of, parameter_of
 from shared.providers.sender.ingestion import Ingestion
+from shared.providers.sender.schemas import Schema, Violation
 
 #: Nobody reads more, and an answer has to end.
 MOST_DETAILS = 1000
@@ -75,19 +77,16 @@ def check_document(body: bytes, form: Form, ingestion: Ingestion) -> None:
         raise _invalid([Detail("", str(error))]) from None
     if ingestion.schema is None:
         return
-    details: list[Detail] = []
-    places: _Places | None = None
+    found = list(islice(_violations(rows, ingestion.schema), MOST_DETAILS))
+    if found:
+        places = _Places(document, rows)
+        raise _invalid([places.detail(*one) for one in found])
+
+
+def _violations(rows: Sequence[Any], schema: Schema) -> Iterator[tuple[int, Any, Violation]]:
     for number, row in enumerate(rows):
-        violations = ingestion.schema.violations(row)
-        if violations and places is None:
-            places = _Places(document, rows)
-        for violation in violations:
-            assert places is not None
-            details.append(places.detail(number, row, violation.pointer, violation.message))
-        if len(details) >= MOST_DETAILS:
-            break
-    if details:
-        raise _invalid(details[:MOST_DETAILS])
+        for violation in schema.violations(row):
+            yield number, row, violation
 
 
 def _decoded(body: bytes, encoding: str | None, largest_bytes: int) -> bytes | None:
@@ -124,7 +123,8 @@ class _Places:
         self._by_id = {id(value): pointer for pointer, value in _containers(document)}
         self._rows = self._by_id.get(id(rows))
 
-    def detail(self, number: int, row: Any, pointer: str, message: str) -> Detail:
+    def detail(self, number: int, row: Any, violation: Violation) -> Detail:
+        pointer, message = violation
         if self._rows is not None:
             return Detail(f"{self._rows}/{number}{pointer}", message)
         if isinstance(row, dict | list) and id(row) in self._by_id:

@@ -27,7 +27,7 @@ from gateway.idempotency import Claims, read_key
 from gateway.ingress import Ingress, read_headers, storable_headers
 from gateway.intake import StoreUnavailable
 from gateway.sources import Entrance, UnknownSource
-from gateway.spooling import SMALL_BYTES, Spool, Spools
+from gateway.spooling import SMALL_BYTES, Limit, Spool, Spools
 from shared import telemetry
 from shared.artifacts import ArtifactError, Artifacts
 from shared.domain.events import IMPORT, Headers, Identity, is_storable, new_tracking_id
@@ -167,9 +167,11 @@ def _event_id(name: str) -> str:
     return f"import/{name}"
 
 
-def _limit_of(push: Push) -> int:
+def _limit_of(push: Push) -> Limit:
     largest_bytes = push.ingestion.largest_bytes
-    return largest_bytes if push.verification else min(largest_bytes, LARGEST_WHOLE_BYTES)
+    if push.verification is not None or largest_bytes <= LARGEST_WHOLE_BYTES:
+        return Limit(largest_bytes)
+    return Limit(LARGEST_WHOLE_BYTES, "More cannot be read to check its signature.")
 
 
 async def _prove(ingest: Ingest, push: Push, spool: Spool) -> str:

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from hashlib import sha256
-from typing import IO, Protocol
+from typing import IO, NamedTuple, Protocol
 
 from starlette.requests import Request
 
@@ -41,6 +41,13 @@ class Reader(Protocol):
     def update(self, chunk: bytes) -> None:
         """See there."""
         ...
+
+
+class Limit(NamedTuple):
+    """How large a body may be, and why, for whoever sends a larger one."""
+
+    size_bytes: int
+    why: str = ""
 
 
 class Spool:
@@ -115,7 +122,7 @@ class Spools:
 
     @asynccontextmanager
     async def receiving(
-        self, request: Request, source_id: int, limit_bytes: int, reader: Reader | None
+        self, request: Request, source_id: int, limit: Limit, reader: Reader | None
     ) -> AsyncGenerator[Spool]:
         """
         The whole body, until the context is left.
@@ -124,8 +131,8 @@ class Spools:
             Refusal: it is too large, or says so; it does not come; there is no room for it.
         """
         declared = _declared_bytes(request)
-        if declared > limit_bytes:
-            raise _too_large(limit_bytes)
+        if declared > limit.size_bytes:
+            raise _too_large(limit)
         taken = _Taken(self, source_id)
         spool = Spool(reader)
         try:
@@ -133,7 +140,7 @@ class Spools:
                 await self._move(spool, taken)
             is_whole = False
             while not is_whole:
-                piece, is_whole = await self._piece(request, limit_bytes - spool.size_bytes)
+                piece, is_whole = await self._piece(request, limit.size_bytes - spool.size_bytes)
                 if spool.file is None and spool.size_bytes + len(piece) > SMALL_BYTES:
                     await self._move(spool, taken)
                 if spool.file is None:
@@ -141,7 +148,7 @@ class Spools:
                 await _kept(spool, piece)
             yield spool
         except _TooLargeError:
-            raise _too_large(limit_bytes) from None
+            raise _too_large(limit) from None
         finally:
             spool.close()
             taken.give_back()
@@ -244,8 +251,9 @@ def _declared_bytes(request: Request) -> int:
     return int(declared[:18]) if declared.isdecimal() else 0
 
 
-def _too_large(limit_bytes: int) -> Refusal:
-    return Refusal("body_too_large", f"The body is larger than {limit_bytes} bytes.")
+def _too_large(limit: Limit) -> Refusal:
+    why = f" {limit.why}" if limit.why else ""
+    return Refusal("body_too_large", f"The body is larger than {limit.size_bytes} bytes.{why}")
 
 
 def _no_room(error: OSError) -> Refusal:
