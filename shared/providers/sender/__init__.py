@@ -27,6 +27,7 @@ class Sender(Provider):
     """See `shared.providers.base.Provider`. `name` is one of `KINDS`."""
 
     reads_headers = True
+    files = frozenset({("ingest", "schema")})
 
     def __init__(self, name: str) -> None:
         self.name = name
