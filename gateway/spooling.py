@@ -150,7 +150,8 @@ class Spools:
         except _TooLargeError:
             raise _too_large(limit) from None
         finally:
-            spool.close()
+            # Forgetting a large file takes its time; nobody waits for it.
+            _apart.submit(spool.close)
             taken.give_back()
 
     async def _move(self, spool: Spool, taken: "_Taken") -> None:
