@@ -22,6 +22,7 @@ from gateway.api.tokens import Tokens
 from gateway.app import Deps, create_app
 from gateway.cors import read_origins
 from gateway.envelope import refuse
+from gateway.ingest import Ingest
 from gateway.ingress import Ingress
 from gateway.intake import Intake
 from gateway.limiting import Limits, parse_networks
@@ -170,6 +171,14 @@ async def opened(settings: Settings, endpoints: Endpoints, keys: KeyRing) -> Asy
         stack.push_async_callback(readiness.close)
         intake = Intake(url, timeout_s=settings.store_timeout_s, ring=doorbell.ring)
         stack.push_async_callback(intake.close)
+        artifacts = Artifacts(settings.artifacts_url, settings.home)
+        ingress = Ingress(
+            sources=sources,
+            store=intake,
+            keys=keys,
+            max_body_bytes=settings.max_body_bytes,
+            tolerance_s=settings.signature_tolerance_s,
+        )
         api = None
         if settings.api:
             reader = await Database.open(
@@ -195,7 +204,7 @@ async def opened(settings: Settings, endpoints: Endpoints, keys: KeyRing) -> Asy
                 keys=keys,
                 sources=sources,
                 orders=Orders(intake, sources),
-                artifacts=Artifacts(settings.artifacts_url, settings.home),
+                artifacts=artifacts,
                 followers=followers,
                 checks=Checks(reader),
                 tokens=Tokens(reader, limits, note=doorbell.note_use, trusted=trusted),
@@ -203,13 +212,8 @@ async def opened(settings: Settings, endpoints: Endpoints, keys: KeyRing) -> Asy
                 readiness=readiness,
             )
         yield Deps(
-            ingress=Ingress(
-                sources=sources,
-                store=intake,
-                keys=keys,
-                max_body_bytes=settings.max_body_bytes,
-                tolerance_s=settings.signature_tolerance_s,
-            ),
+            ingress=ingress,
+            ingest=Ingest(ingress, artifacts, lambda: intake.is_open),
             readiness=readiness,
             api=api,
             origins=read_origins(settings.cors_origins),

@@ -18,6 +18,7 @@ from gateway.api.serving import routes_of
 from gateway.cors import cors
 from gateway.door import Door, Visit
 from gateway.envelope import Refusal, answer, refuse
+from gateway.ingest import Ingest, receive_push
 from gateway.ingress import Ingress, receive
 from gateway.intake import Overloaded, StoreUnavailable
 from gateway.readiness import Readiness
@@ -33,6 +34,7 @@ class Deps:
     """
 
     ingress: Ingress
+    ingest: Ingest | None = None
     readiness: Readiness | None = None
     api: Api | None = None
     origins: tuple[str, ...] = ()
@@ -45,6 +47,8 @@ def create_app(deps: Deps, operations: Sequence[Operation] = OPERATIONS) -> ASGI
         Route("/livez", livez),
         Route("/readyz", readyz),
     ]
+    if deps.ingest is not None:
+        routes.append(Route("/api/v1/ingest/{source}", receive_push, methods=["POST"]))
     if deps.api is not None:
         routes += routes_of(operations, deps.api)
         routes += documents_of(operations, [route.path for route in routes])
@@ -52,6 +56,7 @@ def create_app(deps: Deps, operations: Sequence[Operation] = OPERATIONS) -> ASGI
     # A redirected POST comes back as a GET without a body, or not at all.
     app.router.redirect_slashes = False
     app.state.ingress = deps.ingress
+    app.state.ingest = deps.ingest
     app.state.readiness = deps.readiness
     return Door(cors(app, deps.origins) if deps.origins else app)
 

@@ -9,6 +9,7 @@ from starlette.responses import Response
 #: Every code an answer may carry, and its status. Stable: senders and alerts depend on them.
 STATUS_OF = {
     "malformed_request": 400,
+    "missing_idempotency_key": 400,
     "missing_signature": 401,
     "malformed_signature": 401,
     "timestamp_too_old": 401,

@@ -6,7 +6,6 @@ same key again is a redelivery, and gets the first answer again.
 """
 
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from uuid import UUID, uuid4
 import msgspec
 
 from gateway.envelope import Refusal
+from gateway.idempotency import Claims, read_key
 from gateway.ingress import Store
 from gateway.sources import Sources
 from shared.domain.commands import Order, Ordered
@@ -25,9 +25,6 @@ from shared.domain.events import (
 )
 from shared.store.intake import Delivery, sha_of
 from shared.store.tokens import Token
-
-#: What may stand in `Idempotency-Key`; with a token's id before it, it fits an event's id.
-_KEY = re.compile(r'"?([\x21\x23-\x7e]{1,200})"?')
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
@@ -52,7 +49,7 @@ class Orders:
         self._store = store
         self._sources = sources
         self._now = now
-        self._in_flight: set[str] = set()
+        self._claims = Claims()
 
     async def place(
         self,
@@ -71,9 +68,7 @@ class Orders:
             StoreUnavailable, Overloaded: as for every event.
         """
         source = await self._sources.operator()
-        event_id = f"{token.id}/{_key_of(key)}"
-        if event_id in self._in_flight:
-            raise Refusal("key_in_flight", "A request with this Idempotency-Key is under way.")
+        event_id = f"{token.id}/{str(uuid4()) if key is None else read_key(key)}"
         kind, _, tenant = token.scope.partition(":")
         actor = f"token:{token.name}"
         ordered = Ordered(actor, order, tenant if kind == "tenant" else None, reason)
@@ -93,26 +88,8 @@ class Orders:
             body_sha=sha_of(body),
             trace_context=trace_context,
         )
-        self._in_flight.add(event_id)
-        try:
+        with self._claims.held(event_id):
             receipt = await self._store.submit(delivery)
-        finally:
-            self._in_flight.discard(event_id)
         if receipt.is_other:
             raise Refusal("key_reused", "This Idempotency-Key was used for something else.")
         return Placed(receipt.tracking_id, receipt.status == "duplicate")
-
-
-def _key_of(key: str | None) -> str:
-    """
-    Raises:
-        Refusal: it is no key.
-    """
-    if key is None:
-        return str(uuid4())
-    found = _KEY.fullmatch(key)
-    if found is None:
-        raise Refusal(
-            "malformed_request", "Idempotency-Key: 1 to 200 visible ASCII characters, no quotes"
-        )
-    return found[1]

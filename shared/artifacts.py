@@ -12,14 +12,21 @@ import os
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
+from time import monotonic, sleep
 from typing import IO, Any
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, from_url
 
 CHUNK_BYTES = 1 << 20
+#: The smallest part that S3 takes. What is on its way is in memory: the library's own choice takes
+#: a hundred MiB.
+_PART_BYTES = 5 << 20
+_PARTS_AT_ONCE = 2
+_LONGEST_PAUSE_S = 0.05
 
 
 class ArtifactError(Exception):
@@ -55,9 +62,12 @@ class Artifacts:
             if await self._has(store, path, size_bytes):
                 return
             file.seek(0)
-            await obstore.put_async(store, path, file)
             if self._root is not None:
-                await asyncio.to_thread(_sync, self._root / path)
+                await asyncio.to_thread(_write, file, self._root, path)
+                return
+            await obstore.put_async(
+                store, path, file, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE
+            )
         except (BaseError, OSError) as error:
             raise ArtifactError(f"the artifact store did not take it: {_text(error)}") from error
 
@@ -123,14 +133,37 @@ def _path_of(digest: bytes) -> str:
     return f"sha256/{name[:2]}/{name}"
 
 
-def _sync(path: Path) -> None:
-    """The library renames without asking the disk: a power cut would take what was acknowledged."""
-    for one, flags in ((path, os.O_RDONLY), (path.parent, os.O_RDONLY | os.O_DIRECTORY)):
-        handle = os.open(one, flags)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def _write(file: IO[bytes], root: Path, name: str) -> None:
+    """
+    Into a directory, and on disk: the library asks nobody for that, and a power cut would take what
+    was acknowledged.
+    """
+    path = root / name
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{uuid4().hex}")
+    try:
+        with draft.open("xb") as target:
+            while chunk := file.read(CHUNK_BYTES):
+                target.write(chunk)
+                target.flush()
+                # All of a large file at once would hold up whoever else commits to this disk, the
+                # database say: so a little at once, and half of the time is theirs.
+                begun_s = monotonic()
+                os.fsync(target.fileno())
+                sleep(min(monotonic() - begun_s, _LONGEST_PAUSE_S))
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    for directory in (path.parent, path.parent.parent, root):
+        _sync(directory)
+
+
+def _sync(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _text(error: Exception) -> str:

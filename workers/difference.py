@@ -4,7 +4,8 @@ The difference between a declaration and the configuration that holds. Pure.
 What the file does not name stays, unless pruning is asked for.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +16,9 @@ from shared.store.source_keys import SourceKey
 from workers.changes import Action, Change, literal, merge, word
 from workers.coherence import check_features, check_products
 from workers.declaration import Declaration, DeclaredSource, KeyPath, leaves_of, shown_path
+
+#: More changed keys of one file are counted, not listed.
+_MOST_OF_FILES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +207,12 @@ def _compare_source(
             if not _is_table(name, value, provider)
         ]
         leaves = _leaves(declared.settings, provider)
-        added += [f"{shown_path(path)}: {value}" for path, value in leaves.items()]
+        added += [
+            f"{shown_path(path)}: {value}"
+            for path, value in leaves.items()
+            if _file_of(path, provider) is None
+        ]
+        added += _counted(leaves, provider)
         return Change("source", declared.name, "added", tuple(added)), SecretChange(
             new=tuple(enumerate(wanted))
         )
@@ -230,11 +239,29 @@ def _compare_tables(
     stored: Mapping[str, Any], declared: Mapping[str, Any], provider: Provider
 ) -> list[str]:
     old, new = (_leaves(named, provider) for named in (stored, declared))
-    return [
+    changed = [path for path in dict.fromkeys((*new, *old)) if old.get(path) != new.get(path)]
+    in_files = [path for path in changed if _file_of(path, provider) is not None]
+    hidden = frozenset(in_files if len(in_files) > _MOST_OF_FILES else ())
+    shown = [
         f"{shown_path(path)}: {old.get(path, word(None))} → {new.get(path, word(None))}"
-        for path in dict.fromkeys((*new, *old))
-        if old.get(path) != new.get(path)
+        for path in changed
+        if path not in hidden
     ]
+    return shown + [f"{line} changed" for line in _counted(hidden, provider)]
+
+
+def _counted(paths: Iterable[KeyPath], provider: Provider) -> list[str]:
+    """Of what may come from a file, how many keys: as many as they are, nobody reads them here."""
+    counts = Counter(place for path in paths if (place := _file_of(path, provider)) is not None)
+    return [
+        f"{shown_path(place)}: {count} key{'' if count == 1 else 's'}"
+        for place, count in sorted(counts.items())
+    ]
+
+
+def _file_of(path: KeyPath, provider: Provider) -> tuple[str, ...] | None:
+    """The place of the file, or of what it stands for, that the path leads into."""
+    return next((one for one in provider.files if path[: len(one)] == one), None)
 
 
 def _leaves(named: Mapping[str, Any], provider: Provider) -> dict[KeyPath, str]:

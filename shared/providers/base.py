@@ -83,6 +83,8 @@ class Provider(Protocol):
     settings: Mapping[str, tuple[str, ...]] = _NOTHING
     #: The tables of a source, beside `settings`, that are this provider's to read.
     tables: frozenset[str] = frozenset()
+    #: Where in them a file of JSON may be named, instead of what is in it.
+    files: frozenset[tuple[str, ...]] = frozenset()
     #: Whether `translate` needs the headers.
     reads_headers: bool = False
     #: The headers, in lower case, that hold the secret itself: only a digest of them is stored.

@@ -228,7 +228,7 @@ ROOT = Path(__file__).parents[2]
 SAID_BY = [
     *(
         ROOT / f"shared/providers/sender/{name}.py"
-        for name in ("handshakes", "identities", "schemes")
+        for name in ("handshakes", "identities", "ingestion", "schemas", "schemes")
     ),
     ROOT / "shared/providers/sender/tables.py",
     *(
@@ -252,7 +252,7 @@ def messages(source: str) -> set[str]:
 
 
 def test_every_message_is_in_the_documents() -> None:
-    text = (ROOT / "docs/configuration.md").read_text()
+    text = "".join((ROOT / f"docs/{name}.md").read_text() for name in ("configuration", "ingest"))
     said = {one for path in SAID_BY for one in messages(path.read_text())}
     assert len(said) > 20
     assert not {one for one in said if one not in text}

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -24,6 +24,7 @@ async def process(
     *arguments: str,
     key: str | None = None,
     fds: tuple[int, ...] = (),
+    settings: Mapping[str, str] | None = None,
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if "SLUICE" not in name}
@@ -33,6 +34,7 @@ async def process(
         "SLUICE_DATABASE_URL": endpoints.database["owner"],
         "SLUICE_REDIS_URL": endpoints.redis,
         "SLUICE_SECRET_KEY": key or endpoints.secret_key,
+        **(settings or {}),
     }
     running = await asyncio.create_subprocess_exec(
         sys.executable,

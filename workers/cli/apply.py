@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -102,7 +103,7 @@ def apply(
 
     who = actor_name(actor)
     try:
-        declared = read_declaration(file.read_bytes(), providers(), str(file))
+        declared = read_declaration(file.read_bytes(), providers(), str(file), file.parent)
         secrets = resolve_secrets(declared, os.environ, file.parent, providers())
         api_keys = resolve_api_keys(declared, os.environ, file.parent)
     except OSError as error:
@@ -125,7 +126,8 @@ def apply(
             as_json=as_json,
         )
         outcome = await _apply(conn, asked, may_remove=yes or dry_run or is_terminal)
-        _say(outcome, endpoints, dry_run=dry_run)
+        pushed = {name for name, one in declared.sources.items() if "ingest" in one.settings}
+        _say(outcome, endpoints, pushed, dry_run=dry_run)
         if wait and not dry_run:
             await follow(conn, outcome.found.catalog_version)
             note(f"every tenant has catalog {outcome.found.catalog_version}")
@@ -276,7 +278,9 @@ def _tenants(count: int, which: str = "") -> str:
     return f"{count:,} {which}tenant{'' if count == 1 else 's'}"
 
 
-def _say(outcome: Outcome, endpoints: "Endpoints", *, dry_run: bool) -> None:
+def _say(
+    outcome: Outcome, endpoints: "Endpoints", pushed: Collection[str], *, dry_run: bool
+) -> None:
     found, following = outcome.found, outcome.following
     if found.is_empty:
         note(f"nothing changes: version {outcome.version} holds what the file says")
@@ -291,6 +295,9 @@ def _say(outcome: Outcome, endpoints: "Endpoints", *, dry_run: bool) -> None:
         for change in found.changes:
             if change.kind == "source" and change.action == "added":
                 note(f"{change.name} receives at {sources.url_of(endpoints, change.name)}")
+                if change.name in pushed:
+                    url = sources.push_url_of(endpoints, change.name)
+                    note(f"{change.name}: documents are pushed to {url}")
         if following is not None and following.remaining:
             note(
                 f"{_tenants(following.remaining)} to derive again, with catalog"

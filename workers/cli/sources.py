@@ -73,6 +73,11 @@ def url_of(endpoints: "Endpoints", source: str) -> str:
     return f"{endpoints.http}/api/v1/webhooks/{quote(source)}"
 
 
+def push_url_of(endpoints: "Endpoints", source: str) -> str:
+    """Where third parties push documents to the source."""
+    return f"{endpoints.http}/api/v1/ingest/{quote(source)}"
+
+
 def _shown(source: "ListedSource", endpoints: "Endpoints") -> dict[str, Any]:
     from shared.providers import providers
     from shared.store.paging import iso
@@ -88,6 +93,7 @@ def _shown(source: "ListedSource", endpoints: "Endpoints") -> dict[str, Any]:
         "lanes": source.lanes,
         "settings": dict(source.settings),
         "url": url_of(endpoints, source.name),
+        "ingestUrl": push_url_of(endpoints, source.name) if "ingest" in source.settings else None,
         "eventTypes": list(provider.event_types(source.settings)) if provider else [],
         "apiKey": source.has_api_key,
         "apiBase": source.api_base,
@@ -139,6 +145,8 @@ def _in_a_line(item: dict[str, Any]) -> dict[str, Any]:
 
 def _say_what_fails(item: dict[str, Any]) -> None:
     fetches, last = item["fetches"], item["reconciliation"]
+    if item["ingestUrl"] and not item["removedAt"]:
+        note(f"{item['name']}: documents are pushed to {plain(item['ingestUrl'])}")
     if not item["installed"] and not item["removedAt"]:
         name = plain(item["provider"])
         note(

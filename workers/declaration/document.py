@@ -34,10 +34,13 @@ class Declaration:
 
 
 def read_declaration(
-    content: bytes, providers: Mapping[str, Provider], file: str = "sluice.toml"
+    content: bytes,
+    providers: Mapping[str, Provider],
+    file: str = "sluice.toml",
+    beside: Path = Path(),
 ) -> Declaration:
     """
-    Read a file's bytes; `file` is what messages call it.
+    Read a file's bytes; `file` is what messages call it. What it names is relative to `beside`.
 
     Whatever is not understood is an error; nothing is guessed and nothing is ignored.
 
@@ -47,7 +50,7 @@ def read_declaration(
     text = _decoded(content, file)
     document, lines = _parsed(text, file)
     with lines.naming():
-        return _read(document, providers, lines)
+        return _read(document, providers, lines, beside)
 
 
 def resolve_secrets(
@@ -115,7 +118,7 @@ def _parsed(text: str, file: str) -> tuple[Mapping[str, Any], Lines]:
 
 
 def _read(
-    document: Mapping[str, Any], providers: Mapping[str, Provider], lines: Lines
+    document: Mapping[str, Any], providers: Mapping[str, Provider], lines: Lines, beside: Path
 ) -> Declaration:
     only(document, (), {"mode", "sources", "plans", "features"})
     mode = document.get("mode")
@@ -127,7 +130,9 @@ def _read(
     return Declaration(
         mode=mode,
         sources={
-            name: read_source(table_at(sources, ("sources", name)), ("sources", name), providers)
+            name: read_source(
+                table_at(sources, ("sources", name)), ("sources", name), providers, beside
+            )
             for name in sources
         },
         plans={

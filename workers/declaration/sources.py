@@ -10,6 +10,7 @@ from typing import Any
 
 from shared.domain.events import OWN_SOURCES, is_storable
 from shared.providers.base import ConfigurationError, Configured, Provider
+from workers.declaration.files import with_files
 from workers.declaration.tables import DeclarationError, KeyPath, leaves_of, only, table_at
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -70,9 +71,11 @@ def resolve_secret(declared: str, path: KeyPath, environ: Mapping[str, str], bes
 
 
 def read_source(
-    table: Mapping[str, Any], path: KeyPath, providers: Mapping[str, Provider]
+    table: Mapping[str, Any], path: KeyPath, providers: Mapping[str, Provider], beside: Path
 ) -> DeclaredSource:
     """
+    Files that it names are relative to `beside`.
+
     Raises:
         DeclarationError: the table at `path` says something that is not understood.
     """
@@ -105,7 +108,7 @@ def read_source(
         tenant=_tenant(table, path),
         settings={
             **_settings(table, (*path, "settings"), providers[provider]),
-            **_tables(table, path, providers[provider]),
+            **_tables(table, path, providers[provider], beside),
         },
         api_key=_api_key(table, path),
         api_base=_api_base(table, path),
@@ -144,9 +147,12 @@ def _tables_of(table: Mapping[str, Any], providers: Mapping[str, Provider]) -> f
     return provider.tables if provider is not None else frozenset()
 
 
-def _tables(table: Mapping[str, Any], path: KeyPath, provider: Provider) -> dict[str, Any]:
+def _tables(
+    table: Mapping[str, Any], path: KeyPath, provider: Provider, beside: Path
+) -> dict[str, Any]:
     """The provider's own tables, as they were written; what they say is its to judge."""
-    found = {name: table[name] for name in sorted(provider.tables) if name in table}
+    written = {name: table[name] for name in sorted(provider.tables) if name in table}
+    found = with_files(written, path, provider.files, beside)
     for name, value in found.items():
         for inner, leaf in leaves_of(value, (*path, name)):
             # They are stored as JSON, which has neither.

@@ -11,13 +11,14 @@ from datetime import datetime
 
 from shared.domain.commands import Command
 from shared.domain.events import Arrival, Headers, Identity
-from shared.providers.base import Configured, PayloadError, Provider, Reply
+from shared.providers.base import Configured, PayloadError, Provider, Reply, header
 from shared.providers.sender.documents import read_document
 from shared.providers.sender.handshakes import Handshake
 from shared.providers.sender.identities import Identities
 from shared.providers.sender.ingestion import Ingestion
 from shared.providers.sender.mapping import Mapping
 from shared.providers.sender.schemes import KINDS, Scheme
+from shared.providers.signing.streams import Verification
 
 _MAPPING = ("mapping",)
 
@@ -26,6 +27,7 @@ class Sender(Provider):
     """See `shared.providers.base.Provider`. `name` is one of `KINDS`."""
 
     reads_headers = True
+    files = frozenset({("ingest", "schema")})
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -75,6 +77,19 @@ class Sender(Provider):
     ) -> int:
         """See `Provider.verify`."""
         return self._scheme.verify(headers, body, secrets, now, tolerance_s)
+
+    def begin(
+        self, headers: Headers, secrets: Sequence[str], now: datetime, tolerance_s: int
+    ) -> Verification | None:
+        """See `shared.providers.sender.schemes.Scheme.begin`."""
+        return self._scheme.begin(headers, secrets, now, tolerance_s)
+
+    def message_of(self, headers: Headers) -> str | None:
+        """The id that the headers give a message; None where they name none."""
+        found = None
+        if self._identities.id_header is not None:
+            found = header(headers, self._identities.id_header)
+        return found or self._scheme.message_id(headers)
 
     def handshake(self, headers: Headers, body: bytes) -> Reply | None:
         """See `Provider.handshake`."""

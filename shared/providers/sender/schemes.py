@@ -18,6 +18,7 @@ from shared.providers.sender.identities import text_of
 from shared.providers.sender.tables import Table, header_name
 from shared.providers.signing import macs, standard_webhooks, tokens
 from shared.providers.signing.macs import Mac, Stamp
+from shared.providers.signing.streams import Proven, Verification
 from shared.providers.signing.windows import check_window
 
 PATH = ("signature",)
@@ -47,6 +48,18 @@ class Scheme(Protocol):
         """See `Provider.verify`."""
         ...
 
+    def begin(
+        self, headers: Headers, secrets: Sequence[str], now: datetime, tolerance_s: int
+    ) -> Verification | None:
+        """
+        Begin what `verify` does, with a body that is still to come; None where only the whole body
+        can prove this request.
+
+        Raises:
+            SignatureError: the headers say enough.
+        """
+        ...
+
     def sign(self, body: bytes, secret: str, now: datetime) -> Headers:
         """See `Provider.sign`."""
         ...
@@ -72,6 +85,13 @@ class Messages(Scheme):
         """See `Provider.verify`."""
         keys = standard_webhooks.keys_of(secrets)
         return standard_webhooks.verify(headers, body, keys, now, tolerance_s, self.prefixes)
+
+    def begin(
+        self, headers: Headers, secrets: Sequence[str], now: datetime, tolerance_s: int
+    ) -> Verification | None:
+        """See `Scheme.begin`."""
+        keys = standard_webhooks.keys_of(secrets)
+        return standard_webhooks.begin(headers, keys, now, tolerance_s, self.prefixes)
 
     def sign(self, body: bytes, secret: str, now: datetime) -> Headers:
         """See `Provider.sign`."""
@@ -119,6 +139,15 @@ class Hmac(Scheme):
             check_window(macs.moment_s(found or "", self.unit), now, tolerance_s)
         return index
 
+    def begin(
+        self, headers: Headers, secrets: Sequence[str], now: datetime, tolerance_s: int
+    ) -> Verification | None:
+        """See `Scheme.begin`. A time inside the body is found in the whole of it."""
+        if self.mac is None:
+            raise SignatureError("missing_signature")
+        begun = self.mac.begin(headers, secrets, now, tolerance_s)
+        return None if self.signed_at is not None else begun
+
     def sign(self, body: bytes, secret: str, now: datetime) -> Headers:
         """See `Provider.sign`."""
         return () if self.mac is None else self.mac.sign(body, secret, now)
@@ -145,6 +174,12 @@ class Sent(Scheme):
     ) -> int:
         """See `Provider.verify`."""
         return self.token.verify(headers, secrets)
+
+    def begin(
+        self, headers: Headers, secrets: Sequence[str], now: datetime, tolerance_s: int
+    ) -> Verification:
+        """See `Scheme.begin`. The headers alone prove it."""
+        return Proven(self.token.verify(headers, secrets))
 
     def sign(self, body: bytes, secret: str, now: datetime) -> Headers:
         """See `Provider.sign`."""

@@ -21,8 +21,9 @@ def read_table(value: object, path: Path, known: Iterable[str], of: str = "") ->
     for name in value:
         if name not in names:
             where = f"here, of {of}" if of else "here"
-            problem = f"unknown key; known {where}: {', '.join(names)}"
-            raise ConfigurationError((*path, name), problem)
+            raise ConfigurationError(
+                (*path, name), f"unknown key; known {where}: {', '.join(names)}"
+            )
     return value
 
 

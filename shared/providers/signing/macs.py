@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from shared.domain.events import Headers
 from shared.providers.base import ConfigurationError, SignatureError, header
+from shared.providers.signing.streams import Hmacs, Verification
 from shared.providers.signing.windows import check_window
 
 ALGORITHMS = ("sha256", "sha1", "sha512")
@@ -77,15 +78,7 @@ class Mac:
         tolerance_s: int,
     ) -> int:
         """See `Provider.verify`. Every secret is tried with every signature."""
-        given = header(headers, self.header)
-        if given is None:
-            raise SignatureError("missing_signature")
-        entries = self._entries(given)
-        signatures = [value for entry in entries if (value := self._signature(entry)) is not None]
-        text = self._stamp_text(headers, entries)
-        if not signatures:
-            raise SignatureError("malformed_signature")
-        signed_at_s = None if self.stamp is None else moment_s(text, self.stamp.unit)
+        signatures, text, signed_at_s = self._read(headers)
         content = self._content(headers, body, text)
         matched = None
         for index, secret in enumerate(secrets):
@@ -97,6 +90,27 @@ class Mac:
         if signed_at_s is not None:
             check_window(signed_at_s, now, tolerance_s)
         return matched
+
+    def begin(
+        self, headers: Headers, secrets: Sequence[str], now: datetime, tolerance_s: int
+    ) -> Verification | None:
+        """
+        See `Scheme.begin`. None where the body is signed more than once.
+
+        Raises:
+            SignatureError: the headers say enough.
+        """
+        signatures, text, signed_at_s = self._read(headers)
+        if signed_at_s is not None:
+            check_window(signed_at_s, now, tolerance_s)
+        names = [piece.name for piece in self.signed]
+        put = [self._put(piece, headers, b"", text) for piece in self.signed]
+        if names.count("body") > 1:
+            return None
+        place = names.index("body")
+        keys = [_found_in(secret, self.secret_encoding) for secret in secrets]
+        before, after = b"".join(put[:place]), b"".join(put[place:])
+        return Hmacs(keys, self.algorithm, before, after, signatures)
 
     def sign(self, body: bytes, secret: str, now: datetime) -> Headers:
         """See `Provider.sign`. What else is signed, an id say, is made of the body."""
@@ -115,6 +129,19 @@ class Mac:
         elif self.stamp is not None:
             headers += ((self.stamp.header, text),)
         return (*headers, (self.header, value))
+
+    def _read(self, headers: Headers) -> tuple[list[bytes], str, int | None]:
+        """The signatures, and when the request was signed: as it was sent, and in unix seconds."""
+        given = header(headers, self.header)
+        if given is None:
+            raise SignatureError("missing_signature")
+        entries = self._entries(given)
+        signatures = [value for entry in entries if (value := self._signature(entry)) is not None]
+        text = self._stamp_text(headers, entries)
+        if not signatures:
+            raise SignatureError("malformed_signature")
+        signed_at_s = None if self.stamp is None else moment_s(text, self.stamp.unit)
+        return signatures, text, signed_at_s
 
     def _entries(self, given: str) -> list[tuple[str, str]]:
         """What the header holds, each with its name, which is "" where parts have none."""
@@ -160,12 +187,11 @@ class Mac:
         return piece.text
 
     def _matches(self, content: bytes, secret: str, signatures: Sequence[bytes]) -> bool:
-        try:
-            key = key_of(secret, self.secret_encoding)
-        except ConfigurationError:
-            return False  # whatever it is, nobody has signed with it
-        expected = hmac.digest(key, content, self.algorithm)
-        same = [hmac.compare_digest(expected, signature) for signature in signatures]
+        digests = [
+            hmac.digest(key, content, self.algorithm)
+            for key in _found_in(secret, self.secret_encoding)
+        ]
+        same = [hmac.compare_digest(one, signature) for one in digests for signature in signatures]
         return any(same)
 
 
@@ -211,6 +237,14 @@ def key_of(secret: str, encoding: str) -> bytes:
     if not key:
         raise ConfigurationError((), "is empty: an empty secret is one anybody can sign with")
     return key
+
+
+def _found_in(secret: str, encoding: str) -> list[bytes]:
+    """Its key. One that can be none has none: whatever it is, nobody has signed with it."""
+    try:
+        return [key_of(secret, encoding)]
+    except ConfigurationError:
+        return []
 
 
 def moment_s(text: str, unit: str) -> int:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from shared.domain.events import Headers
 from shared.providers.base import ConfigurationError, SignatureError, header
+from shared.providers.signing.streams import Hmacs, Verification
 from shared.providers.signing.windows import check_window
 
 #: What the headers of a family begin with.
@@ -39,9 +40,12 @@ class Key(NamedTuple):
 
 
 class _Signed(NamedTuple):
-    content: bytes
+    before: bytes  # what is signed in front of the body
     timestamp: int
     signatures: list[tuple[str, bytes]]
+
+    def of(self, version: str) -> list[bytes]:
+        return [value for one, value in self.signatures if one == version]
 
 
 def key_of(secret: str) -> Key:
@@ -95,17 +99,40 @@ def verify(
     Raises:
         SignatureError: none did, or not at this time. The window is two-sided.
     """
-    signed = _read(headers, body, prefixes)
+    signed = _read(headers, prefixes)
+    content = signed.before + body
     matched = None
     for index, of_secret in enumerate(keys):
         # Every one is tried, whichever matches.
-        same = [_matches(signed, key) for key in of_secret]
+        same = [_matches(signed, content, key) for key in of_secret]
         if any(same) and matched is None:
             matched = index
     if matched is None:
         raise SignatureError("wrong_signature")
     check_window(signed.timestamp, now, tolerance_s)
     return matched
+
+
+def begin(
+    headers: Headers,
+    keys: Sequence[Sequence[Key]],
+    now: datetime,
+    tolerance_s: int,
+    prefixes: Sequence[str] = STANDARD,
+) -> Verification | None:
+    """
+    What `verify` does, with a body that is still to come; None where the sender may have signed
+    with v1a: Ed25519 goes through what is signed twice.
+
+    Raises:
+        SignatureError: the headers say enough.
+    """
+    signed = _read(headers, prefixes)
+    check_window(signed.timestamp, now, tolerance_s)
+    if signed.of("v1a") and any(key.version == "v1a" for of_one in keys for key in of_one):
+        return None
+    shared = [[key.key for key in of_one if key.version == "v1"] for of_one in keys]
+    return Hmacs(shared, "sha256", signed.before, b"", signed.of("v1"))
 
 
 def sign(
@@ -122,7 +149,7 @@ def sign(
     )
 
 
-def _read(headers: Headers, body: bytes, prefixes: Sequence[str]) -> _Signed:
+def _read(headers: Headers, prefixes: Sequence[str]) -> _Signed:
     parts = [_named(headers, name, prefixes) for name in ("id", "timestamp", "signature")]
     message, timestamp, signature = parts
     if not (message and timestamp and signature):
@@ -139,17 +166,17 @@ def _read(headers: Headers, body: bytes, prefixes: Sequence[str]) -> _Signed:
         if comma:
             given.append((version, value))
     # Headers were read as latin-1, which gives their bytes back.
-    content = b"%b.%b.%b" % (message.encode("latin-1", "replace"), timestamp.encode(), body)
-    return _Signed(content, int(timestamp), given)
+    before = b"%b.%b." % (message.encode("latin-1", "replace"), timestamp.encode())
+    return _Signed(before, int(timestamp), given)
 
 
-def _matches(signed: _Signed, key: Key) -> bool:
-    values = [value for version, value in signed.signatures if version == key.version]
+def _matches(signed: _Signed, content: bytes, key: Key) -> bool:
+    values = signed.of(key.version)
     if key.version == "v1":
-        expected = hmac.new(key.key, signed.content, sha256).digest()
+        expected = hmac.new(key.key, content, sha256).digest()
         same = [hmac.compare_digest(expected, value) for value in values]
     else:
-        same = [_is_signed(key.key, value, signed.content) for value in values]
+        same = [_is_signed(key.key, value, content) for value in values]
     return any(same)
 
 
