@@ -19,7 +19,7 @@ class Lines:
         self._dropped_bytes = 0  # of a line that is too long already
 
     def feed(self, data: bytes) -> Iterator[bytes | None]:
-        """The lines that end here, without their "\\n"; None is one that is too long."""
+        """The lines that end here, without what ends them; None is one that is too long."""
         data = self._tail + data
         self._tail = b""
         start = 0

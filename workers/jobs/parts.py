@@ -52,12 +52,14 @@ class PartRows:
     @property
     def place(self) -> Mapping[str, Any]:
         """See `Reader.place`: it is cut into its parts again, and those gone through left out."""
+        if self._part < self._resumed.get("part", 0):
+            return self._resumed
         inner = self._inner.place if self._inner is not None else {}
         line = self._before + inner.get("line", 0)
         return {
             "offset": 0,
             "line": line,
-            "part": max(self._part, self._resumed.get("part", 0)),
+            "part": self._part,
             "before": self._before,
             "isRead": self._inner is None,
             "inner": dict(inner),
