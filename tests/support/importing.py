@@ -101,7 +101,9 @@ class Importer:
             (receipt,) = await intake.record(conn, [delivery])
         return receipt.tracking_id
 
-    async def imported(self, body: bytes, content_type: str = NDJSON, **more: Any) -> dict[str, Any]:
+    async def imported(
+        self, body: bytes, content_type: str = NDJSON, **more: Any
+    ) -> dict[str, Any]:
         """Push, and have it imported; the job."""
         tracking_id = await self.push(body, content_type, **more)
         await self.stack.drain()

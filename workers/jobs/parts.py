@@ -38,7 +38,8 @@ class PartRows:
     def __init__(self, boundary: bytes, open_file: Open, place: Mapping[str, Any]) -> None:
         self._open = open_file
         self._resumed = place
-        self._events: list[tuple[str, bytes]] = []
+        # What the parser has met: a part's headers, data, or None at its end.
+        self._events: list[dict[str, str] | bytes | None] = []
         self._headers: dict[str, str] = {}
         self._field = self._value = b""
         self._part = 0  # which one this is, from 1
@@ -73,8 +74,8 @@ class PartRows:
         except MultipartParseError as error:
             problem = Damaged("bad_multipart", f"the parts cannot be told apart: {error}")
         events, self._events = self._events, []
-        for what, content in events:
-            yield from self._rows_of(what, content)
+        for event in events:
+            yield from self._rows_of(event)
         if problem is not None:
             raise problem
 
@@ -84,22 +85,22 @@ class PartRows:
             raise Damaged("bad_multipart", "the body ends within a part")
         return iter(())
 
-    def _rows_of(self, what: str, content: bytes) -> Iterator[Row]:
-        if what == "begin":
-            self._begin_part()
+    def _rows_of(self, event: dict[str, str] | bytes | None) -> Iterator[Row]:
+        if isinstance(event, dict):
+            self._begin_part(event)
             if self._inner is None and self._name and not self._is_done:
                 self._before += 1
                 yield unread(self._before, "unsupported_part", self._said("no format known here"))
-        elif what == "end":
+        elif event is None:
             yield from self._end_part()
         elif self._inner is not None:
-            skipped = content[self._skip_bytes :] if self._skip_bytes else content
-            self._skip_bytes = max(0, self._skip_bytes - len(content))
+            skipped = event[self._skip_bytes :] if self._skip_bytes else event
+            self._skip_bytes = max(0, self._skip_bytes - len(event))
             yield from self._of_file(self._inner, lambda reader: reader.feed(skipped))
 
-    def _begin_part(self) -> None:
+    def _begin_part(self, headers: dict[str, str]) -> None:
         self._part += 1
-        options = parse_options_header(self._headers.get("content-disposition", ""))[1]
+        options = parse_options_header(headers.get("content-disposition", ""))[1]
         self._name = ""
         self._inner = None
         if b"filename" not in options and b"filename*" not in options:
@@ -110,8 +111,8 @@ class PartRows:
             at = self._resumed["inner"]
         if self._is_done:
             return
-        if self._headers.get("content-transfer-encoding", "").lower() in _PLAIN:
-            self._inner = self._open(self._headers.get("content-type", ""), self._name, at)
+        if headers.get("content-transfer-encoding", "").lower() in _PLAIN:
+            self._inner = self._open(headers.get("content-type", ""), self._name, at)
         self._skip_bytes = at.get("offset", 0)
 
     @property
@@ -145,9 +146,6 @@ class PartRows:
         return f"{self._name[:100]}: {text}"
 
     def _callbacks(self) -> Any:
-        def add(what: str) -> Callable[[], None]:
-            return lambda: self._events.append((what, b""))
-
         def begin() -> None:
             self._headers = {}
 
@@ -162,8 +160,14 @@ class PartRows:
             self._headers[name] = self._value.decode("latin-1").strip()
             self._field = self._value = b""
 
+        def headers_end() -> None:
+            self._events.append(self._headers)
+
         def data(content: bytes, start: int, end: int) -> None:
-            self._events.append(("data", content[start:end]))
+            self._events.append(content[start:end])
+
+        def end() -> None:
+            self._events.append(None)
 
         def over() -> None:
             self._is_over = True
@@ -173,8 +177,8 @@ class PartRows:
             "on_header_field": field,
             "on_header_value": value,
             "on_header_end": header_end,
-            "on_headers_finished": add("begin"),
+            "on_headers_finished": headers_end,
             "on_part_data": data,
-            "on_part_end": add("end"),
+            "on_part_end": end,
             "on_end": over,
         }

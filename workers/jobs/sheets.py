@@ -41,7 +41,8 @@ class SheetRows:
         self._taken: list[tuple[int, bytes | None, int]] = []
         self._taken_bytes = 0
         self._is_over = False
-        csv.field_size_limit(LONGEST_ROW_BYTES)
+        # Ours is counted in bytes, and said with the row it is of.
+        csv.field_size_limit(2 * LONGEST_ROW_BYTES)
         # Strict, or what stands behind a closing quote would be taken for a part of the value.
         self._records = csv.reader(self, strict=True)
 

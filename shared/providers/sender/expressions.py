@@ -81,8 +81,13 @@ def _fields_of(node: Any) -> tuple[str, ...] | None:
         return (node["value"],)
     if node["type"] != "subexpression":
         return None
-    before, after = map(_fields_of, node["children"])
-    return None if before is None or after is None else before + after
+    fields: tuple[str, ...] = ()
+    for child in node["children"]:
+        names = _fields_of(child)
+        if names is None:
+            return None
+        fields += names
+    return fields
 
 
 def _nodes(node: Any) -> Iterator[Any]:

@@ -208,7 +208,7 @@ def problem_with_json(value: Any) -> str | None:
         one, depth = waiting.pop()
         insides = [one] if isinstance(one, list) else [one, one.values()]
         count += sum(map(len, insides))
-        if depth >= _DEEPEST_JSON and one or count > _MOST_JSON_VALUES:
+        if (depth >= _DEEPEST_JSON and one) or count > _MOST_JSON_VALUES:
             return f"nested deeper than {_DEEPEST_JSON}, or more than {_MOST_JSON_VALUES} values"
         for inner in chain.from_iterable(insides):
             if isinstance(inner, dict | list):
