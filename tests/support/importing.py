@@ -45,12 +45,14 @@ def ndjson(rows: Iterable[Any]) -> bytes:
     return b"".join(json.dumps(one).encode() + b"\n" for one in rows)
 
 
-async def add_pushed(stack: Stack, ingest: Any = None, name: str = "acme", **more: Any) -> None:
+async def add_pushed(
+    stack: Stack, ingest: Any = None, name: str = "acme", *, tenant: str | None = None
+) -> None:
     """Add a source that takes pushes, and webhooks' reports."""
     await stack.add_source(
-        name, "hmac", signature=SIGNATURE, event=EVENT, mapping=[REPORTS],
-        ingest=ingest or INGEST, **more,
-    )  # fmt: skip
+        name, "hmac", signature=SIGNATURE, event=EVENT, mapping=[REPORTS], ingest=ingest or INGEST
+    )
+    await stack.fetch("UPDATE sources SET tenant = $2 WHERE name = $1", name, tenant)
     await stack.configure(plans=PLANS)
 
 

@@ -147,10 +147,10 @@ class _Import:
         if job.cursor.get("isRead"):
             return await self._take_back(conn, job)
         chunk = self._chunk
+        done = job.done + chunk.count
         written = await self._write(conn, chunk, chunk.rows)
         steps = await self._tell(conn, job, written, "records.imported")
         kept = await self._keep_failures(conn, job, chunk)
-        done = job.done + chunk.count
         cursor: dict[str, Any] = {"place": chunk.place, "step": steps, "kept": kept}
         cautious_until = _cautious_until(job)
         if done < cautious_until:
