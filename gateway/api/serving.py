@@ -45,7 +45,9 @@ def _endpoint(methods: dict[str, Operation], api: Api) -> Callable[[Request], Aw
 
 async def _serve(operation: Operation, api: Api, request: Request) -> Response:
     visit: Visit = request.scope["visit"]
-    token = await authenticate(api, request)
+    token = await operation.admit(api, request) if operation.admit is not None else None
+    if token is None:
+        token = await authenticate(api, request)
     if token.scope.partition(":")[0] not in operation.who:
         # Where something is asked for by its name, not even whether it exists.
         if _PARAMETER.search(operation.path):

@@ -69,7 +69,7 @@ async def find_records(
 
 
 READ_VERSIONS = """
-SELECT event_id, version, tenant, normalised, tracking_id, mapped_by
+SELECT event_id, version, tenant, normalised, tracking_id, mapped_by, run, line
 FROM record_versions WHERE record = $1 ORDER BY version DESC, event_id DESC LIMIT $2
 """
 
@@ -125,6 +125,8 @@ def _version(row: Row) -> dict[str, Any]:
         "version": _moment(row["version"]),
         "tenant": row["tenant"],
         "mappedBy": row["mapped_by"],
+        "run": row["run"],
+        "line": row["line"] or None,
         "normalised": json.loads(row["normalised"]),
     }
 

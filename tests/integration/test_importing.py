@@ -12,6 +12,7 @@ from uuid import UUID
 
 import pytest
 
+from shared.store import recorded, trail
 from tests.support.acme import replay, report
 from tests.support.importing import (
     BEGAN_S,
@@ -23,6 +24,7 @@ from tests.support.importing import (
     row,
 )
 from tests.support.stack import Stack, drain, new_crew
+from workers.cli.events import tell
 from workers.jobs import importing
 from workers.jobs.kinds import Tools
 from workers.jobs.run import Turns
@@ -245,6 +247,43 @@ async def test_tenants_are_read_through_their_names(importer: Importer) -> None:
     last = await stack.value("SELECT tenant FROM audit WHERE action = 'records.imported'"
                              " ORDER BY id DESC LIMIT 1")  # fmt: skip
     assert last == "new"
+
+
+async def test_the_trail_is_read_in_bounded_pieces(
+    importer: Importer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await importer.imported(ndjson(row(number) for number in range(3000)), apart=True)
+    monkeypatch.setattr(trail, "_PAGE_BYTES", 100_000)
+    async with importer.stack.owner.connection() as conn:
+        links = await trail.read_links(conn, "import:", 0, 1000)
+        assert len(links) == 1  # its content alone is more than may be had at once
+        assert [found async for found in verify(conn, None, lambda _: None)] == []
+        page = await trail.list_records_of_event(conn, job["id"], [], None, None, 50)
+        assert [one["action"] for one in page.items] == ["records.imported"] * 3 + ["event.applied"]
+        (size,) = page.items[0]["after"].values()
+        assert size > 100_000
+        whole = await trail.read_record(conn, page.items[0]["id"])
+        assert whole is not None
+        assert len(whole["after"]["changes"]) == 1000
+        assert await trail.read_record(conn, 0) is None
+        # Nor is a body that lies elsewhere told of as if there were none.
+        story = await tell(conn, job["id"])
+        assert story["bodyBytes"] > 100_000
+        assert (importer.home / "artifacts" / "sha256" / story["artifact"][:2]).is_dir()
+        assert [one["command"] for one in story["commands"]] == ["import_results"]
+    async with importer.stack.owner.connection() as conn:
+        (found,) = await recorded.find_records(conn, "rep_7", None, None)
+        (version,) = await recorded.read_history(conn, found["id"], 5)
+        assert (version["run"], version["line"]) == (1, 8)
+
+
+async def test_what_is_no_import_is_not_read_from_an_artifact(importer: Importer) -> None:
+    tracking_id = await importer.push(ndjson([row(1)]), apart=True)
+    await importer.stack.fetch("UPDATE inbox SET event_type = 'report.ready'")
+    await importer.stack.drain()
+    assert await importer.stack.outcomes([tracking_id]) == ["dead"]
+    error = await importer.stack.value("SELECT error FROM settlements")
+    assert "artifact store" in error
 
 
 class Killed(BaseException):
