@@ -12,7 +12,7 @@ import zstandard
 
 from shared.artifacts import ArtifactDamaged
 from workers.jobs import arrays
-from workers.jobs.reading import Reading, format_of, reader_for
+from workers.jobs.reading import Reading, format_of_file, reader_for
 from workers.jobs.rows import LONGEST_ROW_BYTES, Damaged, Row
 
 Seen = list[tuple[int, Any]]
@@ -295,11 +295,11 @@ async def test_the_loop_lives_while_a_long_way_is_left_out() -> None:
 
 
 def test_formats() -> None:
-    assert format_of("application/problem+json; charset=utf-8") == "json"
-    assert format_of("TEXT/CSV") == "csv"
-    assert format_of("", "a.JSONL") == "ndjson"
-    assert format_of("text/xml", "a.csv") is None
-    assert format_of("text/plain") is None
+    assert format_of_file("application/problem+json; charset=utf-8", "a") == "json"
+    assert format_of_file("TEXT/CSV", "a.json") == "csv"
+    assert format_of_file("", "a.JSONL") == "ndjson"
+    assert format_of_file("text/xml", "a.csv") is None
+    assert format_of_file("text/plain", "a") is None
     with pytest.raises(Damaged, match="boundary"):
         reader_for("multipart/form-data", None, {})
     with pytest.raises(Damaged, match="format"):

@@ -42,8 +42,6 @@ _SMALLER = 8
 _DEATHS_OF_ROW = 3
 #: Of one import; all of them are counted.
 MOST_FAILURES = 10_000
-#: What encoded bodies may become, in times of the size that the source allows.
-_LARGER_UNDONE = 10
 _MOST_TENANTS = 10_000
 
 
@@ -97,7 +95,7 @@ def _reading(
     find = ingestion.rows_of if ingestion.has_whole_documents else None
     reader = reader_for(header(headers, "content-type") or "", find, place)
     chunks = _one(event.body) if event.artifact is None else tools.artifacts.read(event.artifact)
-    return Reading(chunks, encoding, ingestion.largest_bytes * _LARGER_UNDONE, reader, place)
+    return Reading(chunks, encoding, ingestion.largest_bytes, reader, place)
 
 
 async def _one(body: bytes) -> AsyncIterator[bytes]:

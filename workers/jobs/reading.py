@@ -6,24 +6,14 @@ from typing import Any
 
 from shared.artifacts import ArtifactError
 from shared.encodings import Decoder, EncodingError, TooLargeError, decoder_for
+from shared.providers.sender.formats import format_of
 from workers.jobs.arrays import ArrayRows, WholeRows
 from workers.jobs.lines import LineRows
 from workers.jobs.parts import PartRows, boundary_of
 from workers.jobs.rows import Damaged, Reader, Row
 from workers.jobs.sheets import SheetRows
 
-#: Content types, and the ends of names of files whose content type says nothing.
-FORMATS = {
-    "application/json": "json",
-    "application/x-ndjson": "ndjson",
-    "application/ndjson": "ndjson",
-    "application/jsonl": "ndjson",
-    "application/x-jsonlines": "ndjson",
-    "application/jsonlines": "ndjson",
-    "text/csv": "csv",
-    "application/csv": "csv",
-    "multipart/form-data": "multipart",
-}
+#: The ends of names of files whose content type says nothing.
 _ENDS = {".json": "json", ".ndjson": "ndjson", ".jsonl": "ndjson", ".csv": "csv"}
 _SAYS_NOTHING = ("", "application/octet-stream", "text/plain")
 
@@ -35,15 +25,11 @@ _PIECE_BYTES = 256 << 10
 Find = Callable[[Any], Sequence[Any]] | None
 
 
-def format_of(content_type: str, file_name: str = "") -> str | None:
-    """One of "json", "ndjson", "csv", "multipart"; None where nothing says which."""
-    media_type = content_type.partition(";")[0].strip().lower()
-    if media_type.endswith("+json"):
-        return "json"
-    if media_type in _SAYS_NOTHING:
-        name = file_name.lower()
-        return next((known for end, known in _ENDS.items() if name.endswith(end)), None)
-    return FORMATS.get(media_type)
+def format_of_file(content_type: str, name: str) -> str | None:
+    """The format of an uploaded file; None where nothing says which."""
+    if content_type.partition(";")[0].strip().lower() in _SAYS_NOTHING:
+        return next((known for end, known in _ENDS.items() if name.lower().endswith(end)), None)
+    return format_of(content_type)
 
 
 def reader_for(content_type: str, find: Find, place: Mapping[str, Any]) -> Reader:
@@ -63,7 +49,7 @@ def reader_for(content_type: str, find: Find, place: Mapping[str, Any]) -> Reade
 
 def _opener(find: Find) -> Callable[[str, str, Mapping[str, Any]], Reader | None]:
     def opened(content_type: str, name: str, place: Mapping[str, Any]) -> Reader | None:
-        match format_of(content_type, name):
+        match format_of_file(content_type, name):
             case "json":
                 return ArrayRows(place) if find is None else WholeRows(find, place)
             case "ndjson":
