@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from shared import telemetry
 from shared.db import Conn, is_lock_timeout, is_platform_fault
-from shared.domain.events import StoredEvent
+from shared.domain.events import IMPORT, StoredEvent
 from shared.domain.outcomes import ATTEMPTS_EXHAUSTED, NO_HANDLER, PROCESS_DIED
 from shared.store import work
 from shared.store.work import LaneLock, Redelivery, Settlement
@@ -313,7 +313,9 @@ async def _apply(
         left = {event.work_id for event in apart}
         translated = [one for one in translated if one[0].work_id not in left]
         here = [event for event in here if event.work_id not in left]
-    replayed = [event.tracking_id for event in here if event.run > 1]
+    # What an earlier run of an import reported may be a million records: its job sees to them.
+    again = [event for event in here if event.run > 1 and event.event_type != IMPORT]
+    replayed = [event.tracking_id for event in again]
     if replayed:
         # What they take back comes last, and must not wait for customers behind tenants.
         more |= await entitle.locks_of_runs(conn, replayed)

@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from shared.db import Conn, Row
 from shared.domain.audit import Draft, content_of
-from shared.domain.commands import Command
-from shared.domain.events import Arrival, Headers, Identity, StoredEvent, problem_with
+from shared.domain.commands import Command, ImportResults
+from shared.domain.events import IMPORT, Arrival, Headers, Identity, StoredEvent, problem_with
 from shared.domain.outcomes import (
     BODY_GONE,
     MODE_MISMATCH,
@@ -84,6 +84,9 @@ def translate(
             refused.append(Refused(event, "ignored", MODE_MISMATCH))
         elif _may_be_forgotten(event, pruned_before):
             refused.append(Refused(event, "dead", QUARANTINED))
+        elif event.event_type == IMPORT:
+            # Whoever pushes; its body is read by a job, and may be too large for anybody else.
+            asked.append((event, (ImportResults(),)))
         else:
             try:
                 carried = headers.get(event.tracking_id, ())
@@ -116,6 +119,8 @@ def _identified(provider: Provider, event: StoredEvent, headers: Headers) -> Ide
 
 
 def _commands_of(provider: Provider, event: StoredEvent, headers: Headers) -> Sequence[Command]:
+    if event.artifact is not None:
+        raise PayloadError("its body lies in the artifact store, where only imports are read from")
     try:
         identity = event.identity
         if event.unreadable is not None:

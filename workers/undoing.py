@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from shared.db import Conn
 from shared.domain.commands import Command, ImportRecord, Observe
-from shared.domain.events import StoredEvent
+from shared.domain.events import IMPORT, StoredEvent
 from workers import entitle
 from workers.handlers import Done, records
 from workers.handlers.scope import Scope
@@ -20,13 +20,16 @@ async def undo(
     refused: list[Refused],
 ) -> tuple[list[Done], list[Refused]]:
     """
-    A replay that observes or reports nothing any more takes back what its event did before.
+    A replay that observes or reports nothing any more takes back what its event did before. Not
+    that of an import: its job does so, in pieces.
 
     Returns both with what that changed.
     """
     asked = [(event, {type(command) for command in commands}) for event, commands in translated]
     asked += [(one.event, set()) for one in refused]
-    replayed = [(event, kinds) for event, kinds in asked if event.run > 1]
+    replayed = [
+        (event, kinds) for event, kinds in asked if event.run > 1 and event.event_type != IMPORT
+    ]
     if not replayed:
         return done, refused
     unseen = [(one.tracking_id, one.event_id) for one, kinds in replayed if Observe not in kinds]

@@ -39,7 +39,8 @@ Q = TypeVar("Q")
 B = TypeVar("B")
 Key = TypeVar("Key")
 
-Who = Literal["operator", "service", "tenant"]
+#: A source is nobody's token: it proves who it is as in what it sends, where `admit` says so.
+Who = Literal["operator", "service", "tenant", "source"]
 
 #: Everybody who has a token; those who see all tenants; those who may change things.
 ANYBODY: frozenset[Who] = frozenset({"operator", "service", "tenant"})
@@ -163,6 +164,8 @@ def no_such(what: str) -> Refusal:
 
 
 Act = Callable[[Call[Any, Any]], Awaitable[Shown | Response]]
+#: Who else may ask than who has a token; None: that request has to have one.
+Admit = Callable[[Api, Request], Awaitable[Token | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +195,7 @@ class Operation:
     sealed: frozenset[str] = frozenset()
     tag: str = ""
     asks: bool = False
+    admit: Admit | None = None
 
     @property
     def name(self) -> str:

@@ -47,7 +47,9 @@ def _endpoint(methods: dict[str, Operation], api: Api) -> Callable[[Request], Aw
 async def _serve(operation: Operation, api: Api, request: Request) -> Response:
     visit: Visit = request.scope["visit"]
     visit.headers = {b"cache-control": b"private, no-cache", b"vary": b"Authorization"}
-    token = await api.tokens.authenticate(request)
+    token = await operation.admit(api, request) if operation.admit is not None else None
+    if token is None:
+        token = await api.tokens.authenticate(request)
     await _charge(api, visit, str(token.id))
     if token.scope.partition(":")[0] not in operation.who:
         # Where something is asked for by its name, not even whether it exists.

@@ -36,6 +36,8 @@ class Evidence:
     secret: str
     unreadable: str | None
     trace_context: str
+    artifact: bytes | None = None  # the SHA-256 under which the artifact store has the body
+    artifact_bytes: int | None = None
 
 
 _EVENT = """
@@ -110,7 +112,10 @@ async def list_events(
 
 
 READ_EVENT = _EVENT + "WHERE i.received_at = $1 AND i.tracking_id = $2"
-READ_BODY = "SELECT body, headers FROM inbox WHERE received_at = $1 AND tracking_id = $2"
+READ_BODY = """
+SELECT body, headers, artifact, artifact_bytes
+FROM inbox WHERE received_at = $1 AND tracking_id = $2
+"""
 
 
 async def read_event(conn: Conn, tracking_id: UUID) -> Evidence | None:
@@ -136,6 +141,8 @@ async def read_event(conn: Conn, tracking_id: UUID) -> Evidence | None:
         secret=row["secret"],
         unreadable=row["unreadable"],
         trace_context=row["trace_context"],
+        artifact=came["artifact"],
+        artifact_bytes=came["artifact_bytes"],
     )
 
 

@@ -42,14 +42,25 @@ class Link:
     head: Head | None
 
 
-_RECORD = """
+#: Contents that are read at once, in about.
+_PAGE_BYTES = 16 << 20
+
+_COLUMNS = """
 SELECT a.id, a.chain, a.position, a.cause, a.cause_id, a.run, a.tenant, a.step, a.action, a.actor,
-       a.source, a.subject, a.feature, a.catalog_version, a.at, c.before, c.after, c.reason,
+       a.source, a.subject, a.feature, a.catalog_version, a.at, c.before,
+       {after} AS after, c.reason,
        num_nonnulls(a.before_digest, a.after_digest, a.reason_digest) > 0
        AND num_nonnulls(c.before, c.after, c.reason) = 0 AS erased
 FROM audit AS a
 LEFT JOIN audit_content AS c ON c.audit_id = a.id
 """
+# A manifest of an import may have a thousand changes: lists say how large it is, and no more.
+_RECORD = _COLUMNS.replace(
+    "{after}",
+    "CASE WHEN a.action LIKE 'records.%' AND octet_length(c.after) > 8192 THEN"
+    " convert_to(json_build_object('bytes', octet_length(c.after))::text, 'UTF8')"
+    " ELSE c.after END",
+)
 LIST_RECORDS = (
     _RECORD
     + """
@@ -69,6 +80,15 @@ async def list_records(conn: Conn, after: int | None, tenant: str | None, limit:
     """
     rows = await conn.fetch(LIST_RECORDS, after, tenant, limit + 1)
     return page_of(rows, limit, _shown, lambda row: (row["id"],))
+
+
+READ_RECORD = _COLUMNS.replace("{after}", "c.after") + "WHERE a.id = $1"
+
+
+async def read_record(conn: Conn, number: int) -> dict[str, Any] | None:
+    """One record, with all of its contents; None where there is none."""
+    row = await conn.fetchrow(READ_RECORD, number)
+    return None if row is None else _shown(row)
 
 
 RECORDS_OF_EVENT = (
@@ -104,7 +124,8 @@ async def list_records_of_event(
 
 
 # One statement, so one snapshot: a chain's records and its head belong together, although
-# workers append all the while.
+# workers append all the while. A manifest of an import is large: not more of them at once than
+# $4 bytes, but one.
 READ_LINKS = """
 SELECT a.id, a.chain, a.position, a.previous_hash, a.hash, a.cause, a.cause_id, a.run, a.tenant,
        a.step, a.action, a.actor, a.source, a.subject, a.feature, a.catalog_version,
@@ -112,23 +133,31 @@ SELECT a.id, a.chain, a.position, a.previous_hash, a.hash, a.cause, a.cause_id, 
        c.audit_id IS NOT NULL AS kept, c.salt, c.before, c.after, c.reason,
        h.length AS head_length, h.hash AS head_hash
 FROM (
-    SELECT id, chain, position, previous_hash, hash, cause, cause_id, run, tenant, step, action,
-           actor, source, subject, feature, catalog_version, xid, at, before_digest, after_digest,
-           reason_digest
-    FROM audit
-    WHERE (chain, position) > ($1, $2)
-    ORDER BY chain, position
-    LIMIT $3
+    SELECT b.*, sum(coalesce(octet_length(s.before), 0) + coalesce(octet_length(s.after), 0))
+                    OVER (ORDER BY b.chain, b.position ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW)
+                    AS bytes_before
+    FROM (
+        SELECT id, chain, position, previous_hash, hash, cause, cause_id, run, tenant, step, action,
+               actor, source, subject, feature, catalog_version, xid, at, before_digest,
+               after_digest, reason_digest
+        FROM audit
+        WHERE (chain, position) > ($1, $2)
+        ORDER BY chain, position
+        LIMIT $3
+    ) AS b
+    LEFT JOIN audit_content AS s ON s.audit_id = b.id
 ) AS a
 LEFT JOIN audit_content AS c ON c.audit_id = a.id
 LEFT JOIN audit_heads AS h ON h.chain = a.chain
+WHERE coalesce(a.bytes_before, 0) < $4
 ORDER BY a.chain, a.position
 """
 
 
 async def read_links(conn: Conn, chain: str, position: int, limit: int) -> list[Link]:
     """The next records in (chain, position) order; an empty chain name begins."""
-    return [_link(row) for row in await conn.fetch(READ_LINKS, chain, position, limit)]
+    rows = await conn.fetch(READ_LINKS, chain, position, limit, _PAGE_BYTES)
+    return [_link(row) for row in rows]
 
 
 HEADS_WITHOUT_CHAIN = """

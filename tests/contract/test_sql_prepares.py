@@ -25,6 +25,8 @@ RUN_BY = {
     "shared.store.handler_lists": ("operator",),
     "shared.store.handlers": ("worker",),
     "shared.store.health": ("reader",),
+    "shared.store.imports": ("worker",),
+    "shared.store.ingested": ("reader",),
     "shared.store.intake": ("gateway",),
     "shared.store.jobs": ("worker",),
     "shared.store.ledger": ("worker",),

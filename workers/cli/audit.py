@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from workers.cli.exits import FAILURE, USAGE, CommandError, write_json
+from workers.cli.exits import FAILURE, NOT_FOUND, USAGE, CommandError, write_json
 from workers.cli.output import (
     CursorOption,
     JsonOption,
@@ -18,6 +18,7 @@ from workers.cli.output import (
     note,
     operate,
     plain,
+    print_fields,
     print_page,
     tracking_id,
 )
@@ -79,6 +80,26 @@ def list_command(
             "actor": "actor",
         }
         print_page(page, columns, as_json=as_json, nothing="no records")
+
+    operate(run)
+
+
+@app.command("show", epilog="Example: sluice audit show 4711 --json")
+def show_command(
+    record: Annotated[int, typer.Argument(metavar="ID", help="The record's id.", min=1)],
+    as_json: JsonOption = False,
+) -> None:
+    """Show one audit record with all that it says: of an import's manifest, each change."""
+    from shared.store.trail import read_record
+
+    async def run(conn: "Conn", _: "Endpoints") -> None:
+        found = await read_record(conn, record)
+        if found is None:
+            raise CommandError(f"no audit record {record}", NOT_FOUND)
+        if as_json:
+            write_json(found)
+            return
+        print_fields({key: value for key, value in found.items() if value not in (None, "")})
 
     operate(run)
 

@@ -100,8 +100,8 @@ def show_command(
 async def tell(conn: "Conn", wanted: UUID) -> dict[str, Any]:
     """
     The story: the event as lists show it, and "account", "livemode", "subject", "secret" (the
-    slot and version that matched), "verdict", "bodyBytes", "traceContext", "receipts", "runs",
-    "failures", "commands", "objects", "audit".
+    slot and version that matched), "verdict", "bodyBytes", "artifact", "traceContext", "receipts",
+    "runs", "failures", "commands", "objects", "audit".
 
     Raises:
         CommandError: no such event (3).
@@ -146,7 +146,13 @@ def _of_evidence(evidence: "Evidence") -> dict[str, Any]:
         "subject": evidence.arrival.identity.subject,
         "secret": evidence.secret,
         "verdict": evidence.unreadable or "verified",
-        "bodyBytes": len(evidence.arrival.body),
+        "bodyBytes": (
+            len(evidence.arrival.body)
+            if evidence.artifact_bytes is None
+            else evidence.artifact_bytes
+        ),
+        # Where the body lies, if not in the inbox: its SHA-256 in the artifact store.
+        "artifact": None if evidence.artifact is None else evidence.artifact.hex(),
         "traceContext": evidence.trace_context,
     }
 
@@ -170,6 +176,7 @@ def _without_evidence(wanted: UUID, runs: list[dict[str, Any]]) -> dict[str, Any
         "secret": None,
         "verdict": "the body went by retention",
         "bodyBytes": None,
+        "artifact": None,
         "traceContext": None,
     }
 
@@ -178,10 +185,15 @@ def _commands(
     surroundings: "Surroundings", evidence: "Evidence | None"
 ) -> list[dict[str, Any]] | None:
     """What the body asks for by today's code; None where nothing can be read."""
+    from shared.domain.events import IMPORT
     from shared.providers.base import PayloadError
     from workers.surroundings import UnknownSource
 
     if evidence is None or evidence.unreadable:
+        return None
+    if evidence.arrival.identity.event_type == IMPORT:
+        return [{"command": "import_results", "object": f"import/{evidence.shown['trackingId']}"}]
+    if evidence.artifact is not None:
         return None
     try:
         commands = surroundings.provider(evidence.source_id).translate(evidence.arrival)

@@ -111,7 +111,16 @@ def show_command(
             return
         print_fields({key: value for key, value in shown.items() if value not in (None, "")})
         print_heading("Versions, the newest first")
-        columns = ("version", "event", "trackingId", "tenant", "receivedAt", "mappedBy")
+        columns = (
+            "version",
+            "event",
+            "trackingId",
+            "tenant",
+            "receivedAt",
+            "mappedBy",
+            "run",
+            "line",
+        )
         print_table({column: column for column in columns}, history)
         if raw.artifact is not None:
             note("what it was read from lies in the artifact store")

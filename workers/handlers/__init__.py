@@ -11,10 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.db import Conn
-from shared.domain.commands import Bring, Command, Extension, Ignore, ImportRecord, Observe
+from shared.domain.commands import (
+    Bring,
+    Command,
+    Extension,
+    Ignore,
+    ImportRecord,
+    ImportResults,
+    Observe,
+)
 from shared.domain.events import StoredEvent
 from workers.entries import Answer
-from workers.handlers import entitlements, extending, ignoring, records
+from workers.handlers import entitlements, extending, ignoring, imports, records
 from workers.handlers.scope import Asked, Scope
 
 #: (conn, scope, the batch's commands of this one kind) → an answer each, in their order
@@ -23,6 +31,7 @@ Handler = Callable[[Conn, Scope, Sequence[Any]], Awaitable[list[Answer]]]
 HANDLERS: dict[type[Command], Handler] = {
     Observe: entitlements.observe,
     ImportRecord: records.import_records,
+    ImportResults: imports.import_results,
     Ignore: ignoring.ignore,
     # Code of others, after everything of Sluice's own: its events are applied alone.
     Extension: extending.extend,

@@ -1,6 +1,6 @@
-"""What a kind of job is, and which there are."""
+"""What a kind of job is."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,5 +56,3 @@ class Tools:
 
 #: Begins, or goes on with, a job. Reads outside any transaction, and writes nothing.
 Begin = Callable[[Tools, Job], Awaitable[Work]]
-
-KINDS: Mapping[str, Begin] = {}

@@ -14,6 +14,7 @@ import logging
 import random
 import sys
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
@@ -25,9 +26,12 @@ from shared.settings import Endpoints, Settings
 from shared.store import jobs
 from shared.store.jobs import Job, Progress
 from workers.crew import Crew, run_process
-from workers.jobs.kinds import KINDS, JobFailed, Tools, Work
+from workers.jobs import importing
+from workers.jobs.kinds import Begin, JobFailed, Tools, Work
 
 log = logging.getLogger(__name__)
+
+KINDS: Mapping[str, Begin] = {"import": importing.begin}
 
 EVERY_S = 0.25
 JOBS_AT_ONCE = 8

@@ -18,7 +18,7 @@ from shared.providers.sender.expressions import Expression
 from shared.providers.sender.records import RecordMapping
 from shared.providers.sender.schemas import Schema
 from shared.providers.sender.tables import Path, Table
-from shared.providers.sender.values import Document, encode_json
+from shared.providers.sender.values import Document, encode_json, problem_with_json
 
 #: What a document may be written in; a source takes all of them unless it says which.
 FORMATS = ("json", "ndjson", "csv", "multipart")
@@ -52,6 +52,8 @@ class Ingestion:
                 read.at("record"), 'is missing: at least { id = "…" }, where a row has its id'
             )
         self._record = RecordMapping(record, read.at("record"), tenant, is_of_rows=True)
+        #: Whether rows may be of several tenants: then nothing of them all is any one's to see.
+        self.names_tenants = isinstance(record, dict) and "tenant" in record
         #: Rows without a version have that of their receipt: then a repetition must name itself.
         self.needs_key = isinstance(record, dict) and "version" not in record
 
@@ -69,9 +71,25 @@ class Ingestion:
             raise PayloadError("ingest.rows: found no array")
         return (found,)
 
+    @property
+    def has_whole_documents(self) -> bool:
+        """Whether an expression says where in a document its rows are."""
+        return self._rows is not None
+
+    def check(self, row: Any) -> None:
+        """
+        Look at a row before anything else does.
+
+        Raises:
+            PayloadError: it cannot be kept, whatever it says.
+        """
+        problem = problem_with_json(row)
+        if problem is not None:
+            raise PayloadError(f"the row {problem}")
+
     def read(self, row: Any, received_at: datetime) -> ImportRecord:
         """
-        The version of a record that a row is.
+        The version of a record that a row is, which was checked.
 
         Raises:
             PayloadError: something that is needed is not there, or not what it has to be.
@@ -79,6 +97,8 @@ class Ingestion:
         record = self._record.read(Document((), row, received_at), received_at)
         if record.raw is not None:
             return record
+        if self._record.takes_all:
+            return replace(record, raw=record.normalised)
         return replace(record, raw=encode_json(row, "the row"))
 
 

@@ -35,6 +35,11 @@ class RecordMapping:
         if declared is not None or not is_of_rows:
             self._fields = _fields(declared, (*path, "fields"))
 
+    @property
+    def takes_all(self) -> bool:
+        """Whether a record's fields are all of its row's."""
+        return self._fields is None
+
     def read(self, document: Document, occurred_at: datetime | None) -> ImportRecord:
         """
         What an event says of its record. A field of which it says nothing is null.

@@ -7,6 +7,7 @@ A `Wanted` is one key of a mapping: where its value lies, and how an error names
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -160,24 +161,9 @@ class Wanted:
         return microseconds
 
     def _check_json(self, value: Any) -> None:
-        waiting = [(value, 0)]
-        count = 0
-        while waiting:
-            one, depth = waiting.pop()
-            count += 1
-            if depth > _DEEPEST_JSON or count > _MOST_JSON_VALUES:
-                raise self.wrong(
-                    f"nested deeper than {_DEEPEST_JSON}, or more than {_MOST_JSON_VALUES} values"
-                )
-            if isinstance(one, dict):
-                waiting += [(key, depth) for key in one]
-                waiting += [(inner, depth + 1) for inner in one.values()]
-            elif isinstance(one, list):
-                waiting += [(inner, depth + 1) for inner in one]
-            else:
-                problem = _wrong_with(one)
-                if problem is not None:
-                    raise self.wrong(problem)
+        problem = problem_with_json(value)
+        if problem is not None:
+            raise self.wrong(problem)
 
 
 def version_in(
@@ -213,6 +199,27 @@ def version_in(
     return version
 
 
+def problem_with_json(value: Any) -> str | None:
+    """Why a value cannot be kept as JSON, here or in Postgres; None where it can."""
+    # A million rows go through here: what is neither array nor object waits for no turn.
+    waiting: list[tuple[Any, int]] = [([value], -1)]
+    count = 0
+    while waiting:
+        one, depth = waiting.pop()
+        insides = [one] if isinstance(one, list) else [one, one.values()]
+        count += sum(map(len, insides))
+        if (depth >= _DEEPEST_JSON and one) or count > _MOST_JSON_VALUES:
+            return f"nested deeper than {_DEEPEST_JSON}, or more than {_MOST_JSON_VALUES} values"
+        for inner in chain.from_iterable(insides):
+            if isinstance(inner, dict | list):
+                waiting.append((inner, depth + 1))
+                continue
+            problem = _wrong_with(inner)
+            if problem is not None:
+                return problem
+    return None
+
+
 def encode_json(value: Any, name: str) -> str:
     """
     A value that was checked, as JSON: one text for each value.
@@ -236,11 +243,7 @@ def _scaled(found: int | float, units: int) -> int:
 def _wrong_with(value: Any) -> str | None:
     """Why a value that is neither array nor object cannot be kept."""
     if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return "holds half of a surrogate pair"
-        return "holds a NUL" if "\0" in value else None
+        return _wrong_with_text(value)
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, int):
@@ -248,6 +251,15 @@ def _wrong_with(value: Any) -> str | None:
     if isinstance(value, float):
         return None if isfinite(value) else "holds a number that is too large"
     return "is no value"  # but an expression, as `&a` is
+
+
+def _wrong_with_text(text: str) -> str | None:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return "holds half of a surrogate pair"
+    return "holds a NUL" if "\0" in text else None
 
 
 def _kind_of(found: Any) -> str:
