@@ -174,6 +174,7 @@ async def opened(settings: Settings, endpoints: Endpoints, keys: KeyRing) -> Asy
                 orders=Orders(intake, sources),
                 artifacts=Artifacts(settings.artifacts_url, settings.home),
                 readiness=readiness,
+                public_url=settings.public_url,
             )
         yield Deps(
             ingress=Ingress(

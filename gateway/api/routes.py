@@ -2,7 +2,12 @@
 
 from collections.abc import Sequence
 
-from gateway.api import tenants
+from gateway.api import integrations, orders, rotating, tenants
 from gateway.api.operations import Operation
 
-OPERATIONS: Sequence[Operation] = (*tenants.OPERATIONS,)
+OPERATIONS: Sequence[Operation] = (
+    *tenants.OPERATIONS,
+    *integrations.OPERATIONS,
+    *rotating.OPERATIONS,
+    *orders.OPERATIONS,
+)

@@ -13,6 +13,7 @@ from gateway.api.operations import Api, Call, Nothing, Operation
 from gateway.api.tokens import authenticate
 from gateway.door import Visit
 from gateway.envelope import Detail, Refusal, answer
+from gateway.idempotency import read_key
 from shared.domain.events import is_storable
 
 _LARGEST_BODY_BYTES = 1 << 20
@@ -54,6 +55,7 @@ async def _serve(operation: Operation, api: Api, request: Request) -> Response:
     path: dict[str, str] = dict(request.path_params)
     if not all(map(is_storable, path.values())):
         raise Refusal("not_found", "There is nothing here.")
+    key = read_key(request.headers) if operation.method == "POST" else None
     call = Call(
         api=api,
         token=token,
@@ -62,6 +64,7 @@ async def _serve(operation: Operation, api: Api, request: Request) -> Response:
         body=await _body_of(operation, request),
         request=request,
         trace_id=visit.trace_id,
+        key=key,
     )
     shown = await operation.act(call)
     if isinstance(shown, Response):
@@ -90,15 +93,17 @@ async def _body_of(operation: Operation, request: Request) -> Any:
     if operation.body is Nothing:
         return _NOTHING
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise Refusal("unsupported_media_type", "The body must be application/json.")
+    is_json = media_type == "application/json"
     body = bytearray()
     async for chunk in request.stream():
+        if chunk and not is_json:
+            raise Refusal("unsupported_media_type", "The body must be application/json.")
         body += chunk
         if len(body) > _LARGEST_BODY_BYTES:
             raise Refusal("body_too_large", "The body is larger than 1 MiB.")
     try:
-        return msgspec.json.decode(body, type=operation.body)
+        # No body says nothing, as {} does; what must be said is missing then.
+        return msgspec.json.decode(body or b"{}", type=operation.body)
     except msgspec.ValidationError as error:
         raise Refusal(
             "invalid_body", "The body is not what is asked for.", details=[_detail_of(error)]

@@ -206,11 +206,16 @@ async def insert_seal(conn: Conn, key_id: str) -> None:
     await conn.execute(INSERT_SEAL, key_id)
 
 
-REMOVE_SOURCE = "UPDATE sources SET removed_at = now() WHERE id = $1"
+REMOVE_SOURCE = """
+UPDATE sources SET removed_at = now(), paused_at = NULL, paused_by = NULL WHERE id = $1
+"""
 
 
 async def remove_source(conn: Conn, source_id: int) -> None:
-    """The source answers no more; its id, lanes and history stay."""
+    """
+    The source answers no more; its id, lanes and history stay. It is not paused any longer: what it
+    sent would wait for ever, and grants nothing any more.
+    """
     await conn.execute(REMOVE_SOURCE, source_id)
 
 

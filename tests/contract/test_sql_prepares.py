@@ -24,6 +24,7 @@ RUN_BY = {
     "shared.store.handler_lists": ("operator",),
     "shared.store.handlers": ("worker",),
     "shared.store.intake": ("gateway",),
+    "shared.store.integrations": ("reader",),
     "shared.store.jobs": ("worker",),
     "shared.store.ledger": ("worker",),
     "shared.store.manual_grants": ("operator",),
@@ -31,6 +32,8 @@ RUN_BY = {
     "shared.store.messages": ("operator",),
     "shared.store.objects": ("worker", "operator"),
     "shared.store.observations": ("worker",),
+    "shared.store.operating": ("worker",),
+    "shared.store.orders": ("reader",),
     "shared.store.outbox": ("worker",),
     "shared.store.parked": ("worker", "operator"),
     "shared.store.partitions": ("worker", "operator"),
@@ -69,7 +72,13 @@ ALSO = {
         "shared.store.manual_grants": ("LIST_MANUAL_GRANTS",),
     },
     # What operators link, grant or merge is derived in their own transaction.
-    "operator": {"shared.store.observations": ("READ_OBSERVATIONS",)},
+    "operator": {
+        "shared.store.observations": ("READ_OBSERVATIONS",),
+        # `sluice sources pause` and `resume` do at once what an order does.
+        "shared.store.operating": (
+            "HOLD_SOURCE", "NEXT_WORK", "SET_PAUSED", "NOTE_ORDER", "TAKE_TURN", "ADD_VERSION",
+        ),
+    },
 }  # fmt: skip
 
 STATEMENTS = dict(statements())

@@ -11,10 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.db import Conn
-from shared.domain.commands import Bring, Command, Extension, Ignore, ImportRecord, Observe
+from shared.domain.commands import (
+    Bring,
+    Command,
+    Extension,
+    Ignore,
+    ImportRecord,
+    Observe,
+    Ordered,
+)
 from shared.domain.events import StoredEvent
 from workers.entries import Answer
-from workers.handlers import entitlements, extending, ignoring, records
+from workers.handlers import entitlements, extending, ignoring, operating, records
 from workers.handlers.scope import Asked, Scope
 
 #: (conn, scope, the batch's commands of this one kind) → an answer each, in their order
@@ -24,6 +32,7 @@ HANDLERS: dict[type[Command], Handler] = {
     Observe: entitlements.observe,
     ImportRecord: records.import_records,
     Ignore: ignoring.ignore,
+    Ordered: operating.carry_out,
     # Code of others, after everything of Sluice's own: its events are applied alone.
     Extension: extending.extend,
     Bring: extending.bring,

@@ -1,0 +1,44 @@
+"""`Idempotency-Key`: the same key again is the same request again, and gets the first answer."""
+
+import re
+from collections.abc import Mapping
+
+from gateway.envelope import Refusal
+
+_NAMES = ("idempotency-key", "x-idempotency-key")
+#: With a token's id before it, it fits an event's id. The draft of the IETF (httpapi, -07) has it
+#: in quotes; hardly anybody does.
+_KEY = re.compile(r'"([\x21\x23-\x7e]{1,200})"|([\x21\x23-\x7e]{1,200})')
+
+#: Of an answer that was given before.
+REPLAYED = {"X-Idempotency-Replayed": "true"}
+
+
+def read_key(headers: Mapping[str, str]) -> str | None:
+    """
+    The key of a request; None where it has none. `headers` are found by their name in lower case.
+
+    Raises:
+        Refusal: what it has is no key, or it has two.
+    """
+    given = {headers[name] for name in _NAMES if name in headers}
+    if not given:
+        return None
+    if len(given) > 1:
+        raise Refusal("malformed_request", "Idempotency-Key: there are two, and they differ")
+    return checked(given.pop())
+
+
+def checked(key: str) -> str:
+    """
+    The key without its quotes.
+
+    Raises:
+        Refusal: it is none.
+    """
+    found = _KEY.fullmatch(key)
+    if found is None:
+        raise Refusal(
+            "malformed_request", "Idempotency-Key: 1 to 200 visible ASCII characters, no quotes"
+        )
+    return found[1] or found[2]
