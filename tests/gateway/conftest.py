@@ -144,9 +144,9 @@ async def add_source(owner: Any, keys: KeyRing, name: str, *secrets: str) -> int
 
 
 @asynccontextmanager
-async def running_gateway(endpoints: Endpoints, home: Path) -> AsyncIterator[Gateway]:
+async def running_gateway(endpoints: Endpoints, home: Path, **more: Any) -> AsyncIterator[Gateway]:
     keys = KeyRing.parse(endpoints.secret_key)
-    settings = Settings(home=home, max_body_bytes=64 << 10)
+    settings = Settings(home=home, max_body_bytes=64 << 10, **more)
     recorder = Recorder()
     logging.getLogger().addHandler(recorder)
     async with (
