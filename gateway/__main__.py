@@ -210,6 +210,7 @@ async def opened(settings: Settings, endpoints: Endpoints, keys: KeyRing) -> Asy
                 tokens=Tokens(reader, limits, note=doorbell.note_use, trusted=trusted),
                 limits=limits,
                 readiness=readiness,
+                public_url=settings.public_url,
             )
         yield Deps(
             ingress=ingress,

@@ -23,7 +23,7 @@ from starlette.responses import Response
 from gateway.checking import Form, check_document, read_form
 from gateway.door import Visit
 from gateway.envelope import Refusal, answer
-from gateway.idempotency import Claims, read_key
+from gateway.idempotency import REPLAYED, Claims, read_key
 from gateway.ingress import Ingress, read_headers, storable_headers
 from gateway.intake import StoreUnavailable
 from gateway.sources import Entrance, UnknownSource
@@ -31,7 +31,6 @@ from gateway.spooling import SMALL_BYTES, Limit, Spool, Spools
 from shared import telemetry
 from shared.artifacts import ArtifactError, Artifacts
 from shared.domain.events import IMPORT, Headers, Identity, is_storable, new_tracking_id
-from shared.providers.base import header
 from shared.providers.sender import Sender
 from shared.providers.sender.ingestion import Ingestion
 from shared.providers.signing.streams import Verification
@@ -41,7 +40,6 @@ from shared.store.intake import Delivery, Receipt
 #: memory for that: so much at most, one at a time.
 LARGEST_WHOLE_BYTES = 8 << 20
 
-_KEYS = ("idempotency-key", "x-idempotency-key")
 
 #: Documents are checked one at a time of each source, and artifacts written two at a time.
 _apart = ThreadPoolExecutor(4, "pushes")
@@ -108,7 +106,7 @@ async def receive_push(request: Request) -> Response:
         {"trackingId": tracking_id, "statusUrl": f"/api/v1/ingest/{tracking_id}"},
         visit.trace_id,
         status=202,
-        headers={"X-Idempotency-Replayed": "true"} if receipt.status == "duplicate" else None,
+        headers=REPLAYED if receipt.status == "duplicate" else None,
     )
 
 
@@ -129,7 +127,8 @@ async def _begin(ingest: Ingest, request: Request, visit: Visit) -> Push:
     visit.source = source.name
     headers = read_headers(request)
     now = ingest.ingress.now()
-    verification = sender.begin(headers, source.plaintexts, now, ingest.ingress.tolerance_s)
+    secrets = [secret.plaintext for secret in source.secrets_at(now)]
+    verification = sender.begin(headers, secrets, now, ingest.ingress.tolerance_s)
     form = read_form(headers, sender.ingestion)
     name = _name_of(headers, sender, sender.ingestion)
     if not ingest.is_open():
@@ -150,16 +149,14 @@ def _name_of(headers: Headers, sender: Sender, ingestion: Ingestion) -> str | No
         if not (message.isprintable() and is_storable(_event_id(message))):
             raise Refusal("malformed_request", "The message's id: 1 to 248 printable characters.")
         return message
-    keys = {read_key(text) for name in _KEYS if (text := header(headers, name)) is not None}
-    if len(keys) > 1:
-        raise Refusal("malformed_request", "Idempotency-Key and X-Idempotency-Key differ.")
-    if not keys and ingestion.needs_key:
+    key = read_key(dict(headers))
+    if key is None and ingestion.needs_key:
         raise Refusal(
             "missing_idempotency_key",
             "Rows of this source have no version of their own: send an Idempotency-Key with each"
             " document, the same one whenever you send that document again.",
         )
-    return keys.pop() if keys else None
+    return key
 
 
 def _event_id(name: str) -> str:
@@ -190,11 +187,11 @@ async def _prove(ingest: Ingest, push: Push, spool: Spool) -> str:
                 _apart, partial(_verify_whole, push, spool, ingest.ingress.tolerance_s)
             )
     telemetry.verified(source.name, spool.size_bytes)
-    return source.secrets[index].label
+    return source.secrets_at(push.at)[index].label
 
 
 def _verify_whole(push: Push, spool: Spool, tolerance_s: int) -> int:
-    secrets = push.entrance.source.plaintexts
+    secrets = [secret.plaintext for secret in push.entrance.source.secrets_at(push.at)]
     return push.sender.verify(push.headers, spool.whole(), secrets, push.at, tolerance_s)
 
 

@@ -155,9 +155,11 @@ def verify(
     source, provider = entrance.source, entrance.provider
     if provider is None:
         raise Refusal("source_unreadable", "This source cannot be verified now.")
-    index = provider.verify(headers, body, source.plaintexts, now, tolerance_s)
+    secrets = source.secrets_at(now)
+    plaintexts = [secret.plaintext for secret in secrets]
+    index = provider.verify(headers, body, plaintexts, now, tolerance_s)
     telemetry.verified(source.name, len(body))
-    return provider, source.secrets[index].label
+    return provider, secrets[index].label
 
 
 def identify(provider: Provider, headers: Headers, body: bytes) -> tuple[Identity, str | None]:

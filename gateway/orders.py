@@ -2,27 +2,33 @@
 What operators ask for over the API: stored like every event, and applied by a worker.
 
 An order is an event of the source `operator`. Its id is the token's and the `Idempotency-Key`: the
-same key again is a redelivery, and gets the first answer again.
+same key again is a redelivery, and gets the first answer again. Its subject is what it is about, so
+that orders about one thing are carried out in the order of their receipt.
 """
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from uuid import UUID, uuid4
 
 import msgspec
 
 from gateway.envelope import Refusal
-from gateway.idempotency import Claims, read_key
+from gateway.idempotency import Claims, checked
 from gateway.ingress import Store
 from gateway.sources import Sources
-from shared.domain.commands import Order, Ordered
-from shared.domain.events import (
-    ORDERED,
-    Identity,
-    new_tracking_id,
+from shared.domain.commands import (
+    CancelJob,
+    Order,
+    Ordered,
+    PauseSource,
+    ReprocessRecord,
+    ResumeSource,
+    RotateSecret,
 )
+from shared.domain.events import ORDERED, Identity, new_tracking_id
 from shared.store.intake import Delivery, sha_of
 from shared.store.tokens import Token
 
@@ -51,6 +57,11 @@ class Orders:
         self._now = now
         self._claims = Claims()
 
+    @property
+    def is_in_flight(self) -> bool:
+        """Whether any order is being stored just now."""
+        return self._claims.is_any_held
+
     async def place(
         self,
         token: Token,
@@ -59,21 +70,26 @@ class Orders:
         key: str | None,
         trace_context: str,
         reason: str | None = None,
+        asked: bytes | None = None,
     ) -> Placed:
         """
         Store an order; `key` is what `Idempotency-Key` says, None where it says nothing.
 
+        `asked` is what was asked for, where the order made of it is another one each time: by it
+        the same request is known again.
+
         Raises:
             Refusal: the key is none, or was used for something else, or is being used now.
-            StoreUnavailable, Overloaded: as for every event.
+            NotConfigured, StoreUnavailable, Overloaded: as for every event.
         """
+        event_id = event_id_of(token, str(uuid4()) if key is None else checked(key))
         source = await self._sources.operator()
-        event_id = f"{token.id}/{str(uuid4()) if key is None else read_key(key)}"
         kind, _, tenant = token.scope.partition(":")
-        actor = f"token:{token.name}"
-        ordered = Ordered(actor, order, tenant if kind == "tenant" else None, reason)
+        ordered = Ordered(
+            f"token:{token.name}", order, tenant if kind == "tenant" else None, reason
+        )
         body = _encode(ordered)
-        subject = f"order/{event_id}"
+        subject = subject_of(order) or f"order/{event_id}"
         delivery = Delivery(
             tracking_id=new_tracking_id(self._now(), os.urandom(10)),
             source_id=source.id,
@@ -85,11 +101,36 @@ class Orders:
             secret=f"token.{token.id}",
             headers=b"[]",
             body=body,
-            body_sha=sha_of(body),
+            body_sha=sha_of(body) if asked is None else sha_of(asked),
             trace_context=trace_context,
         )
         with self._claims.held(event_id):
             receipt = await self._store.submit(delivery)
         if receipt.is_other:
-            raise Refusal("key_reused", "This Idempotency-Key was used for something else.")
+            raise key_reused()
         return Placed(receipt.tracking_id, receipt.status == "duplicate")
+
+
+def event_id_of(token: Token, key: str) -> str:
+    """The id of the event that a token's order with this key is: keys are each token's own."""
+    return f"{token.id}/{key}"
+
+
+def subject_of(order: Order) -> str | None:
+    """What an order is about; None where nothing else can be about the same."""
+    match order:
+        case PauseSource() | ResumeSource() | RotateSecret():
+            return f"source/{order.source}"
+        case ReprocessRecord():
+            # A record's id may be as long as a subject alone may be.
+            name = _encode([order.source, order.account, order.livemode, order.record_id])
+            return f"record/{sha256(name).hexdigest()[:32]}"
+        case CancelJob():
+            return f"job/{order.job}"
+        case _:
+            return None
+
+
+def key_reused() -> Refusal:
+    """What is said where a key comes again with another request."""
+    return Refusal("key_reused", "This Idempotency-Key was used for something else.")

@@ -42,9 +42,12 @@ class Gauge:
 
 oldest_unfinished = Gauge(
     "sluice_oldest_unfinished",
-    "Age of the oldest event that is due and not settled.",
+    "Age of the oldest event that is due and not settled. Paused sources have none.",
     "source",
     unit="s",
+)
+source_paused = Gauge(
+    "sluice_source_paused", "Since the source was paused; only while it is.", "source", unit="s"
 )
 objects_parked = Gauge(
     "sluice_objects_parked",

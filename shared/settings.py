@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -51,6 +52,9 @@ class Settings(BaseSettings):
     signature_tolerance_s: int = Field(default=300, ge=1)
     store_timeout_s: float = Field(default=0.8, gt=0)
     api: bool = True
+    public_url: str | None = Field(
+        default=None, description="what the gateway is reached by from outside: https://…"
+    )
     artifacts_url: str | None = Field(default=None, description="a file:, s3:, gs: or az: URL")
     api_rate: str = Field(default="6000/minute", description="requests of one token")
     api_failures: str = Field(default="60/minute", description="401s of one address")
@@ -74,6 +78,16 @@ class Settings(BaseSettings):
         if isinstance(value, str) and value.startswith("tcp://"):
             return 8400
         return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_base(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+            raise ValueError("must be http://… or https://…, without a query")
+        return value.rstrip("/")
 
     @classmethod
     def read(cls, environ: Mapping[str, str] | None = None) -> Self:

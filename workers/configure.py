@@ -17,7 +17,8 @@ from shared.store.configuration import SealedSecret, Stored
 from shared.store.source_keys import SourceKey
 from workers.actions import new_action, record_action
 from workers.declaration import Declaration, DeclaredSource
-from workers.difference import ApiKeys, Difference, SecretChange, compare
+from workers.difference import ApiKeys, Difference, compare
+from workers.slots import SecretChange
 
 _NO_KEYS: Mapping[str, str] = MappingProxyType({})
 
@@ -149,6 +150,8 @@ async def _write_secrets(
     conn: Conn, source_id: int, source: str, change: SecretChange, version: int, keys: KeyRing
 ) -> None:
     await configuration.delete_secrets(conn, source_id, change.gone)
+    if change.adopted:
+        await configuration.adopt_secrets(conn, source_id, change.adopted)
     for slot, plaintext in change.new:
         # The configuration's version: no two secrets ever had the same label, although slots are
         # used again.

@@ -16,17 +16,10 @@ from shared.store.source_keys import SourceKey
 from workers.changes import Action, Change, literal, merge, word
 from workers.coherence import check_features, check_products
 from workers.declaration import Declaration, DeclaredSource, KeyPath, leaves_of, shown_path
+from workers.slots import SecretChange, compare_secrets
 
 #: More changed keys of one file are counted, not listed.
 _MOST_OF_FILES = 20
-
-
-@dataclass(frozen=True, slots=True)
-class SecretChange:
-    """By slot: which stay, which go; and the values that need a slot."""
-
-    gone: tuple[int, ...] = ()
-    new: tuple[tuple[int, str], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +70,11 @@ class Difference:
     def removes(self) -> bool:
         """Whether something goes."""
         return any(change.action == "removed" for change in self.changes)
+
+    @property
+    def replaces_rotated(self) -> bool:
+        """Whether a secret would go that was rotated in, and that the file never had."""
+        return any(change.replaced for change in self.secrets.values())
 
 
 def compare(
@@ -228,11 +226,10 @@ def _compare_source(
         if old.get(name) != new.get(name)
     ]
     details_list += _compare_tables(stored.settings, declared.settings, provider)
-    change = _compare_secrets(stored, wanted, keys)
-    if change.new or change.gone:
-        details_list.append(f"secrets: {len(change.new)} written, {len(change.gone)} removed")
+    change = compare_secrets(stored, wanted, keys)
+    details_list += change.said
     action: Action = "changed" if details_list else "unchanged"
-    return Change("source", declared.name, action, tuple(details_list)), change
+    return Change("source", declared.name, action, (*details_list, *change.noted)), change
 
 
 def _compare_tables(
@@ -277,24 +274,6 @@ def _leaves(named: Mapping[str, Any], provider: Provider) -> dict[KeyPath, str]:
 def _is_table(name: str, value: Any, provider: Provider) -> bool:
     # Where the provider changes, what is stored may be a table of the one before.
     return name in provider.tables or isinstance(value, dict | list)
-
-
-def _compare_secrets(stored: StoredSource, wanted: Sequence[str], keys: KeyRing) -> SecretChange:
-    """A secret keeps its slot while it is declared, wherever it stands in the list."""
-    kept: dict[str, int] = {}
-    for secret in stored.secrets:
-        try:
-            plaintext = keys.open(
-                secret.sealed, source=stored.name, slot=secret.slot, version=secret.version
-            )
-        except SealingError:
-            continue  # written anew: applying its file is how a damaged secret is mended
-        if plaintext in wanted and plaintext not in kept and secret.sealed.key_id == keys.first:
-            kept[plaintext] = secret.slot
-    free = (slot for slot in range(32_767) if slot not in kept.values())
-    new = tuple((next(free), value) for value in wanted if value not in kept)
-    overwritten = {*kept.values(), *(slot for slot, _ in new)}
-    return SecretChange(tuple(s.slot for s in stored.secrets if s.slot not in overwritten), new)
 
 
 def _compare_key(

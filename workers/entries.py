@@ -82,13 +82,18 @@ def net_changes(changes: Iterable[FeatureChange]) -> list[FeatureChange]:
 
 
 class Told(msgspec.Struct, frozen=True):
-    """What else a tenant's chain is told, besides features. `before` and `after` are JSON."""
+    """
+    What else a tenant's chain is told, besides features. `before` and `after` are JSON. What
+    concerns no tenant has the tenant "", and stands in the event's own chain; `source` is whose it
+    is, "" where it is the event's.
+    """
 
     tenant: str
     action: str
     subject: str
     before: bytes | None
     after: bytes | None
+    source: str = ""
 
 
 @dataclass(slots=True)
@@ -96,6 +101,7 @@ class Answer:
     """
     What became of one command. `outcome` is a step-0 word of the audit trail; `tenant` is locked.
     `concerns` is a tenant that is not: it is named, and the record is not chained to its others.
+    `actor` asked for it, where it was not the provider, and `reason` is what they say why.
     """
 
     outcome: Outcome
@@ -106,6 +112,8 @@ class Answer:
     catalog_version: int
     told: list[Told] = field(default_factory=list)
     concerns: str | None = None
+    actor: str | None = None
+    reason: str | None = None
 
 
 class Sighted(msgspec.Struct, frozen=True):

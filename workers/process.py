@@ -50,7 +50,7 @@ ISOLATED_S = 0.2
 class Progress(Enum):
     """How a visit went."""
 
-    NOTHING = "nothing"  # nothing due, or somebody else holds the lane
+    NOTHING = "nothing"  # nothing due, somebody else holds the lane, or its source is paused
     SUSPECT = "suspect"  # its last holder died at it: for the process that works alone
     DONE = "done"  # what was due is settled, put off or charged
     MORE = "more"  # the batch was full: there may be more
@@ -75,6 +75,8 @@ class Batch:
 
 async def visit(crew: Crew, lane: int) -> Progress:
     """Apply what is due in a lane, at most one batch. Raises nothing but cancellation."""
+    if lane in crew.surroundings.paused_lanes:
+        return Progress.NOTHING  # the lane's lock would say so, and cost a transaction
     work_ids: list[int] = []
     try:
         async with marked(crew, lane) as mark:
@@ -234,7 +236,8 @@ Act = Callable[[Conn, LaneLock, Locks], Awaitable[T]]
 
 async def _in_lane(crew: Crew, lane: int, act: Act[T], *, waits: bool = False) -> T | None:
     """
-    Act in a transaction that holds the lane; None where somebody else has it.
+    Act in a transaction that holds the lane; None where somebody else has it, or where its source
+    is paused.
 
     Begins again, with more locks, where an object turns out to have another owner.
     """
@@ -244,7 +247,9 @@ async def _in_lane(crew: Crew, lane: int, act: Act[T], *, waits: bool = False) -
             async with crew.db.transaction() as conn:
                 lock = work.await_lane if waits else work.lock_lane
                 held = await lock(conn, lane)
-                return await act(conn, held, more) if held is not None else None
+                if held is None or held.is_paused:
+                    return None
+                return await act(conn, held, more)
         except SetGrew as grew:
             more = grew.locks
 

@@ -240,7 +240,10 @@ def _records(
     source = surroundings.source(event.source_id)
     catalog_version = max(answer.catalog_version for answer in answers)
     subject = next((answer.subject for answer in answers if answer.subject), event.subject)
-    reason = event.reason or code
+    said = event.reason or next((answer.reason for answer in answers if answer.reason), None)
+    # Of what somebody ordered and could not be done, both are wanted: why, and why not.
+    reason = f"{code}: {said}" if said and code and event.reason is None else said or code
+    actor = next((answer.actor for answer in answers if answer.actor), None)
     first = Draft(
         chain=f"tenant:{tenant}" if tenant is not None else f"lane:{held.lane}",
         cause="event",
@@ -249,7 +252,7 @@ def _records(
         tenant=tenant or _concerned(answers) or "",
         step=0,
         action=f"event.{outcome}",
-        actor=event.actor or f"provider:{source.provider}",
+        actor=event.actor or actor or f"provider:{source.provider}",
         source=source.name,
         subject=subject,
         catalog_version=catalog_version,
@@ -263,6 +266,8 @@ def _records(
     for answer in answers:
         for one in answer.told:
             like = _spoken_by(answer, first, one.subject)
+            if one.source:
+                like = replace(like, source=one.source)
             told = _step(like, len(drafts), one.tenant, one.action, one.before, one.after)
             drafts.append(told)
     return drafts
@@ -299,10 +304,10 @@ def _step(
     after: bytes | None,
     feature: str = "",
 ) -> Draft:
-    """A record of the same cause, in a tenant's chain."""
+    """A record of the same cause, in a tenant's chain; without a tenant, in its own."""
     return replace(
         like,
-        chain=f"tenant:{tenant}",
+        chain=f"tenant:{tenant}" if tenant else like.chain,
         tenant=tenant,
         step=step,
         action=action,

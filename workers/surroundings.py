@@ -21,7 +21,10 @@ class UnknownSource(Exception):
 
 @dataclass
 class Surroundings:
-    """`version` is the configuration's; -1 before the first `refresh`."""
+    """
+    `version` is the configuration's; -1 before the first `refresh`. `paused_lanes` are those of
+    paused sources, as of then.
+    """
 
     version: int = -1
     mode: str = "live"
@@ -30,6 +33,7 @@ class Surroundings:
     _origins: dict[tuple[int, bool], Origin] = field(default_factory=dict)
     _providers: dict[int, Provider] = field(default_factory=dict)
     _has_own_sources: bool = False
+    paused_lanes: frozenset[int] = frozenset()
 
     async def refresh(self, conn: Conn) -> bool:
         """Read again if the configuration's version is another one; whether it was."""
@@ -40,6 +44,8 @@ class Surroundings:
         self._sources = {row.id: row for row in await read_sources(conn)}
         names = {row.name for row in self._sources.values() if row.provider == OWN.name}
         self._has_own_sources = names >= OWN_SOURCES
+        paused = (row.lanes for row in self._sources.values() if row.is_paused)
+        self.paused_lanes = frozenset[int]().union(*paused)
         self._origins = {}
         self._providers = {}
         self.version, self.mode = version, mode

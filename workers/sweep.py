@@ -17,7 +17,7 @@ from shared import gauges, telemetry
 from shared.db import Conn, is_platform_fault
 from shared.domain.audit import Draft
 from shared.domain.verdicts import LINK_CONFLICT, NEEDS_MAPPING, UNKNOWN_STATUS
-from shared.store import audit, grants, parked, partitions, work
+from shared.store import audit, grants, parked, partitions, source_rows, work
 from workers import entitle, settling
 from workers.crew import Crew
 from workers.entries import NO_LOCKS, Locks, SetGrew
@@ -43,7 +43,8 @@ class Sweep:
     """
     The duties of one process. `ages` is the oldest unfinished event's, in seconds by source;
     `parked` are the objects that wait, by source and what for; `stuck` the tenants that could not
-    be derived, with the moment from which they are tried again, in the loop's clock.
+    be derived, with the moment from which they are tried again, in the loop's clock; `paused` the
+    paused sources, and for how long they have been, in seconds.
     """
 
     crew: Crew
@@ -51,10 +52,12 @@ class Sweep:
     ages: dict[str, float] = field(default_factory=dict)
     parked: dict[tuple[str, str], int] = field(default_factory=dict)
     stuck: dict[str, float] = field(default_factory=dict)
+    paused: dict[str, float] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Sweep until cancelled."""
         gauges.oldest_unfinished.read_from(lambda: self.ages)
+        gauges.source_paused.read_from(lambda: self.paused)
         gauges.objects_parked.read_from(lambda: self.parked)
         async with asyncio.TaskGroup() as group:
             for every_s, duty in (
@@ -82,6 +85,7 @@ class Sweep:
         """Measure what pages somebody."""
         async with self.crew.db.connection() as conn:
             found = await work.oldest_unfinished_s(conn)
+            self.paused = await source_rows.paused_s(conn)
         named = self.crew.surroundings.name_of
         self.ages = {named(source_id): age_s for source_id, age_s in found.items()}
 

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, Literal, TypeVar
+from uuid import UUID
 
 import msgspec
 from starlette.requests import Request
@@ -18,13 +19,17 @@ from gateway.api.checking import Checks
 from gateway.api.followers import Followers
 from gateway.api.reader import reading
 from gateway.api.tokens import Tokens
+from gateway.door import Visit
 from gateway.envelope import Refusal
+from gateway.idempotency import REPLAYED
 from gateway.limiting import Limits
-from gateway.orders import Orders
+from gateway.orders import Orders, Placed
 from gateway.readiness import Readiness
 from gateway.sources import Sources
+from shared import telemetry
 from shared.artifacts import Artifacts
 from shared.db import Conn, Database
+from shared.domain.commands import Order
 from shared.sealing import KeyRing, SealingError
 from shared.store.paging import (
     DEFAULT_LIMIT,
@@ -54,6 +59,38 @@ class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="c
     """Of an operation that has no query parameters, or no body."""
 
 
+class OrderPlaced(msgspec.Struct, frozen=True, rename="camel"):
+    """An order is stored, and a worker will carry it out. `statusUrl` says what became of it."""
+
+    tracking_id: UUID
+    status_url: str
+
+
+#: What may be said for the audit trail.
+_LONGEST_REASON = 1000
+
+
+class Reason(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """Why, for the audit trail."""
+
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be kept."""
+        check_reason(self.reason)
+
+
+def check_reason(reason: str | None) -> None:
+    """
+    Raises:
+        ValueError: it says nothing, or cannot be written down.
+    """
+    if reason is None:
+        return
+    if not reason.strip() or len(reason) > _LONGEST_REASON or "\0" in reason:
+        raise ValueError(f"reason: text of 1 to {_LONGEST_REASON} characters")
+
+
 class Paged(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True):
     """The query parameters of every list. Derive from it for a list's own."""
 
@@ -75,6 +112,7 @@ class Api:
     tokens: Tokens
     limits: Limits
     readiness: Readiness | None = None
+    public_url: str | None = None  # what the gateway is reached by from outside
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +131,10 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[Q, B]):
-    """One request on its way: who asks, and what was said, each in its type."""
+    """
+    One request on its way: who asks, and what was said, each in its type. `key` is what
+    `Idempotency-Key` says, of a POST.
+    """
 
     api: Api
     token: Token
@@ -102,6 +143,7 @@ class Call(Generic[Q, B]):
     body: B
     request: Request
     trace_id: str
+    key: str | None = None
 
     def reading(self) -> AbstractAsyncContextManager[Conn]:
         """
@@ -121,6 +163,34 @@ class Call(Generic[Q, B]):
     def may_see(self, tenant: str | None) -> bool:
         """Whether the token covers what is this tenant's, or nobody's."""
         return self.tenant is None or self.tenant == tenant
+
+    async def place(
+        self, order: Order, *, reason: str | None = None, asked: bytes | None = None
+    ) -> Placed:
+        """See `Orders.place`; the token's, and under the request's key."""
+        visit: Visit = self.request.scope["visit"]
+        return await self.api.orders.place(
+            self.token,
+            order,
+            key=self.key,
+            trace_context=telemetry.traceparent_of(visit.span),
+            reason=reason,
+            asked=asked,
+        )
+
+    async def order(
+        self, order: Order, *, reason: str | None = None, status_url: str | None = None
+    ) -> Shown:
+        """
+        Have a worker carry out an order: 202, and where to see what became of it.
+
+        `status_url` has "{id}" where the tracking id belongs; unless given, it is the order's own.
+
+        Raises:
+            Refusal, NotConfigured, StoreUnavailable, Overloaded: see `Orders.place`.
+        """
+        placed = await self.place(order, reason=reason)
+        return accepted(placed, OrderPlaced(placed.tracking_id, order_url(placed, status_url)))
 
     def after(self, name: str, text: str | None, read: Callable[..., Key]) -> Key | None:
         """
@@ -156,6 +226,20 @@ class Call(Generic[Q, B]):
     def _cursors(self, name: str) -> str:
         """What cursors of the list are good for: another tenant's are none of this one's."""
         return f"cursor/{name}" if self.tenant is None else f"cursor/{name}/of/{self.tenant}"
+
+
+def order_url(placed: Placed, status_url: str | None = None) -> str:
+    """Where to see what became of an order."""
+    return (status_url or "/api/v1/orders/{id}").replace("{id}", str(placed.tracking_id))
+
+
+def accepted(placed: Placed, data: Any) -> Shown:
+    """The answer to an order that is stored."""
+    return Shown(data, status=202, headers=REPLAYED if placed.is_repeated else {})
+
+
+#: What every operation that places an order may be refused with, beside the usual.
+ORDER_ERRORS = ("key_in_flight", "key_reused", "not_configured", "overloaded", "store_unavailable")
 
 
 def no_such(what: str) -> Refusal:

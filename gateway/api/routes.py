@@ -2,7 +2,19 @@
 
 from collections.abc import Sequence
 
-from gateway.api import billing, entitlements, events, health, ingests, records, tenants, users
+from gateway.api import (
+    billing,
+    entitlements,
+    events,
+    health,
+    ingests,
+    integrations,
+    orders,
+    records,
+    rotating,
+    tenants,
+    users,
+)
 from gateway.api.operations import Operation
 
 OPERATIONS: Sequence[Operation] = (
@@ -12,6 +24,9 @@ OPERATIONS: Sequence[Operation] = (
     *ingests.OPERATIONS,
     *records.OPERATIONS,
     *events.OPERATIONS,
+    *integrations.OPERATIONS,
+    *rotating.OPERATIONS,
+    *orders.OPERATIONS,
     *users.OPERATIONS,
     *health.OPERATIONS,
 )

@@ -13,6 +13,7 @@ from starlette.routing import Route
 from gateway.api.operations import Api, Call, Nothing, Operation, Shown
 from gateway.door import Visit
 from gateway.envelope import Detail, Refusal, answer, encode
+from gateway.idempotency import read_key
 from gateway.ingress import read_body
 from shared.domain.events import is_storable
 
@@ -59,6 +60,7 @@ async def _serve(operation: Operation, api: Api, request: Request) -> Response:
     path: dict[str, str] = dict(request.path_params)
     if not all(is_storable(value) for name, value in path.items() if name not in operation.sealed):
         raise Refusal("not_found", "There is nothing here.")
+    key = read_key(request.headers) if operation.method == "POST" else None
     call = Call(
         api=api,
         token=token,
@@ -67,6 +69,7 @@ async def _serve(operation: Operation, api: Api, request: Request) -> Response:
         body=await _body_of(operation, request),
         request=request,
         trace_id=visit.trace_id,
+        key=key,
     )
     shown = await operation.act(call)
     if isinstance(shown, Response):
@@ -133,11 +136,12 @@ async def _body_of(operation: Operation, request: Request) -> Any:
     if operation.body is Nothing:
         return _NOTHING
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise Refusal("unsupported_media_type", "The body must be application/json.")
     body = await read_body(request, _LARGEST_BODY_BYTES)
+    if body and media_type != "application/json":
+        raise Refusal("unsupported_media_type", "The body must be application/json.")
     try:
-        return msgspec.json.decode(body, type=operation.body)
+        # No body says nothing, as {} does; what must be said is missing then.
+        return msgspec.json.decode(body or b"{}", type=operation.body)
     except msgspec.ValidationError as error:
         raise Refusal(
             "invalid_body", "The body is not what is asked for.", details=[_detail_of(error)]

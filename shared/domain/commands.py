@@ -122,9 +122,12 @@ class ResumeSource(msgspec.Struct, frozen=True, tag_field="do", tag="resume-sour
 
 class RotateSecret(msgspec.Struct, frozen=True, tag_field="do", tag="rotate-secret"):
     """
-    Put a new secret beside a source's, which open nothing any more after `overlap_s`.
+    Put a new secret into a source's free `slot`. The one in the slot `replaces`, of the version
+    `replaces_version`, opens nothing any more after `overlap_s`.
 
-    The new one is sealed already, for this place: a plaintext is in no event.
+    The new one is sealed already, for this place: a plaintext is in no event. `version` is the one
+    after the newest that any secret of the source had: of two rotations that were asked for at
+    once, the second is refused.
     """
 
     source: str
@@ -134,6 +137,8 @@ class RotateSecret(msgspec.Struct, frozen=True, tag_field="do", tag="rotate-secr
     nonce: bytes
     ciphertext: bytes
     overlap_s: int
+    replaces: int
+    replaces_version: int
 
 
 Order = ReprocessRecord | StartJob | CancelJob | PauseSource | ResumeSource | RotateSecret

@@ -18,6 +18,12 @@ PROCESS_DIED = "process_died"
 NO_HANDLER = "no_handler"
 NOT_FOR_HANDLER = "not_for_handler"
 HANDLER_TIMEOUT = "handler_timeout"
+#: Why an order was refused.
+UNKNOWN_ORDER = "unknown_order"
+UNKNOWN_SOURCE = "unknown_source"
+UNKNOWN_JOB = "unknown_job"
+NOT_COVERED = "not_covered"
+SECRET_MOVED_ON = "secret_moved_on"  # noqa: S105 - a code
 
 
 @dataclass(frozen=True, slots=True)

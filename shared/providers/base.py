@@ -109,6 +109,13 @@ class Provider(Protocol):
         if not secret:
             raise ConfigurationError((), "is empty: an empty secret is one anybody can sign with")
 
+    def new_secret(self, random: bytes, replaced: str) -> str | None:
+        """
+        A secret of our own choosing, made of 32 random bytes, to be put in place of `replaced`;
+        None where the provider chooses its secrets itself. `replaced` is "" where it is not known.
+        """
+        return None
+
     def verify(
         self, headers: Headers, body: bytes, secrets: Sequence[str], now: datetime, tolerance_s: int
     ) -> int:

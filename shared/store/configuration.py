@@ -16,11 +16,18 @@ from shared.sealing import Sealed
 
 @dataclass(frozen=True, slots=True)
 class SealedSecret:
-    """One secret at rest. `version` is bound into the ciphertext with the source and the slot."""
+    """
+    One secret at rest. `version` is bound into the ciphertext with the source and the slot. From
+    `retires_at` on it opens nothing: it was rotated out, and `is_retired` once that has passed.
+    `added_by` rotated it in; None: an apply wrote it.
+    """
 
     slot: int
     version: int
     sealed: Sealed
+    retires_at: datetime | None = None
+    is_retired: bool = False
+    added_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,8 @@ WHERE provider <> 'sluice'
 ORDER BY name
 """
 READ_SECRETS = """
-SELECT source_id, slot, version, key_id, nonce, ciphertext
+SELECT source_id, slot, version, key_id, nonce, ciphertext, retires_at,
+       coalesce(retires_at <= now(), false) AS is_retired, added_by
 FROM source_secrets
 ORDER BY source_id, slot
 """
@@ -90,6 +98,9 @@ async def read_stored(conn: Conn) -> Stored:
                 row["slot"],
                 row["version"],
                 Sealed(row["key_id"], row["nonce"], row["ciphertext"]),
+                row["retires_at"],
+                row["is_retired"],
+                row["added_by"],
             )
         )
     sources = {}
@@ -173,12 +184,13 @@ INSERT INTO source_secrets (source_id, slot, version, key_id, nonce, ciphertext)
 VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (source_id, slot) DO UPDATE
 SET version = excluded.version, key_id = excluded.key_id, nonce = excluded.nonce,
-    ciphertext = excluded.ciphertext, added_at = now()
+    ciphertext = excluded.ciphertext, added_at = now(), retires_at = NULL, added_by = NULL
 """
+NOTE_VERSION = "UPDATE sources SET secret_version = greatest(secret_version, $2) WHERE id = $1"
 
 
 async def put_secret(conn: Conn, source_id: int, secret: SealedSecret) -> None:
-    """Write one slot."""
+    """Write one slot; a rotation that was sealed before meets a newer version then."""
     await conn.execute(
         FILL_SLOT,
         source_id,
@@ -188,6 +200,17 @@ async def put_secret(conn: Conn, source_id: int, secret: SealedSecret) -> None:
         secret.sealed.nonce,
         secret.sealed.ciphertext,
     )
+    await conn.execute(NOTE_VERSION, source_id, secret.version)
+
+
+ADOPT_SECRETS = """
+UPDATE source_secrets SET added_by = NULL WHERE source_id = $1 AND slot = ANY($2::smallint[])
+"""
+
+
+async def adopt_secrets(conn: Conn, source_id: int, slots: Sequence[int]) -> None:
+    """Say of secrets that were rotated in that the file has them now."""
+    await conn.execute(ADOPT_SECRETS, source_id, list(slots))
 
 
 DELETE_SECRETS = "DELETE FROM source_secrets WHERE source_id = $1 AND slot = ANY($2::smallint[])"
@@ -206,11 +229,16 @@ async def insert_seal(conn: Conn, key_id: str) -> None:
     await conn.execute(INSERT_SEAL, key_id)
 
 
-REMOVE_SOURCE = "UPDATE sources SET removed_at = now() WHERE id = $1"
+REMOVE_SOURCE = """
+UPDATE sources SET removed_at = now(), paused_at = NULL, paused_by = NULL WHERE id = $1
+"""
 
 
 async def remove_source(conn: Conn, source_id: int) -> None:
-    """The source answers no more; its id, lanes and history stay."""
+    """
+    The source answers no more; its id, lanes and history stay. It is not paused any longer: what it
+    sent would wait for ever, and grants nothing any more.
+    """
     await conn.execute(REMOVE_SOURCE, source_id)
 
 
@@ -249,7 +277,9 @@ async def who_holds(conn: Conn, plans: Sequence[str], source_ids: Sequence[int])
 
 LIST_SOURCES = """
 SELECT s.id, s.name, s.provider, s.livemode, s.tenant, s.settings, s.created_at, s.removed_at,
-       (SELECT count(*) FROM source_secrets WHERE source_id = s.id) AS secrets,
+       s.paused_at, s.paused_by,
+       (SELECT count(*) FROM source_secrets
+        WHERE source_id = s.id AND (retires_at IS NULL OR retires_at > now())) AS secrets,
        (SELECT count(*) FROM lanes WHERE source_id = s.id) AS lanes,
        k.source_id IS NOT NULL AS has_api_key, k.api_base,
        (SELECT count(*) FROM objects AS o
@@ -297,7 +327,7 @@ class ListedRound:
 @dataclass(frozen=True, slots=True)
 class ListedSource:
     """
-    A source for people: how many secrets it has, never one of them.
+    A source for people: how many secrets it has that open something, never one of them.
 
     `wanting` of its objects want to be fetched, `failing` of these were and could not be;
     `stopped_until` is set while nothing is fetched, `fetch_error` says why it fails. `missing` of
@@ -322,6 +352,8 @@ class ListedSource:
     fetch_error: str | None
     missing: int
     reconciled: ListedRound | None
+    paused_at: datetime | None
+    paused_by: str | None
 
 
 async def list_sources(
@@ -350,6 +382,8 @@ def _listed(row: Row) -> ListedSource:
         fetch_error=row["fetch_error"],
         missing=row["missing"],
         reconciled=_listed_round(row) if row["round"] is not None else None,
+        paused_at=row["paused_at"],
+        paused_by=row["paused_by"],
     )
 
 

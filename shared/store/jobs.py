@@ -195,6 +195,31 @@ async def cancelled(conn: Conn, job: UUID) -> None:
     await conn.execute(CANCELLED, job)
 
 
+CANCEL_JOB = """
+UPDATE jobs SET cancelled_by = $2, due_at = now(), updated_at = now()
+WHERE id = $1 AND state IN ('waiting', 'running', 'paused') AND cancelled_by IS NULL
+"""
+READ_STATE = "SELECT state, tenant FROM jobs WHERE id = $1"
+
+
+async def cancel(conn: Conn, job: UUID, by: str) -> bool:
+    """Have the job end before its next step; whether that was news."""
+    return await conn.execute(CANCEL_JOB, job, by) == "UPDATE 1"
+
+
+class State(NamedTuple):
+    """How a job stands, and whose it is."""
+
+    state: str
+    tenant: str | None
+
+
+async def read_state(conn: Conn, job: UUID) -> State | None:
+    """None where there is no such job."""
+    row = await conn.fetchrow(READ_STATE, job)
+    return None if row is None else State(*row.values())
+
+
 FAILURE_COLUMNS = ("job", "run", "line", "number", "code", "pointer", "message")
 
 

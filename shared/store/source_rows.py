@@ -20,6 +20,7 @@ class SourceRow:
     lanes: tuple[int, ...]
     settings: Mapping[str, object] = field(default_factory=dict)
     tenant: str | None = None
+    is_paused: bool = False  # its events are received, and none is applied
 
     def origin(self, livemode: bool, mode: str) -> Origin:
         """What deriving must know of its objects, in a deployment of that mode."""
@@ -40,7 +41,7 @@ async def read_mode(conn: Conn) -> tuple[int, str]:
 
 READ_SOURCES = """
 SELECT s.id, s.name, s.provider, s.livemode, s.settings, s.tenant,
-       s.removed_at IS NOT NULL AS is_removed,
+       s.removed_at IS NOT NULL AS is_removed, s.paused_at IS NOT NULL AS is_paused,
        array(SELECT l.id FROM lanes l WHERE l.source_id = s.id ORDER BY l.number) AS lanes
 FROM sources s ORDER BY s.id
 """
@@ -58,6 +59,18 @@ async def read_sources(conn: Conn) -> list[SourceRow]:
             tuple(row["lanes"]),
             row["settings"],
             row["tenant"],
+            row["is_paused"],
         )
         for row in await conn.fetch(READ_SOURCES)
     ]
+
+
+PAUSED_SOURCES = """
+SELECT name, extract(epoch FROM now() - paused_at)::float8 AS age_s
+FROM sources WHERE paused_at IS NOT NULL
+"""
+
+
+async def paused_s(conn: Conn) -> dict[str, float]:
+    """By name, for how many seconds each paused source has been."""
+    return {row["name"]: row["age_s"] for row in await conn.fetch(PAUSED_SOURCES)}

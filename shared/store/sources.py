@@ -1,11 +1,12 @@
 """What processes know of the configured sources: read whole, replaced whole."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal
 
-from shared.db import Conn
+from shared.db import Conn, Row
 from shared.domain.events import LANES_PER_SOURCE, OPERATOR_SOURCE, lane_number
 from shared.sealing import KeyRing, Sealed, SealingError
 
@@ -16,11 +17,15 @@ Mode = Literal["live", "test"]
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """One secret of a source, opened. `label` is how an inbox row names it."""
+    """
+    One secret of a source, opened. `label` is how an inbox row names it; from `retires_at` on, in
+    aware UTC, it opens nothing any more.
+    """
 
     slot: int
     version: int
     plaintext: str
+    retires_at: datetime | None = None
 
     @property
     def label(self) -> str:
@@ -55,10 +60,13 @@ class Source:
         """The id of the lane in which events of `subject` are applied."""
         return self.lanes[lane_number(subject)]
 
-    @property
-    def plaintexts(self) -> list[str]:
-        """The secrets' values, in the order of their slots."""
-        return [secret.plaintext for secret in self.secrets]
+    def secrets_at(self, now: datetime) -> list[Secret]:
+        """
+        Those that open something now, in the order of their slots.
+
+        To be asked anew for every request: what was loaded an hour ago may be retired since.
+        """
+        return [one for one in self.secrets if one.retires_at is None or now < one.retires_at]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +109,11 @@ SELECT s.id, s.name, s.provider,
        ARRAY(SELECT l.id FROM lanes l WHERE l.source_id = s.id ORDER BY l.number) AS lanes
 FROM sources s WHERE s.name = $1
 """
+# What is retired already need not be opened, nor be openable.
 READ_SECRETS = """
-SELECT source_id, slot, version, key_id, nonce, ciphertext
+SELECT source_id, slot, version, key_id, nonce, ciphertext, retires_at
 FROM source_secrets
+WHERE retires_at IS NULL OR retires_at > now()
 ORDER BY source_id, slot
 """
 
@@ -117,11 +127,10 @@ async def load_configuration(conn: Conn, keys: KeyRing | None) -> Configuration:
     version finds that out.
     """
     rows = await conn.fetch(READ_SOURCES)
-    secrets: dict[int, list[tuple[int, int, Sealed]]] = {}
+    secrets: dict[int, list[Row]] = {}
     if keys is not None:
         for row in await conn.fetch(READ_SECRETS):
-            sealed = Sealed(row["key_id"], row["nonce"], row["ciphertext"])
-            secrets.setdefault(row["source_id"], []).append((row["slot"], row["version"], sealed))
+            secrets.setdefault(row["source_id"], []).append(row)
     sources = {}
     for row in rows:
         if row["id"] is None:
@@ -146,17 +155,19 @@ async def load_configuration(conn: Conn, keys: KeyRing | None) -> Configuration:
     return Configuration(rows[0]["version"], rows[0]["mode"], sources, operator)
 
 
-def _open(
-    source: str, sealed: list[tuple[int, int, Sealed]], keys: KeyRing | None
-) -> tuple[Secret, ...] | None:
+def _open(source: str, rows: Sequence[Row], keys: KeyRing | None) -> tuple[Secret, ...] | None:
     """All secrets of a source, or None: with one of several missing, good requests would fail."""
     if keys is None:
         return None
     try:
-        return tuple(
-            Secret(slot, version, keys.open(secret, source=source, slot=slot, version=version))
-            for slot, version, secret in sealed
-        )
+        return tuple(_opened(source, row, keys) for row in rows)
     except SealingError as error:
         log.error("source cannot be read", extra={"source": source, "error": str(error)})
         return None
+
+
+def _opened(source: str, row: Row, keys: KeyRing) -> Secret:
+    slot, version = row["slot"], row["version"]
+    sealed = Sealed(row["key_id"], row["nonce"], row["ciphertext"])
+    plaintext = keys.open(sealed, source=source, slot=slot, version=version)
+    return Secret(slot, version, plaintext, row["retires_at"])

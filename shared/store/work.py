@@ -17,11 +17,15 @@ from shared.domain.events import StoredEvent
 
 @dataclass(frozen=True, slots=True)
 class LaneLock:
-    """A locked lane, and the moment and number of the transaction that holds it."""
+    """
+    A locked lane, and the moment and number of the transaction that holds it. `is_paused`: its
+    source is, and nothing of the lane is to be applied.
+    """
 
     lane: int
     now: datetime
     xid: int
+    is_paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,28 +64,32 @@ class Settlement(NamedTuple):
     attempts: int
 
 
+# Whether the source is paused is read here, and not from what a process knows of it: once a pause
+# is committed, no later transaction applies anything.
 LOCK_LANE = """
-SELECT now() AS now, pg_current_xact_id()::text::bigint AS xid
-FROM lanes WHERE id = $1 FOR NO KEY UPDATE SKIP LOCKED
+SELECT now() AS now, pg_current_xact_id()::text::bigint AS xid, s.paused_at IS NOT NULL AS paused
+FROM lanes AS l JOIN sources AS s ON s.id = l.source_id
+WHERE l.id = $1 FOR NO KEY UPDATE OF l SKIP LOCKED
 """
 
 
 async def lock_lane(conn: Conn, lane: int) -> LaneLock | None:
     """Take the lane for the life of this transaction, or None where somebody else has it."""
     row = await conn.fetchrow(LOCK_LANE, lane)
-    return LaneLock(lane, row["now"], row["xid"]) if row is not None else None
+    return LaneLock(lane, *row.values()) if row is not None else None
 
 
 AWAIT_LANE = """
-SELECT now() AS now, pg_current_xact_id()::text::bigint AS xid
-FROM lanes WHERE id = $1 FOR NO KEY UPDATE
+SELECT now() AS now, pg_current_xact_id()::text::bigint AS xid, s.paused_at IS NOT NULL AS paused
+FROM lanes AS l JOIN sources AS s ON s.id = l.source_id
+WHERE l.id = $1 FOR NO KEY UPDATE OF l
 """
 
 
 async def await_lane(conn: Conn, lane: int) -> LaneLock | None:
     """The same, but wait for it as long as `lock_timeout` says."""
     row = await conn.fetchrow(AWAIT_LANE, lane)
-    return LaneLock(lane, row["now"], row["xid"]) if row is not None else None
+    return LaneLock(lane, *row.values()) if row is not None else None
 
 
 # A statement of its own: the snapshot of the one that took the lock may be older than the last
@@ -208,19 +216,21 @@ def _sorted_out(rows: Sequence[Row]) -> tuple[list[StoredEvent], list[Redelivery
 
 LANES_WITH_DUE_WORK = """
 SELECT l.id FROM lanes l
+JOIN sources s ON s.id = l.source_id AND s.paused_at IS NULL
 WHERE EXISTS (SELECT FROM work w WHERE w.lane = l.id AND w.due_at IS NULL)
    OR EXISTS (SELECT FROM work w WHERE w.lane = l.id AND w.due_at <= now() AND NOT w.alone)
 """
 
 
 async def lanes_with_due_work(conn: Conn) -> list[int]:
-    """Every lane that has something a worker could apply now."""
+    """Every lane that has something a worker could apply now; none of a paused source."""
     return [row["id"] for row in await conn.fetch(LANES_WITH_DUE_WORK)]
 
 
 OLDEST_UNFINISHED = """
 SELECT l.source_id, extract(epoch FROM now() - min(oldest.received_at))::float8 AS age_s
 FROM lanes l
+JOIN sources s ON s.id = l.source_id AND s.paused_at IS NULL
 CROSS JOIN LATERAL (
     (SELECT w.received_at FROM work w WHERE w.lane = l.id AND w.due_at IS NULL
      ORDER BY w.id LIMIT 1)
@@ -233,7 +243,7 @@ GROUP BY l.source_id
 
 
 async def oldest_unfinished_s(conn: Conn) -> dict[int, float]:
-    """By source: the age of its oldest unfinished event in seconds."""
+    """By source: the age of its oldest unfinished event in seconds. Paused ones are left out."""
     return {row["source_id"]: row["age_s"] for row in await conn.fetch(OLDEST_UNFINISHED)}
 
 
@@ -281,7 +291,10 @@ async def marked_lanes(conn: Conn, older_than_s: float) -> list[int]:
 
 
 DUE_ALONE = """
-SELECT id, lane FROM work WHERE alone AND due_at <= now() ORDER BY due_at LIMIT $1
+SELECT w.id, w.lane FROM work w
+JOIN lanes l ON l.id = w.lane
+JOIN sources s ON s.id = l.source_id AND s.paused_at IS NULL
+WHERE w.alone AND w.due_at <= now() ORDER BY w.due_at LIMIT $1
 """
 
 

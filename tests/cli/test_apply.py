@@ -316,9 +316,9 @@ async def test_a_source_comes_back_with_its_id_and_lanes(
     empty.write_text("")
     await sluice("apply", empty, "--prune", "--yes")
     assert (await sluice("apply", file)).code == 0
-    # Sluice's own source is there from the beginning, with its lanes.
-    assert await value(endpoints, "SELECT count(*) FROM sources") == 1 + 1
-    assert await value(endpoints, "SELECT count(*) FROM lanes") == 16 + 16
+    # Sluice's own sources are there from the beginning, with their lanes.
+    assert await value(endpoints, "SELECT count(*) FROM sources") == 1 + 2
+    assert await value(endpoints, "SELECT count(*) FROM lanes") == 16 + 2 * 16
     assert await secrets_of(endpoints, "stripe") == {
         "0.3": "whsec_from_env",
         "1.3": "whsec_from_file",

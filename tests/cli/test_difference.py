@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -129,6 +130,59 @@ def test_a_secret_that_does_not_open_is_written_anew() -> None:
     moved = replace(sealed(0, 1, "one"), version=2)
     stored = replace(HELD, sources={"stripe": stored_source(moved)})
     assert differ(stored, secrets=["one"]).secrets["stripe"].new == ((0, "one"),)
+
+
+LATER = datetime(2027, 1, 1, tzinfo=UTC)
+OUT = replace(sealed(0, 1, "one"), retires_at=LATER)
+GONE = replace(OUT, is_retired=True)
+IN = replace(sealed(1, 5, "new"), added_by="token:ci")
+
+
+def rotated(*secrets: SealedSecret) -> Stored:
+    return replace(HELD, sources={"stripe": stored_source(*secrets)})
+
+
+@pytest.mark.parametrize("out", [OUT, GONE])
+def test_a_file_older_than_a_rotation_undoes_nothing(out: SealedSecret) -> None:
+    """The secret that was rotated out is not written again, and the new one is not thrown away."""
+    found = differ(rotated(out, IN), secrets=["one"])
+    assert found.is_empty
+    assert not found.replaces_rotated
+    change = found.secrets["stripe"]
+    assert (change.gone, change.new, change.adopted) == ((), (), ())
+    assert details(found, "stripe") == (
+        "secrets: the file names 0.1, which was rotated out and stays out; name the new one",
+    )
+    # What else it says is written beside them.
+    found = differ(rotated(out, IN), secrets=["one", "other"])
+    assert found.secrets["stripe"].new == ((2, "other"),)
+    assert found.secrets["stripe"].gone == ()
+
+
+def test_a_file_that_names_the_new_secret_has_it() -> None:
+    """The old one ends when the rotation said; once it has, the next apply forgets it."""
+    change = differ(rotated(OUT, IN), secrets=["new"]).secrets["stripe"]
+    assert (change.gone, change.new, change.adopted) == ((), (), (1,))
+    own = replace(IN, added_by=None)
+    assert differ(rotated(OUT, own), secrets=["new"]).is_empty
+    change = differ(rotated(GONE, own), secrets=["new"]).secrets["stripe"]
+    assert (change.gone, change.new) == ((0,), ())
+
+
+def test_a_rotated_secret_is_replaced_only_aloud() -> None:
+    found = differ(rotated(OUT, IN), secrets=["another"])
+    assert found.replaces_rotated
+    assert found.secrets["stripe"].new == ((1, "another"),)
+    assert "secrets: replaces 1.5, which token:ci rotated in" in details(found, "stripe")
+    # The one that is being rotated out is still in its overlap.
+    assert found.secrets["stripe"].gone == ()
+
+
+def test_a_secret_that_was_rotated_out_and_in_again_counts_as_in() -> None:
+    back = replace(sealed(2, 6, "one"), added_by="token:ci")
+    middle = replace(IN, retires_at=LATER)
+    change = differ(rotated(GONE, middle, back), secrets=["one"]).secrets["stripe"]
+    assert (change.gone, change.new, change.adopted, change.outdated) == ((0,), (), (2,), ())
 
 
 def test_no_secret_is_ever_shown() -> None:

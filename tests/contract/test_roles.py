@@ -35,18 +35,22 @@ MAY: dict[str, dict[str, set[str]]] = {
                    "seals", "source_secrets", "sources", "work"},
         "INSERT": {"deliveries", "inbox", "ledger", "work"},
     },
-    "reader": {"SELECT": READS_ALL_BUT_SECRETS | {"feed_salt", "tokens"}},
+    "reader": {
+        "SELECT": READS_ALL_BUT_SECRETS | {"feed_salt", "source_keys", "source_secrets", "tokens"},
+    },
     "worker": {
-        "SELECT": READS_ALL_BUT_SECRETS | FETCHING | {"reconciled_customers", "seals", "tokens"},
-        "INSERT": {"attempts", "audit", "audit_content", "audit_heads", "conflicts", "customers",
-                   "fetch_budgets", "fetches", "grants", "handlers", "inbox", "job_assets",
-                   "job_failures", "jobs", "joints", "ledger",
+        "SELECT": READS_ALL_BUT_SECRETS | FETCHING
+                  | {"reconciled_customers", "seals", "source_secrets", "tokens"},
+        "INSERT": {"attempts", "audit", "audit_content", "audit_heads", "configuration",
+                   "conflicts", "customers", "fetch_budgets", "fetches", "grants", "handlers",
+                   "inbox", "job_assets", "job_failures", "jobs", "joints", "ledger",
                    "messages", "objects", "observations", "outbox", "reconciled_customers",
-                   "reconciliations", "record_versions", "records", "sendings", "settlements",
-                   "tenants", "visits", "work"},
+                   "reconciliations", "record_versions", "records", "seals", "sendings",
+                   "settlements", "source_secrets", "tenants", "visits", "work"},
         "UPDATE": {"audit_heads", "customers", "fetch_budgets", "fetches", "grants", "handlers",
                    "jobs", "joints", "lanes", "objects", "outbox", "reconciled_customers",
-                   "reconciliations", "records", "tenants", "tokens", "visits", "work"},
+                   "reconciliations", "records", "source_secrets", "sources", "tenants", "tokens",
+                   "visits", "work"},
         "DELETE": {"fetches", "grants", "job_assets", "job_failures", "observations", "outbox",
                    "record_versions", "visits", "work"},
     },
@@ -68,6 +72,19 @@ GATEWAY_COLUMNS = {
     "deliveries": {"id", "tracking_id", "received_at"},
     "inbox": {"received_at", "tracking_id", "lane"},
     "work": {"id", "kind", "tracking_id", "lane"},
+}
+
+#: What can be said of a secret and of an API key, and who may: nothing that could open one.
+SAID_OF_SECRETS = {"source_id", "slot", "version", "key_id", "added_at", "retires_at", "added_by"}
+SEALED_COLUMNS = [
+    ("reader", "source_secrets", SAID_OF_SECRETS),
+    ("worker", "source_secrets", SAID_OF_SECRETS),
+    ("reader", "source_keys", {"source_id", "version", "key_id", "added_at"}),
+]
+#: Of these a worker may write these columns only.
+WORKER_UPDATES = {
+    "sources": {"paused_at", "paused_by", "ordered_work", "secret_version"},
+    "source_secrets": {"retires_at"},
 }
 
 TABLES = """
@@ -179,6 +196,28 @@ async def test_a_worker_notes_uses_of_tokens_and_no_more(connections: dict[str, 
             (statement,) = attempts(action, "tokens", [column])
             refused = await is_refused(connections["worker"], statement)
             assert refused == (column not in open_ones), statement
+
+
+@pytest.mark.parametrize(("role", "table", "columns"), SEALED_COLUMNS)
+async def test_who_shows_secrets_cannot_open_them(
+    connections: dict[str, Any], role: str, table: str, columns: set[str]
+) -> None:
+    """Neither nonce nor ciphertext: with the key in hand there is nothing to try it on."""
+    every = (await tables(connections["owner"]))[table]
+    assert {"nonce", "ciphertext"} <= set(every)
+    for column in every:
+        refused = await is_refused(connections[role], f'SELECT "{column}" FROM "{table}" LIMIT 0')
+        assert refused == (column not in columns), (table, column)
+
+
+async def test_workers_change_of_a_source_what_orders_change(connections: dict[str, Any]) -> None:
+    """They neither rename one nor write over a secret."""
+    every = await tables(connections["owner"])
+    for table, columns in WORKER_UPDATES.items():
+        for column in every[table]:
+            statement = f'UPDATE "{table}" SET "{column}" = DEFAULT WHERE false'
+            refused = await is_refused(connections["worker"], statement)
+            assert refused == (column not in columns), (table, column)
 
 
 @pytest.mark.parametrize("role", MAY)

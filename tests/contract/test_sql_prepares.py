@@ -28,6 +28,7 @@ RUN_BY = {
     "shared.store.imports": ("worker",),
     "shared.store.ingested": ("reader",),
     "shared.store.intake": ("gateway",),
+    "shared.store.integrations": ("reader",),
     "shared.store.jobs": ("worker",),
     "shared.store.ledger": ("worker",),
     "shared.store.manual_grants": ("operator",),
@@ -35,6 +36,8 @@ RUN_BY = {
     "shared.store.messages": ("operator",),
     "shared.store.objects": ("worker", "operator"),
     "shared.store.observations": ("worker",),
+    "shared.store.operating": ("worker",),
+    "shared.store.orders": ("reader",),
     "shared.store.outbox": ("worker",),
     "shared.store.parked": ("worker", "operator"),
     "shared.store.partitions": ("worker", "operator"),
@@ -75,7 +78,13 @@ ALSO = {
         "shared.store.manual_grants": ("LIST_MANUAL_GRANTS",),
     },
     # What operators link, grant or merge is derived in their own transaction.
-    "operator": {"shared.store.observations": ("READ_OBSERVATIONS",)},
+    "operator": {
+        "shared.store.observations": ("READ_OBSERVATIONS",),
+        # `sluice sources pause` and `resume` do at once what an order does.
+        "shared.store.operating": (
+            "HOLD_SOURCE", "NEXT_WORK", "SET_PAUSED", "NOTE_ORDER", "TAKE_TURN", "ADD_VERSION",
+        ),
+    },
 }  # fmt: skip
 
 STATEMENTS = dict(statements())

@@ -230,12 +230,18 @@ async def new_crew(
 
 
 async def drain(crew: Crew, *, at_once: int = 4) -> None:
-    """Visit lanes as a worker does, until nothing is due and nothing waits for its retry."""
+    """
+    Visit lanes as a worker does, until nothing is due and nothing waits for its retry, but for what
+    paused sources have sent.
+    """
     while True:
         async with crew.db.connection() as conn:
             await crew.surroundings.refresh(conn)
             lanes = await work.lanes_with_due_work(conn)
-            waiting = await conn.fetchval("SELECT count(*) FROM work WHERE NOT alone")
+            waiting = await conn.fetchval(
+                "SELECT count(*) FROM work w JOIN lanes l ON l.id = w.lane"
+                " JOIN sources s ON s.id = l.source_id WHERE NOT w.alone AND s.paused_at IS NULL"
+            )
         if not lanes:
             if not waiting:
                 return

@@ -155,6 +155,12 @@ async def _apply(conn: "Conn", asked: Applying, *, may_remove: bool) -> Outcome:
         )
         if found.removes and not may_remove:
             raise CommandError("--prune removes something: say --yes to have it done", USAGE)
+        if found.replaces_rotated and not may_remove:
+            _show(found, None, to_stderr=True)
+            raise CommandError(
+                "a secret that was rotated in would be replaced: name it in the file, or say --yes",
+                USAGE,
+            )
         seen = None
         if asked.previews:
             from workers.preview import preview

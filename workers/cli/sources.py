@@ -5,10 +5,17 @@ from urllib.parse import quote
 
 import typer
 
+from workers.cli.exits import NOT_FOUND, CommandError, write_json
 from workers.cli.output import (
+    ActorOption,
     CursorOption,
     JsonOption,
     LimitOption,
+    ReasonOption,
+    actor_name,
+    check_text,
+    checked_reason,
+    in_transaction,
     note,
     operate,
     plain,
@@ -25,7 +32,7 @@ app = typer.Typer(help="Sources: where events come from.", no_args_is_help=True)
 
 @app.callback()
 def _group() -> None:
-    """Sources: where events come from. They are changed with `sluice apply`."""
+    """Sources: where events come from. They are declared with `sluice apply`."""
 
 
 @app.command("list", epilog="Example: sluice sources list --json")
@@ -51,6 +58,7 @@ def list_command(
             "name": "source",
             "url": "url",
             "provider": "provider",
+            "paused": "paused",
             "livemode": "live",
             "eventTypes": "event types",
             "apiKey": "api key",
@@ -64,6 +72,68 @@ def list_command(
         print_page(shown, columns, as_json=as_json, nothing=nothing, whole=("url",))
         for item in page.items:
             _say_what_fails(item)
+
+    operate(run)
+
+
+@app.command(epilog='Example: sluice sources pause stripe --reason "the vendor migrates"')
+def pause(
+    source: Annotated[str, typer.Argument(metavar="SOURCE")],
+    reason: ReasonOption,
+    actor: ActorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Receive and store a source's events from now on, and apply none of them."""
+    _switch(source, reason, actor, is_paused=True, as_json=as_json)
+
+
+@app.command(epilog='Example: sluice sources resume stripe --reason "it is done"')
+def resume(
+    source: Annotated[str, typer.Argument(metavar="SOURCE")],
+    reason: ReasonOption,
+    actor: ActorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Apply a source's events again, those that waited first."""
+    _switch(source, reason, actor, is_paused=False, as_json=as_json)
+
+
+def _switch(source: str, reason: str, actor: str | None, *, is_paused: bool, as_json: bool) -> None:
+    from shared.store import operating
+    from workers.actions import new_action, record_action
+    from workers.pausing import PAUSED, RESUMED, switch
+
+    who, why = actor_name(actor), checked_reason(reason)
+    check_text("SOURCE", source)
+    word = "paused" if is_paused else "resumed"
+
+    async def run(conn: "Conn", endpoints: "Endpoints") -> None:
+        async def act() -> bool:
+            await operating.take_turn(conn)
+            work_id = await operating.next_work(conn)
+            done = await switch(conn, source, is_paused=is_paused, actor=who, work_id=work_id)
+            if done is None:
+                raise CommandError(f"no source {plain(source)}", NOT_FOUND)
+            if done.outcome != "applied":
+                return False
+            await record_action(
+                conn,
+                new_action(),
+                PAUSED if is_paused else RESUMED,
+                who,
+                source=source,
+                subject=f"source/{source}",
+                before=done.before,
+                after=done.after,
+                reason=why,
+            )
+            return True
+
+        is_news = await in_transaction(conn, act)
+        if as_json:
+            write_json({"source": source, "isPaused": is_paused, "changed": is_news})
+        else:
+            note(f"{source} is {word}" if is_news else f"{source} was {word} already")
 
     operate(run)
 
@@ -104,6 +174,8 @@ def _shown(source: "ListedSource", endpoints: "Endpoints") -> dict[str, Any]:
             "error": source.fetch_error,
         },
         "missing": source.missing,
+        "pausedAt": iso(source.paused_at),
+        "pausedBy": source.paused_by,
         "reconciliation": _reconciliation(source.reconciled),
         "createdAt": iso(source.created_at),
         "removedAt": iso(source.removed_at),
@@ -137,6 +209,7 @@ def _in_a_line(item: dict[str, Any]) -> dict[str, Any]:
     reconciled = last and (f"at {last['customers']}" if last["phase"] else last["finishedAt"])
     return {
         **item,
+        "paused": item["pausedBy"],
         "eventTypes": len(item["eventTypes"]),
         "fetches": ", ".join(words),
         "reconciliation": reconciled,
@@ -147,6 +220,11 @@ def _say_what_fails(item: dict[str, Any]) -> None:
     fetches, last = item["fetches"], item["reconciliation"]
     if item["ingestUrl"] and not item["removedAt"]:
         note(f"{item['name']}: documents are pushed to {plain(item['ingestUrl'])}")
+    if item["pausedAt"]:
+        since, by = plain(item["pausedAt"]), plain(item["pausedBy"])
+        note(
+            f"{item['name']}: paused since {since} by {by}: its events are stored, none is applied"
+        )
     if not item["installed"] and not item["removedAt"]:
         name = plain(item["provider"])
         note(

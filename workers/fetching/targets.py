@@ -64,6 +64,8 @@ class Targets:
                 provider = surroundings.provider(source_id)
             except UnknownSource:
                 return  # written since the last look; the next one finds both
+            if source.is_paused:
+                continue  # what it answers would only wait, and be old when it is applied
             target = self._target(source, provider, key)
             if target is not None:
                 found[source_id] = target

@@ -19,10 +19,11 @@ from shared.domain.commands import (
     ImportRecord,
     ImportResults,
     Observe,
+    Ordered,
 )
 from shared.domain.events import StoredEvent
 from workers.entries import Answer
-from workers.handlers import entitlements, extending, ignoring, imports, records
+from workers.handlers import entitlements, extending, ignoring, imports, operating, records
 from workers.handlers.scope import Asked, Scope
 
 #: (conn, scope, the batch's commands of this one kind) → an answer each, in their order
@@ -33,6 +34,7 @@ HANDLERS: dict[type[Command], Handler] = {
     ImportRecord: records.import_records,
     ImportResults: imports.import_results,
     Ignore: ignoring.ignore,
+    Ordered: operating.carry_out,
     # Code of others, after everything of Sluice's own: its events are applied alone.
     Extension: extending.extend,
     Bring: extending.bring,

@@ -72,6 +72,10 @@ class Sender(Provider):
         super().check_secret(secret)
         self._scheme.check_secret(secret)
 
+    def new_secret(self, random: bytes, replaced: str) -> str | None:
+        """See `Provider.new_secret`."""
+        return self._scheme.new_secret(random, replaced)
+
     def verify(
         self, headers: Headers, body: bytes, secrets: Sequence[str], now: datetime, tolerance_s: int
     ) -> int:

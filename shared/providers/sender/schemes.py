@@ -42,6 +42,10 @@ class Scheme(Protocol):
     def check_secret(self, secret: str) -> None:
         """See `Provider.check_secret`. It is not empty."""
 
+    def new_secret(self, random: bytes, replaced: str) -> str | None:
+        """See `Provider.new_secret`."""
+        return None
+
     def verify(
         self, headers: Headers, body: bytes, secrets: Sequence[str], now: datetime, tolerance_s: int
     ) -> int:
@@ -78,6 +82,12 @@ class Messages(Scheme):
     def check_secret(self, secret: str) -> None:
         """See `Provider.check_secret`."""
         standard_webhooks.key_of(secret)
+
+    def new_secret(self, random: bytes, replaced: str) -> str | None:
+        """See `Provider.new_secret`. Svix's senders choose, and whoever has only a public key."""
+        if self.prefixes != standard_webhooks.STANDARD or standard_webhooks.is_public(replaced):
+            return None
+        return standard_webhooks.secret_of(random)
 
     def verify(
         self, headers: Headers, body: bytes, secrets: Sequence[str], now: datetime, tolerance_s: int
@@ -122,6 +132,10 @@ class Hmac(Scheme):
         """See `Provider.check_secret`."""
         if self.mac is not None:
             macs.key_of(secret, self.mac.secret_encoding)
+
+    def new_secret(self, random: bytes, replaced: str) -> str | None:
+        """See `Provider.new_secret`."""
+        return None if self.mac is None else macs.secret_of(random, self.mac.secret_encoding)
 
     def verify(
         self, headers: Headers, body: bytes, secrets: Sequence[str], now: datetime, tolerance_s: int
@@ -168,6 +182,10 @@ class Sent(Scheme):
         """See `Provider.check_secret`."""
         if isinstance(self.token, tokens.Basic):
             self.token.check_secret(secret)
+
+    def new_secret(self, random: bytes, replaced: str) -> str | None:
+        """See `Provider.new_secret`."""
+        return self.token.new_secret(random, replaced)
 
     def verify(
         self, headers: Headers, body: bytes, secrets: Sequence[str], now: datetime, tolerance_s: int

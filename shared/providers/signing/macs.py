@@ -247,6 +247,12 @@ def _found_in(secret: str, encoding: str) -> list[bytes]:
         return []
 
 
+def secret_of(random: bytes, encoding: str) -> str:
+    """A secret, so encoded, of which `key_of` makes a key that nobody can guess."""
+    # What is no encoding is taken as it is: it may hold whatever can be typed.
+    return base64.b64encode(random).decode() if encoding == "base64" else random.hex()
+
+
 def moment_s(text: str, unit: str) -> int:
     """
     Unix seconds of a timestamp as it was sent.

@@ -68,6 +68,16 @@ def key_of(secret: str) -> Key:
     return Key("v1a" if is_public else "v1", key)
 
 
+def is_public(secret: str) -> bool:
+    """Whether the secret is a sender's public key, whose other half only the sender has."""
+    return secret.startswith(_PUBLIC_PREFIX)
+
+
+def secret_of(key: bytes) -> str:
+    """A key as a secret; the specification wants 24 to 64 bytes."""
+    return _SECRET_PREFIX + base64.b64encode(key).decode()
+
+
 def keys_of(secrets: Sequence[str]) -> list[list[Key]]:
     """For `verify`: of each secret its key. One that can be none has none, and matches nothing."""
     return [_found_in(secret) for secret in secrets]

@@ -27,6 +27,10 @@ class Bearer:
     header: str = AUTHORIZATION
     prefix: str = BEARER
 
+    def new_secret(self, random: bytes, replaced: str) -> str | None:
+        """See `Provider.new_secret`."""
+        return _unguessable(random)
+
     def verify(self, headers: Headers, secrets: Sequence[str]) -> int:
         """
         The index of the secret that was sent.
@@ -57,6 +61,11 @@ class Basic:
         if not (user and colon and password):
             raise ConfigurationError((), 'is not "user:password", with neither of them empty')
 
+    def new_secret(self, random: bytes, replaced: str) -> str | None:
+        """See `Provider.new_secret`. The user stays; without one, none can be made."""
+        user = replaced.partition(":")[0]
+        return f"{user}:{_unguessable(random)}" if user else None
+
     def verify(self, headers: Headers, secrets: Sequence[str]) -> int:
         """See `Bearer.verify`."""
         given = header(headers, self.header)
@@ -71,6 +80,10 @@ class Basic:
     def sign(self, secret: str) -> Headers:
         """The header with this secret."""
         return ((self.header, _BASIC + base64.b64encode(secret.encode()).decode()),)
+
+
+def _unguessable(random: bytes) -> str:
+    return base64.urlsafe_b64encode(random).rstrip(b"=").decode()
 
 
 def _after(given: str, prefix: str) -> str:
