@@ -75,4 +75,11 @@ outbox_oldest_unsent = Gauge(
 outbox_dead = Gauge(
     "sluice_outbox_dead", "Dead messages that nobody has retried or dropped.", "handler"
 )
+jobs = Gauge("sluice_jobs", "Jobs that are not over, by state.", "kind", "state")
+jobs_oldest_waiting = Gauge(
+    "sluice_jobs_oldest_waiting",
+    "Since the job was due that has waited longest for its next step.",
+    "kind",
+    unit="s",
+)
 build_info = Gauge("sluice_build_info", "Always 1; the labels say what runs.", "process", "version")
