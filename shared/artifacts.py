@@ -9,7 +9,7 @@ written, and on disk, before the row that names it.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
@@ -61,7 +61,7 @@ class Artifacts:
         except (BaseError, OSError) as error:
             raise ArtifactError(f"the artifact store did not take it: {_text(error)}") from error
 
-    async def read(self, digest: bytes) -> AsyncIterator[bytes]:
+    async def read(self, digest: bytes) -> AsyncGenerator[bytes]:
         """
         An artifact in chunks of about 1 MiB. After the last one it is known to be whole.
 

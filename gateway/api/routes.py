@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from gateway.api import tenants
+from gateway.api import jobs, tenants
 from gateway.api.operations import Operation
 
-OPERATIONS: Sequence[Operation] = (*tenants.OPERATIONS,)
+OPERATIONS: Sequence[Operation] = (*tenants.OPERATIONS, *jobs.OPERATIONS)

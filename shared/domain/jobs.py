@@ -15,6 +15,9 @@ INVALID_ARGUMENTS = "invalid_arguments"
 UNKNOWN_SOURCE = "unknown_source"
 NOT_ALLOWED = "not_allowed"
 
+#: The asset of an import that is what was pushed.
+RECEIVED = "received"
+
 _PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<place>[^`]*)`)?$", re.DOTALL)
 
 

@@ -25,6 +25,7 @@ RUN_BY = {
     "shared.store.handler_lists": ("operator",),
     "shared.store.handlers": ("worker",),
     "shared.store.intake": ("gateway",),
+    "shared.store.job_lists": ("reader", "operator"),
     "shared.store.jobs": ("worker",),
     "shared.store.ledger": ("worker",),
     "shared.store.manual_grants": ("operator",),

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -102,14 +103,8 @@ async def start(stack: Stack, to: int, *, kind: str = "count", **more: Any) -> U
 def turns(stack: Stack, crew: Crew | None = None, **more: Any) -> Turns:
     """The turns of a process of its own."""
     crew = crew or stack.crew
-    tools = Tools(crew, Artifacts("file:///nowhere", stack_home()))
+    tools = Tools(crew, Artifacts(None, Path("/nowhere")))
     return Turns(tools, asyncio.Event(), more.pop("kinds", KINDS), **more)
-
-
-def stack_home() -> Any:
-    from pathlib import Path
-
-    return Path("/nowhere")
 
 
 async def finish(stack: Stack, *several: Turns, within_s: float = 20) -> None:

@@ -31,7 +31,7 @@ from workers.jobs.kinds import JobFailed, Tools
 PART_BYTES = 8 << 20
 #: Time for others; the last part may be small.
 PART_S = 1.0
-PAGE = 200
+PAGE_ROWS = 200
 
 _MEDIA_TYPES = {"ndjson": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
 _COLUMNS: Mapping[str, Sequence[str]] = {
@@ -56,12 +56,16 @@ _encode = msgspec.json.Encoder().encode
 class Exporting:
     """`cursor`: {"place", "parts": [[digest in hex, bytes], …], "isRead"}; see `Work`."""
 
-    def __init__(self, tools: Tools, job: Job, asked: Export) -> None:
+    def __init__(
+        self, tools: Tools, job: Job, asked: Export, part_bytes: int, page_rows: int
+    ) -> None:
         self._tools = tools
         self._asked = asked
         self._source = (
             None if job.source_id is None else tools.crew.surroundings.name_of(job.source_id)
         )
+        self._part_bytes = part_bytes
+        self._page_rows = page_rows
         self._next: Progress | None = None
         self._digest = b""
 
@@ -113,7 +117,7 @@ class Exporting:
                 page, place = await self._page(conn, place, wanted)
                 is_read = place is None
                 written.add(page.rows)
-                is_enough = written.size_bytes >= PART_BYTES or monotonic() >= until_s
+                is_enough = written.size_bytes >= self._part_bytes or monotonic() >= until_s
                 if is_enough or job.deaths:
                     break
         content = written.content()
@@ -161,32 +165,38 @@ class Exporting:
     async def _page(self, conn: Conn, place: Place, wanted: Filter) -> tuple[Looked, Place | None]:
         """The next rows, and where to go on; None: that was all."""
         if self._asked.what == "entitlements":
-            return await _entitlements(conn, place, wanted)
+            return await _entitlements(conn, place, wanted, self._page_rows)
         if self._asked.what == "records":
-            page = await exports.read_records(conn, place["after"], place["until"], PAGE, wanted)
+            page = await exports.read_records(
+                conn, place["after"], place["until"], self._page_rows, wanted
+            )
         else:
             page = await exports.read_events(
-                conn, place["after"], place["until"], place["xid"], PAGE, wanted
+                conn, place["after"], place["until"], place["xid"], self._page_rows, wanted
             )
         return page, None if page.last is None else {**place, "after": page.last}
 
 
-async def begin(tools: Tools, job: Job) -> Exporting:
-    """See `Begin`."""
+async def begin(
+    tools: Tools, job: Job, *, part_bytes: int = PART_BYTES, page_rows: int = PAGE_ROWS
+) -> Exporting:
+    """See `Begin`. A part is full at so many bytes, before it is packed."""
     source = None if job.source_id is None else tools.crew.surroundings.name_of(job.source_id)
     try:
         asked = read_arguments(job.kind, job.arguments, job.tenant, source)
     except UnfitError as error:
         raise JobFailed(error.code, f"{error.pointer}: {error}") from None
     assert isinstance(asked, Export)
-    return Exporting(tools, job, asked)
+    return Exporting(tools, job, asked, part_bytes, page_rows)
 
 
-async def _entitlements(conn: Conn, place: Place, wanted: Filter) -> tuple[Looked, Place | None]:
+async def _entitlements(
+    conn: Conn, place: Place, wanted: Filter, limit: int
+) -> tuple[Looked, Place | None]:
     """Of the next tenants, or of the one; by the database's clock as the page is read."""
     names: Sequence[str]
     if wanted.names is None:
-        names, now = await exports.next_tenants(conn, place["after"], PAGE)
+        names, now = await exports.next_tenants(conn, place["after"], limit)
     else:
         names = wanted.names[:1]
         now = await exports.read_clock(conn)
