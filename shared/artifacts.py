@@ -10,6 +10,7 @@ written, and on disk, before the row that names it.
 import asyncio
 import os
 from collections.abc import AsyncGenerator
+from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +21,10 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, from_url
 
 CHUNK_BYTES = 1 << 20
+
+#: The library's own three minutes are longer than anybody waits for an answer.
+_RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
+_CLIENT: Any = {"connect_timeout": "3s", "timeout": "60s"}
 
 
 class ArtifactError(Exception):
@@ -52,12 +57,12 @@ class Artifacts:
         store = await self._opened()
         path = _path_of(digest)
         try:
-            if await self._has(store, path, size_bytes):
-                return
-            file.seek(0)
-            await obstore.put_async(store, path, file)
+            if not await self._has(store, path, size_bytes):
+                file.seek(0)
+                await obstore.put_async(store, path, file)
             if self._root is not None:
-                await asyncio.to_thread(_sync, self._root / path)
+                # Of one that was there too: whoever wrote it may not have come as far as this.
+                await asyncio.to_thread(_sync, self._root, self._root / path)
         except (BaseError, OSError) as error:
             raise ArtifactError(f"the artifact store did not take it: {_text(error)}") from error
 
@@ -105,7 +110,7 @@ class Artifacts:
                 self._root = Path(parts.path)
                 self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
                 return LocalStore(self._root)
-            return from_url(self._url)
+            return from_url(self._url, client_options=_CLIENT, retry_config=_RETRIES)
         except (BaseError, OSError, ValueError) as error:
             raise ArtifactError(f"SLUICE_ARTIFACTS_URL cannot be used: {_text(error)}") from error
 
@@ -123,10 +128,14 @@ def _path_of(digest: bytes) -> str:
     return f"sha256/{name[:2]}/{name}"
 
 
-def _sync(path: Path) -> None:
-    """The library renames without asking the disk: a power cut would take what was acknowledged."""
-    for one, flags in ((path, os.O_RDONLY), (path.parent, os.O_RDONLY | os.O_DIRECTORY)):
-        handle = os.open(one, flags)
+def _sync(root: Path, path: Path) -> None:
+    """
+    The library renames without asking the disk: a power cut would take what was acknowledged. The
+    directories above may be new too.
+    """
+    above = [one for one in path.parents if one.is_relative_to(root)]
+    for one in (path, *above):
+        handle = os.open(one, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:

@@ -72,7 +72,10 @@ ALSO = {
         "shared.store.manual_grants": ("LIST_MANUAL_GRANTS",),
     },
     # What operators link, grant or merge is derived in their own transaction.
-    "operator": {"shared.store.observations": ("READ_OBSERVATIONS",)},
+    "operator": {
+        "shared.store.observations": ("READ_OBSERVATIONS",),
+        "shared.store.jobs": ("CANCEL_JOB", "READ_STATE"),
+    },
 }  # fmt: skip
 
 STATEMENTS = dict(statements())

@@ -83,7 +83,7 @@ async def read_again(
         if read:
             await rereading.replace_versions(conn, read)
         for one in read:
-            last[one.record] = max(one, *newest[one.record][1:], key=_age_of)
+            last[one.record] = max([one, *newest[one.record][1:]], key=_age_of)
         if not open_ids:
             break
     moved = [one for record, one in last.items() if _counts_anew(first[record], one)]
@@ -220,6 +220,8 @@ async def reprocess(
     locked = scope.more.tenants
     if tenant is not None and tenant not in locked:
         raise SetGrew(scope.more | Locks(tenants=frozenset({tenant})))
+    if locked:
+        await grants.add_tenants(conn, locked)
     holdings = Holdings()
     await holdings.lock(conn, locked)
     done = await read_again(conn, scope.surroundings, [record])
