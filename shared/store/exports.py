@@ -74,11 +74,17 @@ LEFT JOIN record_versions v
  AND ($6::timestamptz IS NULL OR r.updated_at < $6)
 ORDER BY r.id LIMIT $3
 """
-_ALL_RECORDS = "FROM (SELECT * FROM records WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3) r"
+_ALL_RECORDS = """
+FROM (
+    SELECT id, source_id, account, livemode, record_id, tenant, event_id, updated_at
+    FROM records WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3
+) r
+"""
 _THEIR_RECORDS = """
 FROM unnest($7::text[]) AS name
 CROSS JOIN LATERAL (
-    SELECT * FROM records WHERE tenant = name AND id > $1 AND id <= $2 ORDER BY id LIMIT $3
+    SELECT id, source_id, account, livemode, record_id, tenant, event_id, updated_at
+    FROM records WHERE tenant = name AND id > $1 AND id <= $2 ORDER BY id LIMIT $3
 ) r
 """
 EXPORT_RECORDS = _RECORD + _ALL_RECORDS + _VERSION
@@ -104,8 +110,10 @@ SELECT a.id, a.at, a.tenant, a.action, a.feature, a.source, a.subject, a.actor, 
        AND num_nonnulls(c.before, c.after, c.reason) = 0 AS erased
 """
 _WANTED = """
-    SELECT *, ($4::text IS NULL OR source = $4) AND ($5::timestamptz IS NULL OR at >= $5)
-              AND ($6::timestamptz IS NULL OR at < $6) AS is_wanted
+    SELECT id, at, tenant, action, feature, source, subject, actor, cause, cause_id, run, step,
+           catalog_version, chain, position, before_digest, after_digest, reason_digest,
+           ($4::text IS NULL OR source = $4) AND ($5::timestamptz IS NULL OR at >= $5)
+           AND ($6::timestamptz IS NULL OR at < $6) AS is_wanted
     FROM audit WHERE id > $1 AND id <= $2 AND xid < $8::text::xid8
 """
 _CONTENT = """
@@ -126,11 +134,12 @@ async def read_events(
     conn: Conn, after: int, until: int, xid: str, limit: int, wanted: Filter
 ) -> Looked:
     """Records of the trail below a `horizon`. Of a tenant's, no number tells of the others'."""
-    query = EXPORT_EVENTS if wanted.names is None else EXPORT_EVENTS_OF
-    rows = await conn.fetch(
-        query, after, until, limit, wanted.source, wanted.since, wanted.until, wanted.names, xid
-    )
+    arguments = (after, until, limit, wanted.source, wanted.since, wanted.until, wanted.names, xid)
     is_of_all = wanted.names is None
+    if is_of_all:
+        rows = await conn.fetch(EXPORT_EVENTS, *arguments)
+    else:
+        rows = await conn.fetch(EXPORT_EVENTS_OF, *arguments)
     shown = [_event(row, is_of_all=is_of_all) for row in rows if row["is_wanted"]]
     return Looked(shown, rows[-1]["id"] if rows else None)
 

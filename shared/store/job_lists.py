@@ -27,22 +27,29 @@ class Wanted(NamedTuple):
 
 
 # A paused source's jobs wait, and say so.
-_JOB = """
+_STATE = """CASE WHEN j.state IN ('waiting', 'running') AND s.paused_at IS NOT NULL
+          AND j.cancelled_by IS NULL THEN 'paused' ELSE j.state END"""
+_JOB = (
+    """
 SELECT j.id, j.kind, j.run, s.name AS source, j.tenant, j.actor, j.arguments, j.done, j.failed,
        j.total, j.counts, j.result, j.code, j.error, j.attempts, j.deaths, j.cancelled_by,
-       j.created_at, j.started_at, j.updated_at, j.finished_at, j.due_at,
-       CASE WHEN j.state IN ('waiting', 'running') AND s.paused_at IS NOT NULL
-                 AND j.cancelled_by IS NULL THEN 'paused' ELSE j.state END AS state
+       j.created_at, j.started_at, j.updated_at, j.finished_at, j.due_at, """
+    + _STATE
+    + """ AS state
 FROM jobs j
 LEFT JOIN sources s ON s.id = j.source_id
 """
-_LISTED = """
-WHERE ($1::uuid IS NULL OR id < $1) AND ($2::text IS NULL OR kind = $2)
-  AND ($3::text IS NULL OR state = $3) AND ($4::text IS NULL OR source = $4)
-  AND ($5::text IS NULL OR tenant = $5)
-ORDER BY id DESC LIMIT $6
+)
+LIST_JOBS = (
+    _JOB
+    + """
+WHERE ($1::uuid IS NULL OR j.id < $1) AND ($2::text IS NULL OR j.kind = $2)
+  AND ($3::text IS NULL OR """
+    + _STATE
+    + """ = $3) AND ($4::text IS NULL OR s.name = $4) AND ($5::text IS NULL OR j.tenant = $5)
+ORDER BY j.id DESC LIMIT $6
 """
-LIST_JOBS = "SELECT * FROM (" + _JOB + ") j" + _LISTED  # noqa: S608 - of constants
+)
 
 
 async def list_jobs(conn: Conn, before: UUID | None, wanted: Wanted, limit: int) -> list[Row]:

@@ -102,7 +102,8 @@ SELECT asked.record, v.event_id, v.version, v.tenant, v.normalised, v.raw, v.tra
        v.mapped_by, v.run, v.line
 FROM unnest($1::bigint[]) AS asked (record)
 CROSS JOIN LATERAL (
-    SELECT * FROM record_versions WHERE record = asked.record
+    SELECT event_id, version, tenant, normalised, raw, tracking_id, mapped_by, run, line
+    FROM record_versions WHERE record = asked.record
     ORDER BY version DESC, event_id DESC LIMIT 2
 ) v
 ORDER BY asked.record, v.version DESC, v.event_id DESC

@@ -352,8 +352,8 @@ def artifact_of(home: Path, job: dict[str, Any]) -> Path:
 
 async def test_an_asset_that_is_gone_or_damaged(scene: Scene, tmp_path: Path) -> None:
     """The first has its own message; of the second nothing comes, or not its end."""
-    large = await push(scene, b"x" * (4 << 20), "text/plain", is_large=True)
-    (file,) = (tmp_path / "artifacts").rglob(sha256(b"x" * (4 << 20)).hexdigest())
+    large = await push(scene, b"x" * (9 << 20), "text/plain", is_large=True)
+    (file,) = (tmp_path / "artifacts").rglob(sha256(b"x" * (9 << 20)).hexdigest())
     with file.open("r+b") as opened:
         opened.write(b"y")
     with pytest.raises(httpx.RemoteProtocolError):

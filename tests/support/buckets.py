@@ -1,5 +1,6 @@
 """As much of S3's API as a store of artifacts needs, in memory: objects, and uploads in parts."""
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,14 @@ class _Bucket(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         key, query = self._asked()
-        self._body()
+        body = self._body()
+        if "delete" in query:
+            names = re.findall(r"<Key>(.*?)</Key>", body.decode())
+            for named in names:
+                self.objects.pop(f"{key.rstrip('/')}/{named}", None)
+            gone = "".join(f"<Deleted><Key>{named}</Key></Deleted>" for named in names)
+            self._answer(200, f"<DeleteResult>{gone}</DeleteResult>".encode())
+            return
         if "uploads" in query:
             number = str(next(self.numbers))
             self.uploads[number] = {}
@@ -42,14 +50,16 @@ class _Bucket(BaseHTTPRequestHandler):
         content = self.objects.get(self._asked()[0])
         if content is None:
             self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
-        else:
+            return
+        asked = self.headers.get("range", "").removeprefix("bytes=")
+        if not asked:
             self._answer(200, content)
+            return
+        first, last = (int(one) for one in asked.split("-"))
+        part = content[first : last + 1]
+        self._answer(206, part, f"bytes {first}-{first + len(part) - 1}/{len(content)}")
 
     do_HEAD = do_GET
-
-    def do_DELETE(self) -> None:
-        self.objects.pop(self._asked()[0], None)
-        self._answer(204)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -61,9 +71,11 @@ class _Bucket(BaseHTTPRequestHandler):
     def _body(self) -> bytes:
         return self.rfile.read(int(self.headers.get("content-length", 0)))
 
-    def _answer(self, status: int, content: bytes = b"") -> None:
+    def _answer(self, status: int, content: bytes = b"", where: str = "") -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
+        if where:
+            self.send_header("Content-Range", where)
         self.send_header("ETag", '"x"')
         self.send_header("Last-Modified", "Sat, 21 Nov 2026 12:00:00 GMT")
         self.end_headers()
