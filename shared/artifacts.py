@@ -9,7 +9,8 @@ written, and on disk, before the row that names it.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 from time import monotonic, sleep
@@ -27,6 +28,8 @@ CHUNK_BYTES = 1 << 20
 _PART_BYTES = 5 << 20
 _PARTS_AT_ONCE = 2
 _LONGEST_PAUSE_S = 0.05
+#: The library's own three minutes are longer than anybody waits for an answer.
+_RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
 
 
 class ArtifactError(Exception):
@@ -60,6 +63,9 @@ class Artifacts:
         path = _path_of(digest)
         try:
             if await self._has(store, path, size_bytes):
+                if self._root is not None:
+                    # Whoever wrote it may not have come as far as this.
+                    await asyncio.to_thread(_sync_above, self._root, path)
                 return
             file.seek(0)
             if self._root is not None:
@@ -71,19 +77,21 @@ class Artifacts:
         except (BaseError, OSError) as error:
             raise ArtifactError(f"the artifact store did not take it: {_text(error)}") from error
 
-    async def read(self, digest: bytes) -> AsyncIterator[bytes]:
+    async def read(self, digest: bytes) -> AsyncGenerator[bytes]:
         """
-        An artifact in chunks of about 1 MiB. After the last one it is known to be whole.
+        An artifact in chunks of at most 4 MiB. After the last one it is known to be whole.
 
         Raises:
             ArtifactGone, ArtifactDamaged, ArtifactError: see there.
         """
         store = await self._opened()
-        hashed = sha256()
+        hashed, path = sha256(), _path_of(digest)
         try:
-            found = await obstore.get_async(store, _path_of(digest))
-            async for chunk in found.stream(min_chunk_size=CHUNK_BYTES):
-                content = bytes(chunk)
+            size_bytes = int((await obstore.head_async(store, path))["size"])
+            # One request each: of a single long one, what a slow reader takes would be its timeout.
+            for start in range(0, size_bytes, CHUNK_BYTES):
+                end = min(start + CHUNK_BYTES, size_bytes)
+                content = bytes(await obstore.get_range_async(store, path, start=start, end=end))
                 hashed.update(content)
                 yield content
         except FileNotFoundError:
@@ -115,7 +123,7 @@ class Artifacts:
                 self._root = Path(parts.path)
                 self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
                 return LocalStore(self._root)
-            return from_url(self._url)
+            return from_url(self._url, retry_config=_RETRIES)
         except (BaseError, OSError, ValueError) as error:
             raise ArtifactError(f"SLUICE_ARTIFACTS_URL cannot be used: {_text(error)}") from error
 
@@ -154,16 +162,17 @@ def _write(file: IO[bytes], root: Path, name: str) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
-    for directory in (path.parent, path.parent.parent, root):
-        _sync(directory)
+    _sync_above(root, name)
 
 
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _sync_above(root: Path, name: str) -> None:
+    """The directories that name an artifact may be new, too."""
+    for directory in (root / name).parents[:3]:
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _text(error: Exception) -> str:

@@ -84,4 +84,11 @@ feed_held = Gauge(
     "Age of the oldest audit record that followers cannot be shown yet.",
     unit="s",
 )
+jobs = Gauge("sluice_jobs", "Jobs that are not over, by state.", "kind", "state")
+jobs_oldest_waiting = Gauge(
+    "sluice_jobs_oldest_waiting",
+    "Since the job was due that has waited longest for its next step.",
+    "kind",
+    unit="s",
+)
 build_info = Gauge("sluice_build_info", "Always 1; the labels say what runs.", "process", "version")

@@ -197,6 +197,8 @@ _conflicts = _Counter(
 _attempts = _Counter("sluice_attempts_failed", "Failed attempts by their code.", "source", "code")
 _fetches = _Counter("sluice_fetches", "Fetches by what became of them.", "source", "code")
 _sent = _Counter("sluice_outbox_sendings", "Attempts to send, by outcome.", "handler", "outcome")
+_job_rows = _Counter("sluice_job_rows", "Rows that jobs have gone through.", "kind")
+_job_steps_failed = _Counter("sluice_job_steps_failed", "Failed steps of jobs.", "kind", "code")
 _reconciled = _Counter(
     "sluice_customers_reconciled", "Customers looked at in rounds.", "source", "found"
 )
@@ -306,3 +308,13 @@ def handled(handler: str, outcome: str, seconds: float) -> None:
 def turned(seconds: float) -> None:
     """The sweep audited so late what the clock did to an entitlement."""
     _turn_delay.record(seconds)
+
+
+def job_stepped(kind: str, rows: int) -> None:
+    """A job's step has committed, which went through so many rows."""
+    _job_rows.add(rows, kind)
+
+
+def job_failed(kind: str, code: str) -> None:
+    """A job's step failed with this code."""
+    _job_steps_failed.add(1, kind, code)

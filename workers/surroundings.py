@@ -63,6 +63,18 @@ class Surroundings:
         except KeyError:
             raise UnknownSource(f"source {source_id} is not configured") from None
 
+    def source_named(self, name: str) -> SourceRow:
+        """
+        A source by its name, pruned ones included.
+
+        Raises:
+            UnknownSource: there is none, as far as this process knows.
+        """
+        for row in self._sources.values():
+            if row.name == name:
+                return row
+        raise UnknownSource(f"source {name} is not configured")
+
     def name_of(self, source_id: int) -> str:
         """A source's name for logs and metrics; its number where it is not known yet."""
         row = self._sources.get(source_id)
@@ -88,10 +100,7 @@ class Surroundings:
         Raises:
             UnknownSource: a refresh may help.
         """
-        for row in self._sources.values():
-            if row.name == source:
-                return row.provider
-        raise UnknownSource(f"source {source} is not configured")
+        return self.source_named(source).provider
 
     def source_ids_by_lane(self) -> dict[int, int]:
         """Which source each lane belongs to."""

@@ -1,8 +1,9 @@
 """
 Jobs: long work, and how far it is.
 
-A job's row lock is the right to take its next step; what the step did and how far it got commit
-together. Nobody waits for it: who finds it locked goes on to another one.
+Whoever has a job has its advisory lock, on the connection that takes its steps: it goes with the
+process, and needs no transaction that stays open while a step is prepared. What a step did and how
+far it got commit together, under the row's lock.
 """
 
 import json
@@ -22,7 +23,8 @@ class Job(msgspec.Struct, frozen=True):
 
     `done` counts rows gone through, `failed` those of them that were not taken; `cursor` is where
     the next step begins, and the kind's own. `deaths` is how many processes in a row have died at
-    the next step.
+    the next step. `is_left`: the mark is of a process that may have died at it; where Postgres was
+    started since, it says nothing. `is_paused`: its source is.
     """
 
     id: UUID
@@ -42,6 +44,13 @@ class Job(msgspec.Struct, frozen=True):
     deaths: int
     mark: UUID | None
     cancelled_by: str | None
+    is_left: bool = False
+    is_paused: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is no step to come."""
+        return self.state not in ("waiting", "running")
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -90,10 +99,15 @@ async def begin(
     source_id: int | None = None,
     tenant: str | None = None,
     arguments: Mapping[str, Any] | None = None,
-) -> None:
-    """Have a job done, by whoever comes to it; a later run of its event has it done again."""
+) -> bool:
+    """
+    Have a job done, by whoever comes to it; a later run of its event has it done again.
+
+    Returns whether it was not there yet, in this run.
+    """
     encoded = json.dumps(arguments or {})
-    await conn.execute(BEGIN_JOB, job, kind, run, source_id, tenant, actor, encoded)
+    status = await conn.execute(BEGIN_JOB, job, kind, run, source_id, tenant, actor, encoded)
+    return status == "INSERT 0 1"
 
 
 # Whose turn was longest ago comes first: one that goes on for hours keeps no other waiting.
@@ -111,36 +125,81 @@ async def due_jobs(conn: Conn, limit: int) -> list[UUID]:
     return [row["id"] for row in await conn.fetch(DUE_JOBS, limit)]
 
 
+TAKE_JOB = "SELECT pg_try_advisory_lock(hashtextextended('sluice.job/' || $1::uuid::text, 0))"
+
+
+async def take(conn: Conn, job: UUID) -> bool:
+    """Have the job, for as long as this connection lasts or until `leave`; whether it was free."""
+    return bool(await conn.fetchval(TAKE_JOB, job))
+
+
+LEAVE_JOB = "SELECT pg_advisory_unlock(hashtextextended('sluice.job/' || $1::uuid::text, 0))"
+
+
+async def leave(conn: Conn, job: UUID) -> None:
+    """Let others have it."""
+    await conn.execute(LEAVE_JOB, job)
+
+
+# A mark from before Postgres was started is no sign of a death: everybody lost the connection then.
 HOLD_JOB = """
-SELECT id, kind, run, source_id, tenant, actor, arguments, state, cursor, done, failed, total,
-       counts, attempts, deaths, mark, cancelled_by
-FROM jobs WHERE id = $1 FOR UPDATE SKIP LOCKED
+SELECT j.id, j.kind, j.run, j.source_id, j.tenant, j.actor, j.arguments, j.state, j.cursor, j.done,
+       j.failed, j.total, j.counts, j.attempts, j.deaths, j.mark, j.cancelled_by,
+       j.mark IS NOT NULL AND j.updated_at >= pg_postmaster_start_time() AS is_left,
+       EXISTS (SELECT FROM sources s WHERE s.id = j.source_id AND s.paused_at IS NOT NULL)
+           AS is_paused
+FROM jobs j WHERE j.id = $1 FOR UPDATE OF j SKIP LOCKED
 """
 
 
 async def hold(conn: Conn, job: UUID) -> Job | None:
-    """Take the job for the life of this transaction; None where somebody else is at it."""
+    """Lock its row for the life of this transaction; None where somebody else has it locked."""
     row = await conn.fetchrow(HOLD_JOB, job)
     return None if row is None else _job(row)
 
 
+# Behind the others: what kills its process must not be the first that the next one comes to.
 MARK_JOB = """
-UPDATE jobs SET mark = $2, deaths = deaths + $3::integer, started_at = coalesce(started_at, now()),
-                state = 'running'
-WHERE id = $1 AND state IN ('waiting', 'running')
+UPDATE jobs SET mark = $2, started_at = coalesce(started_at, now()), state = 'running',
+                due_at = now(), updated_at = now()
+WHERE id = $1
 """
 
 
-async def mark(conn: Conn, job: UUID, token: UUID, *, is_after_death: bool) -> None:
-    """Say, before a step, who is at it; and that whoever said so last has died at it."""
-    await conn.execute(MARK_JOB, job, token, int(is_after_death))
+async def mark(conn: Conn, job: UUID, token: UUID) -> None:
+    """Say, before a step, who is at it."""
+    await conn.execute(MARK_JOB, job, token)
+
+
+COUNT_DEATH = """
+UPDATE jobs SET deaths = deaths + 1, mark = NULL, updated_at = now(),
+                due_at = now() + make_interval(secs => $2)
+WHERE id = $1
+"""
+
+
+async def count_death(conn: Conn, job: UUID, delay_s: float) -> None:
+    """Whoever left the mark has died at the next step, which is to wait for so long."""
+    await conn.execute(COUNT_DEATH, job, delay_s)
+
+
+WITHDRAW_MARK = """
+UPDATE jobs SET mark = NULL, due_at = now() + make_interval(secs => $3)
+WHERE id = $1 AND mark = $2
+"""
+
+
+async def withdraw(conn: Conn, job: UUID, token: UUID, delay_s: float) -> None:
+    """Our step came to nothing, and nobody died: take our own mark away, and try again later."""
+    await conn.execute(WITHDRAW_MARK, job, token, delay_s)
 
 
 SAVE_PROGRESS = """
 UPDATE jobs SET cursor = $2, done = $3, failed = $4, total = $5, counts = $6, result = $7,
                 state = CASE WHEN $8 THEN 'done' ELSE 'running' END,
                 finished_at = CASE WHEN $8 THEN now() END,
-                attempts = 0, deaths = 0, mark = NULL, due_at = now(), updated_at = now()
+                attempts = 0, deaths = 0, mark = NULL, error = NULL, due_at = now(),
+                updated_at = now()
 WHERE id = $1
 """
 
@@ -184,27 +243,30 @@ async def fail(conn: Conn, job: UUID, code: str, error: str) -> None:
     await conn.execute(FAIL_JOB, job, code, error)
 
 
-CANCELLED = """
-UPDATE jobs SET state = 'cancelled', mark = NULL, finished_at = now(), updated_at = now()
+END_CANCELLED = """
+UPDATE jobs SET state = 'cancelled', mark = NULL, error = NULL, finished_at = now(),
+                updated_at = now()
 WHERE id = $1
 """
 
 
-async def cancelled(conn: Conn, job: UUID) -> None:
+async def end_cancelled(conn: Conn, job: UUID) -> None:
     """End a job that somebody wants to end; what it has done stays."""
-    await conn.execute(CANCELLED, job)
+    await conn.execute(END_CANCELLED, job)
 
 
 CANCEL_JOB = """
 UPDATE jobs SET cancelled_by = $2, due_at = now(), updated_at = now()
 WHERE id = $1 AND state IN ('waiting', 'running', 'paused') AND cancelled_by IS NULL
 """
-READ_STATE = "SELECT state, tenant FROM jobs WHERE id = $1"
 
 
 async def cancel(conn: Conn, job: UUID, by: str) -> bool:
     """Have the job end before its next step; whether that was news."""
     return await conn.execute(CANCEL_JOB, job, by) == "UPDATE 1"
+
+
+READ_STATE = "SELECT state, tenant FROM jobs WHERE id = $1"
 
 
 class State(NamedTuple):
@@ -220,6 +282,41 @@ async def read_state(conn: Conn, job: UUID) -> State | None:
     return None if row is None else State(*row.values())
 
 
+IS_UNFINISHED = "SELECT EXISTS (SELECT FROM work WHERE tracking_id = $1 AND kind = 'event')"
+
+
+async def is_unfinished(conn: Conn, tracking_id: UUID) -> bool:
+    """Whether the event that may come to ask for a job of this id waits to be applied."""
+    return bool(await conn.fetchval(IS_UNFINISHED, tracking_id))
+
+
+# A job that is paused, or put off after a failure, keeps nobody waiting.
+COUNT_JOBS = """
+SELECT j.kind, CASE WHEN s.paused_at IS NULL THEN j.state ELSE 'paused' END AS state,
+       count(*) AS jobs,
+       coalesce(max(extract(epoch FROM now() - j.due_at))
+                FILTER (WHERE s.paused_at IS NULL AND j.due_at <= now()), 0)::float8 AS waits_s
+FROM jobs j
+LEFT JOIN sources s ON s.id = j.source_id
+WHERE j.state IN ('waiting', 'running')
+GROUP BY 1, 2
+"""
+
+
+class Count(NamedTuple):
+    """Jobs of one kind that are not over; `waits_s` is since the first of them was due."""
+
+    kind: str
+    state: str
+    jobs: int
+    waits_s: float
+
+
+async def count_jobs(conn: Conn) -> list[Count]:
+    """By kind and state: "waiting", "running", or "paused" with their source."""
+    return [Count(*row.values()) for row in await conn.fetch(COUNT_JOBS)]
+
+
 FAILURE_COLUMNS = ("job", "run", "line", "number", "code", "pointer", "message")
 
 
@@ -229,17 +326,28 @@ async def add_failures(conn: Conn, job: UUID, run: int, failures: Sequence[Failu
     await conn.copy_records_to_table("job_failures", records=rows, columns=FAILURE_COLUMNS)
 
 
+FORGET_ASSET = "DELETE FROM job_assets WHERE job = $1 AND name = $2"
 ADD_ASSET = """
-INSERT INTO job_assets (job, name, media_type, size_bytes, sha256) VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT (job, name) DO NOTHING
+INSERT INTO job_assets (job, name, media_type, size_bytes, sha256, parts)
+VALUES ($1, $2, $3, $4, $5, $6)
 """
 
 
 async def add_asset(
-    conn: Conn, job: UUID, name: str, media_type: str, size_bytes: int, digest: bytes
+    conn: Conn,
+    job: UUID,
+    name: str,
+    media_type: str,
+    size_bytes: int,
+    digest: bytes,
+    parts: Sequence[bytes] | None = None,
 ) -> None:
-    """Name what the job was given or has made; its content is where it belongs already."""
-    await conn.execute(ADD_ASSET, job, name, media_type, size_bytes, digest)
+    """
+    Name what this run was given or has made; its content is where it belongs already: under its
+    digest, or, in their order, under those of its `parts`.
+    """
+    await conn.execute(FORGET_ASSET, job, name)
+    await conn.execute(ADD_ASSET, job, name, media_type, size_bytes, digest, parts)
 
 
 READ_RECEIVED = """

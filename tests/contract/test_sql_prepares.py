@@ -20,6 +20,7 @@ RUN_BY = {
     "shared.store.events": ("operator",),
     "shared.store.explanations": ("reader", "operator"),
     "shared.store.feed": ("reader",),
+    "shared.store.exports": ("worker",),
     "shared.store.fetches": ("worker",),
     "shared.store.grants": ("worker", "operator"),
     "shared.store.handler_lists": ("operator",),
@@ -29,6 +30,7 @@ RUN_BY = {
     "shared.store.ingested": ("reader",),
     "shared.store.intake": ("gateway",),
     "shared.store.integrations": ("reader",),
+    "shared.store.job_lists": ("reader", "operator"),
     "shared.store.jobs": ("worker",),
     "shared.store.ledger": ("worker",),
     "shared.store.manual_grants": ("operator",),
@@ -46,6 +48,7 @@ RUN_BY = {
     "shared.store.records": ("worker",),
     "shared.store.redeliveries": ("worker",),
     "shared.store.replays": ("operator",),
+    "shared.store.rereading": ("worker",),
     "shared.store.source_keys": ("operator",),
     "shared.store.source_rows": ("worker", "operator"),
     "shared.store.sources": ("gateway",),
@@ -84,6 +87,7 @@ ALSO = {
         "shared.store.operating": (
             "HOLD_SOURCE", "NEXT_WORK", "SET_PAUSED", "NOTE_ORDER", "TAKE_TURN", "ADD_VERSION",
         ),
+        "shared.store.jobs": ("CANCEL_JOB", "READ_STATE"),
     },
 }  # fmt: skip
 

@@ -11,6 +11,7 @@ from workers.cli import (
     catalog,
     events,
     handlers,
+    jobs,
     manual,
     outbox,
     parked,
@@ -46,6 +47,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(events.app, name="events")
     app.add_typer(parked.app, name="parked")
     app.add_typer(records.app, name="records")
+    app.add_typer(jobs.app, name="jobs")
     app.add_typer(handlers.app, name="handlers")
     app.add_typer(outbox.app, name="outbox")
     manual.register(tenants.app)

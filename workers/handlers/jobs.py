@@ -1,48 +1,87 @@
 """`StartJob` and `CancelJob`: what was ordered becomes a job, or an end of one."""
 
-from uuid import UUID
+from collections.abc import Mapping
+from typing import Any
 
 from shared.db import Conn
 from shared.domain.commands import CancelJob, Ordered, StartJob
 from shared.domain.events import StoredEvent
-from shared.domain.outcomes import NOT_COVERED, UNKNOWN_JOB, UNKNOWN_SOURCE, Outcome
-from shared.store import jobs, operating
+from shared.domain.jobs import NOT_ALLOWED, UNKNOWN_SOURCE, UnfitError, read_arguments
+from shared.store import jobs
 from workers.entries import Answer
 from workers.handlers.scope import Scope
+from workers.surroundings import UnknownSource
+
+#: What a tenant's token may have done, of its own.
+FOR_TENANTS = frozenset({"export"})
+#: Nothing of that id, or nothing that whoever ordered it may touch.
+UNKNOWN_JOB = "unknown_job"
+
+
+class JobNotBegun(Exception):
+    """What asks for the job waits to be applied itself; the next attempt finds the job."""
 
 
 async def start(
     conn: Conn, scope: Scope, event: StoredEvent, ordered: Ordered, order: StartJob
 ) -> Answer:
-    """Begin the job, under the event's tracking id and in its run."""
-    del scope
+    """
+    Begin the job, under the event's tracking id and in its run.
+
+    One that cannot be done begins too, and has failed: whoever was told its id finds out why.
+    """
     job, tenant = event.tracking_id, order.tenant if ordered.tenant is None else ordered.tenant
-    if order.tenant not in (None, tenant):
-        return _answer("ignored", job, NOT_COVERED)
+    unfit = _problem_with(ordered, order)
     source_id = None
-    if order.source is not None:
-        held = await operating.hold_source(conn, order.source)
-        if held is None:
-            return _answer("ignored", job, UNKNOWN_SOURCE, tenant)
-        source_id = held.id
-    await jobs.begin(
+    if unfit is None and order.source is not None:
+        try:
+            source_id = scope.surroundings.source_named(order.source).id
+        except UnknownSource:
+            unfit = UnfitError(UNKNOWN_SOURCE, "/source", f"no source {order.source!r}")
+    arguments: Mapping[str, Any] = order.arguments
+    is_new = await jobs.begin(
         conn, job, order.kind, event.run, actor=ordered.actor, source_id=source_id,
-        tenant=tenant, arguments=order.arguments,
+        tenant=tenant, arguments=arguments,
     )  # fmt: skip
+    if not is_new:
+        return _answer("unchanged", job, None, tenant)
+    if unfit is not None:
+        await jobs.fail(conn, job, unfit.code, f"{unfit.pointer}: {unfit.message}")
+        return _answer("ignored", job, unfit.code, tenant)
     return _answer("applied", job, None, tenant)
 
 
 async def cancel(
     conn: Conn, scope: Scope, event: StoredEvent, ordered: Ordered, order: CancelJob
 ) -> Answer:
-    """Have a job end before its next step. Another tenant's looks like none."""
-    del scope, event
+    """
+    Have a job end before its next step.
+
+    Raises:
+        JobNotBegun: its order was received, and is applied later than this one.
+    """
     found = await jobs.read_state(conn, order.job)
+    if found is None and await jobs.is_unfinished(conn, order.job):
+        raise JobNotBegun(f"job {order.job} has not begun yet")
     if found is None or ordered.tenant not in (None, found.tenant):
         return _answer("ignored", order.job, UNKNOWN_JOB, ordered.tenant)
     is_news = await jobs.cancel(conn, order.job, ordered.actor)
     return _answer("applied" if is_news else "unchanged", order.job, None, found.tenant)
 
 
-def _answer(outcome: Outcome, job: UUID, code: str | None, tenant: str | None = None) -> Answer:
+def _problem_with(ordered: Ordered, order: StartJob) -> UnfitError | None:
+    """Why it cannot be done; the API has looked already, which may be of another version."""
+    if ordered.tenant is not None:
+        if order.kind not in FOR_TENANTS:
+            return UnfitError(NOT_ALLOWED, "/kind", "not for a tenant to ask for")
+        if order.tenant not in (None, ordered.tenant):
+            return UnfitError(NOT_ALLOWED, "/tenant", "not the tenant that the token is for")
+    try:
+        read_arguments(order.kind, order.arguments, order.tenant or ordered.tenant, order.source)
+    except UnfitError as error:
+        return error
+    return None
+
+
+def _answer(outcome: Any, job: Any, code: str | None, tenant: str | None) -> Answer:
     return Answer(outcome, None, f"job/{job}", code, [], 0, concerns=tenant)

@@ -201,25 +201,35 @@ class _Shelf:
         if after == before:
             return []
         record.is_dirty = True
-        had, has = _content_of(before), _content_of(after)
-        losing, gaining = self._tenant_of(before), self._tenant_of(after)
-        subject = record.key.name
-        if losing == gaining:
-            if gaining is None or had == has:
-                return []
-            return [Told(gaining, "record.changed", subject, had, has)]
-        told = []
-        if losing is not None:
-            told.append(Told(losing, "record.removed", subject, had, None))
-        if gaining is not None:
-            told.append(Told(gaining, "record.imported", subject, None, has))
-        return told
+        return told_of(record.key.name, before, after, self._aliases)
 
     def _tenant_of(self, version: Version | None) -> str | None:
-        """By the name that it goes by now."""
-        if version is None or version.tenant is None:
-            return None
-        return self._aliases.get(version.tenant, version.tenant)
+        return tenant_of(version, self._aliases)
+
+
+def told_of(
+    subject: str, before: Version | None, after: Version | None, aliases: Mapping[str, str]
+) -> list[Told]:
+    """What the tenants' chains are told where another version counts than before."""
+    had, has = _content_of(before), _content_of(after)
+    losing, gaining = tenant_of(before, aliases), tenant_of(after, aliases)
+    if losing == gaining:
+        if gaining is None or had == has:
+            return []
+        return [Told(gaining, "record.changed", subject, had, has)]
+    told = []
+    if losing is not None:
+        told.append(Told(losing, "record.removed", subject, had, None))
+    if gaining is not None:
+        told.append(Told(gaining, "record.imported", subject, None, has))
+    return told
+
+
+def tenant_of(version: Version | None, aliases: Mapping[str, str]) -> str | None:
+    """Whose it is, by the name that the tenant goes by now."""
+    if version is None or version.tenant is None:
+        return None
+    return aliases.get(version.tenant, version.tenant)
 
 
 def _key_of(one: Asked[ImportRecord]) -> RecordKey:

@@ -23,10 +23,12 @@ class Work(Protocol):
 
     async def prepare(self, job: Job) -> None:
         """
-        Read what the next step needs, from `job.cursor`, outside any transaction.
+        Read, or write elsewhere, what the next step needs, from `job.cursor` on: outside any
+        transaction, and perhaps again after a death.
 
         Raises:
-            JobFailed, ArtifactError: see there.
+            JobFailed, ArtifactError: see there. What else the disk says is to be one of them: an
+                OSError is taken for Postgres being away, and charges nobody.
         """
 
     async def step(self, conn: Conn, job: Job) -> Progress:

@@ -1,9 +1,10 @@
 """
-`sluice doctor`: look at everything a stack needs, change nothing, say what mends what.
+`sluice doctor`: look at everything a stack needs, leave nothing behind, say what mends what.
 
 Every check stands alone: one that cannot be made says so and leaves the others their turn.
 """
 
+import io
 import json
 import os
 import platform
@@ -12,11 +13,14 @@ import sys
 from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 from shared import db, migrate
+from shared.artifacts import ArtifactError, Artifacts
 from shared.sealing import KeyRing, SealingError
 from shared.settings import ROLES, Endpoints, Settings, SettingsError
 from shared.store.sources import read_seals
@@ -69,6 +73,7 @@ async def examine(known: Collection[str]) -> list[Check]:
     checks = [_python(), _platform(), _home(settings.home)]
     checks += _programs(settings)
     checks.append(await _stack(settings))
+    checks.append(await _artifacts(settings))
     try:
         endpoints = Endpoints.find(settings)
     except SettingsError:
@@ -174,6 +179,26 @@ async def _stack(settings: Settings) -> Check:
     if status == 200:
         return Check("stack", "ok", found)
     return Check("stack", "fail", found, f"curl http://{host}:{port}/readyz")
+
+
+async def _artifacts(settings: Settings) -> Check:
+    """Written, read back and taken away again: what receipt and long work need."""
+    where = settings.artifacts_url or str(settings.home / "artifacts")
+    if settings.artifacts_url is None and not settings.home.exists():
+        return Check("artifacts", "ok", f"{where} (made with the home)")
+    store = Artifacts(settings.artifacts_url, settings.home)
+    # Of its own: nobody's artifact is taken away.
+    content = f"sluice doctor {uuid4()}\n".encode()
+    digest = sha256(content).digest()
+    try:
+        await store.put(io.BytesIO(content), digest, len(content))
+        found = b"".join([chunk async for chunk in store.read(digest)])
+        await store.remove(digest)
+    except ArtifactError as error:
+        mend = "correct SLUICE_ARTIFACTS_URL, its credentials, or the directory's rights"
+        return Check("artifacts", "fail", f"{where}: {error}", mend)
+    assert found == content  # or it were damaged
+    return Check("artifacts", "ok", f"{where} is writable and readable")
 
 
 async def _database(

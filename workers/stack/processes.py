@@ -77,7 +77,10 @@ def environment(
     settings: Settings, endpoints: Endpoints, environ: Mapping[str, str] | None = None
 ) -> dict[str, str]:
     """Ours, with what every process of the stack has in common."""
-    return dict(os.environ if environ is None else environ) | {
+    ours = dict(os.environ if environ is None else environ)
+    if settings.artifacts_url is not None:
+        ours["SLUICE_ARTIFACTS_URL"] = settings.artifacts_url
+    return ours | {
         "SLUICE_HOME": str(settings.home.expanduser().absolute()),
         "SLUICE_HOST": settings.host,
         "SLUICE_PORT": str(settings.port),
