@@ -6,7 +6,9 @@ does not grow, and entitlements that are not kept waiting (acceptance 3).
 import asyncio
 import contextlib
 import json
+import os
 import secrets
+import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -26,8 +28,13 @@ from shared.domain.events import IMPORT, Identity, lane_number, new_tracking_id
 from shared.providers import providers
 from shared.store import intake
 from shared.store.intake import Delivery
+from tests.stack.processes import ROOT
+from tests.support.importing import Importer, add_pushed, ndjson, row
+from tests.support.stack import Stack
 from tests.support.stripe_events import NOW_S, event, subscription
 from workers.jobs.importing import CHUNK_ROWS
+from workers.stack.spawn import Child
+from workers.stack.supervisor import Supervisor
 
 SECRET = "whsec_imports"
 CONFIGURATION = f"""
@@ -218,6 +225,38 @@ async def test_a_million_rows(tmp_path: Path) -> None:
         # The machine's own hiccups are in the figures without an import too.
         assert beside.at(0.99) < LATEST_S
         assert beside.at(1) < LATEST_S + before.at(1)
+
+
+@pytest.mark.timeout(150)
+async def test_rows_that_kill_and_hang_are_left_out(stack: Stack, tmp_path: Path) -> None:
+    await add_pushed(stack)
+    importer = Importer(stack, tmp_path)
+    titles = {300: "kill", 301: "kill", 1500: "hang"}
+    body = ndjson(row(number, title=titles.get(number, "good")) for number in range(1, 2501))
+    tracking_id = await importer.push(body, apart=True)
+    await stack.drain()
+    supervisor = Supervisor(hang_after_s=1.5)
+    environ = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "SLUICE_HOME": str(tmp_path),
+        "SLUICE_DATABASE_URL": stack.endpoints.database["worker"],
+        "SLUICE_REDIS_URL": stack.endpoints.redis,
+    }
+    argv = (sys.executable, "-m", "tests.fault.killing_rows", "--name", "jobs")
+    await supervisor.start(Child(name="jobs", argv=argv, env=environ, heartbeat=True))
+    begun_s = time.monotonic()
+    while (await importer.job(tracking_id))["state"] in ("waiting", "running"):
+        assert time.monotonic() - begun_s < 120
+        await asyncio.sleep(0.2)
+    print(f"\n  {supervisor.deaths['jobs']} deaths in {time.monotonic() - begun_s:.0f} s")
+    await supervisor.stop()
+    job = await importer.job(tracking_id)
+    assert (job["state"], job["done"], job["failed"]) == ("done", 2500, 3), job
+    assert job["counts"] == {"imported": 2497}
+    failures = await importer.failures(tracking_id)
+    assert [failure[:2] for failure in failures] == [(line, "process_died") for line in titles]
+    assert await stack.value("SELECT count(*) FROM record_versions") == 2497
 
 
 async def check(stack: RunningStack, tracking_id: UUID) -> None:
