@@ -1,6 +1,8 @@
 """What a billing page shows: one table of statuses, and what is read off the objects."""
 
+import re
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
@@ -60,6 +62,20 @@ def test_the_table_has_every_word() -> None:
     assert {one for one in get_args(Status) if gives_access(one)} == {"active", "trialing", "grace"}
     assert [place_of(one) for one in get_args(Status)] == list(range(len(get_args(Status))))
     assert all(ACCESS[one] == "none" for one in STANDING_STILL)
+
+
+def test_the_document_has_the_same_table() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "billing.md").read_text()
+    rows = [line.split("|")[1:4] for line in text.split("## The status")[1].splitlines()]
+    told = {
+        row[0].strip(" `"): (re.findall(r"`([^`]+)`", row[1]), re.findall(r"`([^`]+)`", row[2]))
+        for row in rows
+        if len(row) == 3 and row[0].strip(" `") in get_args(Status)
+    }
+    assert list(told) == list(get_args(Status))
+    for status, (standings, reasons) in told.items():
+        assert sorted(standings) == sorted(one for one in GIVING if GIVING[one] == status)
+        assert reasons == [one for one in LACKING if LACKING[one] == status]
 
 
 #: status, what else is said of it → status, reason
