@@ -133,7 +133,7 @@ async def test_the_index_may_be_there_before_its_migration(endpoints: Endpoints)
     (statement,) = blocks("sql")
     name = "audit_of_tenant_in_commit_order"
     definition = "SELECT pg_get_indexdef(to_regclass($1))"
-    migration = Path(__file__).parents[2] / "shared/migrations/0019_index_feed.sql"
+    migration = Path(__file__).parents[2] / "shared/migrations/0018_index_feed.sql"
     create = next(
         line for line in migration.read_text().splitlines() if line.startswith("CREATE INDEX")
     )

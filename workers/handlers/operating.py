@@ -14,6 +14,7 @@ from shared.domain.commands import (
     CancelJob,
     Ordered,
     PauseSource,
+    ReprocessRecord,
     ResumeSource,
     RotateSecret,
     StartJob,
@@ -31,7 +32,7 @@ from shared.store import operating
 from shared.store.paging import iso
 from workers.actions import encoded
 from workers.entries import Answer, Told
-from workers.handlers import jobs
+from workers.handlers import jobs, rereading
 from workers.handlers.scope import Asked, Scope
 from workers.pausing import PAUSED, RESUMED, switch
 
@@ -160,4 +161,5 @@ ORDERS: Mapping[type, CarryOut] = {
     RotateSecret: rotate,
     StartJob: jobs.start,
     CancelJob: jobs.cancel,
+    ReprocessRecord: rereading.reprocess,
 }
