@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ import pytest
 
 from gateway.envelope import STATUS_OF
 from shared import db
+from shared.providers.signing import standard_webhooks
 from shared.sealing import KeyRing
 from shared.settings import Endpoints
 from tests.gateway.conftest import Gateway, add_source, running_gateway, served
@@ -36,6 +38,7 @@ PAGE = (ROOT / "docs" / "partners.md").read_text()
 
 #: Where partners push: the only thing to change when it becomes "/api/v1/ingest/".
 PUSHED_TO = "/api/v1/webhooks/"
+IS_INGEST = PUSHED_TO.endswith("/ingest/")
 
 #: A key with everything that a shell would lose: NUL, a line's end, and bytes that are no text.
 KEY = b"\0\n\xff %s'\"\\" + bytes(range(200, 224))
@@ -139,7 +142,7 @@ class Partner(NamedTuple):
     def assert_accepted(self, said: Said, times: int = 1) -> str:
         """It was, `times` times altogether; returns the tracking id."""
         data = said.data
-        if PUSHED_TO.endswith("/ingest/"):
+        if IS_INGEST:
             assert data.keys() == {"trackingId", "statusUrl"}
             assert data["statusUrl"].endswith(f"/api/v1/ingest/{data['trackingId']}")
         else:
@@ -283,6 +286,29 @@ async def test_a_request_without_a_signature_is_refused(partner: Partner) -> Non
     partner.relay.change = strip
     said = await partner.push("python")
     assert said.refused_as == "missing_signature"
+
+
+# Asking -----------------------------------------------------------------------------------------
+
+
+@each
+async def test_what_became_of_it_is_asked_with_the_same_secret(
+    partner: Partner, language: str
+) -> None:
+    """The same program without a file: a GET, signed over an empty body."""
+    if IS_INGEST:
+        pushed = (await partner.push(language)).data
+        path = f"/api/v1/ingest/{pushed['trackingId']}"
+        partner.relay.seen.clear()
+    else:
+        path = f"{PUSHED_TO}acme-results"
+    said = await run(*COMMANDS[language](), partner.relay.url + path, "status")
+    [request] = partner.relay.seen
+    assert (request.line, request.body) == (f"GET {path} HTTP/1.1", b"")
+    headers, keys = tuple(request.headers.items()), standard_webhooks.keys_of([SECRET])
+    assert standard_webhooks.verify(headers, b"", keys, datetime.now(UTC), 300) == 0
+    if IS_INGEST:
+        assert said.data["trackingId"] == pushed["trackingId"]
 
 
 # With a token -----------------------------------------------------------------------------------

@@ -35,7 +35,8 @@ class Passing:
 @dataclass
 class Relay:
     """
-    Passes requests on to a gateway, one a connection, and keeps what came in `seen`.
+    Passes requests on to a gateway, one a connection, and keeps what came in `seen`, and with
+    which status the gateway answered in `answered`.
 
     `change` may change a request; `delay_s` holds it; `refusals` are answers that are given
     instead, one a request, before anything is passed on.
@@ -47,6 +48,7 @@ class Relay:
     change: Callable[[Passing], None] = lambda _: None
     refusals: list[bytes] = field(default_factory=list)
     seen: list[Passing] = field(default_factory=list)
+    answered: list[int] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -63,7 +65,9 @@ class Relay:
             await asyncio.sleep(self.delay_s)
             to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self.gateway_port)
             to_writer.write(request.encoded())
-            writer.write(await to_reader.read(-1))
+            answer = await to_reader.read(-1)
+            self.answered.append(int(answer.split(b" ", 2)[1]))
+            writer.write(answer)
             to_writer.close()
         finally:
             await writer.drain()
