@@ -65,7 +65,8 @@ class Sluice:
 
     def may(self, tenant: str, feature: str) -> bool:
         """Whether the tenant may use it at all: not if its value is false, 0, or nothing."""
-        return bool(self.value(tenant, feature))
+        value = self.value(tenant, feature)
+        return value is not None and value != 0  # False is 0, too
 
     def value(self, tenant: str, feature: str) -> Value:
         """How much: a number, "unlimited", true, a text; None if it may not be used."""
