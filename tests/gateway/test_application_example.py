@@ -183,8 +183,11 @@ async def test_a_token_that_counts_no_more_takes_nothing_away_at_once(
     client = await application.client(fresh_s=0, retry_s=0)
     assert await value(client, "seats") == 5
     await application.gateway.owner.execute("UPDATE tokens SET revoked_at = now()")
+    async with asyncio.timeout(20):
+        while application.relay.answered[-1] != 401:
+            assert await value(client, "seats") == 5
+            await asyncio.sleep(0.1)
     assert await value(client, "seats") == 5
-    assert application.relay.answered == [200, 401]
 
 
 async def test_a_tenants_token_is_for_that_tenant(application: Application) -> None:
