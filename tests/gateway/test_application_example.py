@@ -243,6 +243,28 @@ async def test_one_asks_and_the_others_go_on(application: Application) -> None:
     assert await slow == 5
 
 
+async def test_what_the_page_asks_is_answered(application: Application) -> None:
+    """Each address that it shows, as it stands there."""
+    token = tokens.new_token()
+    digest = tokens.digest_of(token)
+    owner, client = application.gateway.owner, application.gateway.client
+    await tokens.create(owner, uuid.uuid4(), "app", "service", digest, "operator:test", None)
+    await application.grant({"seats": "5"})
+    shown = re.findall(r"(?:https://sluice\.internal:8400|`GET |`)(/[\w/.?=*&$-]+)", PAGE)
+    asked = [
+        path for path in dict.fromkeys(shown) if not path.endswith(("/check", "/api/v1/events"))
+    ]
+    assert len(asked) == 8
+    cursor = ""
+    for one in asked:
+        path = one.replace("ID", "acme").replace("TENANT", "acme").replace("$NEXT", cursor)
+        path = path.replace("wait=30s", "wait=1s")
+        answer = await client.get(path, headers={"Authorization": f"Bearer {token}"})
+        assert answer.status_code == 200, (path, answer.text)
+        if "/events" in path:
+            cursor = answer.json()["meta"]["next"]
+
+
 def test_the_page_names_what_the_client_has() -> None:
     """Its options, with their defaults."""
     assert "(../examples/application/sluice_client.py)" in PAGE
