@@ -20,7 +20,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import pytest
 
@@ -317,12 +317,30 @@ async def test_what_became_of_it_is_asked_with_the_same_secret(
     partner: Partner, language: str
 ) -> None:
     """The same program without a file: a GET, signed over an empty body."""
-    path = (await partner.push(language)).data["statusUrl"]
-    await run(*COMMANDS[language](), partner.relay.url + path, "status")
+    pushed = (await partner.push(language)).data
+    path = pushed["statusUrl"]
+    said = await run(*COMMANDS[language](), partner.relay.url + path, "status")
+    assert said.data["trackingId"] == pushed["trackingId"]
+    assert (said.data["state"], said.data["failures"]) == ("received", [])
     _, request = partner.relay.seen
     assert (request.line, request.body) == (f"GET {path} HTTP/1.1", b"")
     headers, keys = tuple(request.headers.items()), standard_webhooks.keys_of([SECRET])
     assert standard_webhooks.verify(headers, b"", keys, datetime.now(UTC), 300) == 0
+
+
+async def test_nobody_else_is_told(partner: Partner) -> None:
+    path = (await partner.push("python")).data["statusUrl"]
+    command = (*COMMANDS["python"](), partner.relay.url + path, "status")
+    assert (await run(*command, secret=OTHER_SECRET)).refused_as == "missing_token"
+    partner.relay.change = lambda request: request.change("webhook-timestamp")
+    assert (await run(*command)).refused_as == "missing_token"
+
+
+def test_the_page_tells_the_states_as_they_are() -> None:
+    from gateway.api.ingests import Ingest
+
+    said = re.findall(r"^\| `(\w+)` \|", PAGE.partition("## What became of it")[2], re.MULTILINE)
+    assert said == list(get_args(get_type_hints(Ingest)["state"]))
 
 
 # With a token -----------------------------------------------------------------------------------
