@@ -33,6 +33,7 @@ check: .installed-dev ## Lint, formatting, types, import contracts
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/mypy --strict examples/partner/send.py examples/application/sluice_client.py
 	cd $(EXAMPLES) && MYPYPATH=$(CURDIR) ../../.venv/bin/mypy src tests
 	.venv/bin/lint-imports
 

@@ -138,6 +138,32 @@ async def is_ambiguous(
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Import:
+    """How far the import of a push is; `failed_lines` are those of the rows that were refused."""
+
+    state: str
+    rows: int
+    failed: int
+    failed_lines: list[int]
+
+
+READ_IMPORT = """
+SELECT j.state, j.done, j.failed,
+       ARRAY(SELECT DISTINCT f.line FROM job_failures AS f
+             WHERE f.job = j.id AND f.run = j.run ORDER BY f.line) AS lines
+FROM jobs AS j WHERE j.id = $1
+"""
+
+
+async def read_import(conn: Conn, tracking_id: UUID) -> Import | None:
+    """What became of a push; None before a worker has come to it."""
+    row = await conn.fetchrow(READ_IMPORT, tracking_id)
+    if row is None:
+        return None
+    return Import(row["state"], row["done"], row["failed"], list(row["lines"]))
+
+
 LOCK_CUSTOMER = """
 SELECT pg_backend_pid() FROM customers
 WHERE source_id = (SELECT id FROM sources WHERE name = $1) AND account = '' AND livemode = $2

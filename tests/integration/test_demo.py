@@ -27,7 +27,8 @@ from shared.settings import Endpoints, Settings
 from workers.demo import proof
 
 SCENES = {
-    "access", "duplicates", "order", "forgery", "recovery", "parked", "cancellation", "audit",
+    "access", "duplicates", "order", "forgery", "recovery", "parked", "results", "cancellation",
+    "audit",
 }  # fmt: skip
 
 FOREIGN = """

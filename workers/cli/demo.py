@@ -36,8 +36,9 @@ def demo(actor: ActorOption = None, as_json: JsonOption = False) -> None:
     from shared.settings import Settings
     from workers.demo.bodies import Script
     from workers.demo.play import Play
+    from workers.demo.pushing import Application, Partner
     from workers.demo.sending import Sender
-    from workers.demo.setting import SOURCE, prepare
+    from workers.demo.setting import RESULTS, SOURCE, issue_token, prepare
     from workers.demo.stage import Stage
     from workers.demo.story import perform
     from workers.demo.watching import Watcher
@@ -49,14 +50,19 @@ def demo(actor: ActorOption = None, as_json: JsonOption = False) -> None:
     async def run(conn: "Conn", endpoints: "Endpoints") -> "Play":
         keys = KeyRing.parse(endpoints.secret_key)
         setting = await in_transaction(conn, lambda: prepare(conn, keys, who))
+        script = Script(livemode=setting.livemode)
+        tenant = script.tenant("acme")
+        token = await in_transaction(conn, lambda: issue_token(conn, tenant, who))
         _introduce(stage, endpoints.http, setting)
         play = Play(
             conn=conn,
             url=endpoints.database["operator"],
             stage=stage,
-            script=Script(livemode=setting.livemode),
+            script=script,
             sender=Sender(endpoints.http, SOURCE, setting.secret),
             watcher=Watcher(conn, SOURCE, livemode=setting.livemode),
+            partner=Partner(endpoints.http, RESULTS, setting.push_secret),
+            application=Application(endpoints.http, token),
         )
         await perform(play)
         return play
@@ -107,8 +113,9 @@ def _introduce(stage: "Stage", url: str, setting: "Setting") -> None:
     mode = "live" if setting.livemode else "test"
     stage.say(f"Sluice demo at {url}, {mode} mode", style="bold")
     stage.say(
-        f"Signed Stripe events over real HTTP; every ✓ is read back from the database.\n"
-        f"Source demo-stripe and plans demo-basic and demo-pro: configuration {setting.version}.",
+        f"Signed requests over real HTTP; every ✓ is read back.\n"
+        f"Sources demo-stripe, demo-results, plans demo-basic, demo-pro:"
+        f" configuration {setting.version}.",
         style="dim",
     )
 

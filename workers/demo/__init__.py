@@ -1,11 +1,13 @@
 """
-`sluice demo`: a small story of signed Stripe events through the stack that runs.
+`sluice demo`: a small story of signed events through the stack that runs.
 
-    setting   the source and the plans, named demo-… only
+    setting   the sources and the plans, named demo-… only
     bodies    the events, as Stripe shapes them
     sending   over HTTP, signed
+    pushing   the same as a partner, and what an application reads
     watching  what became of them, read from the database
     play      what the scenes share
+    results   the scene of those two
     story     the scenes, and what each has to prove
     proof     the audit trail
     stage     what a person sees

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from shared.db import Conn
 from workers.demo.bodies import Customer, Event, Script, Subscription
+from workers.demo.pushing import Application, Partner
 from workers.demo.sending import Answer, Sender
 from workers.demo.setting import FEATURES
 from workers.demo.stage import Row, Scene, Stage
@@ -27,6 +28,8 @@ class Play:
     script: Script
     sender: Sender
     watcher: Watcher
+    partner: Partner
+    application: Application
     acme: Subscription = field(init=False)
     globex: Subscription = field(init=False)
     initech: Subscription = field(init=False)

@@ -14,10 +14,10 @@ from shared.providers import providers
 from workers.demo.bodies import Event
 
 _TIMEOUT_S = 5.0
-_AGAIN_AFTER_S = 0.1
+AGAIN_AFTER_S = 0.1
 #: Running processes pick up a new configuration within two seconds; a loaded machine may take more.
-_PATIENCE_S = 10.0
-_NOT_YET = frozenset({401, 404, 503})
+PATIENCE_S = 10.0
+NOT_YET = frozenset({401, 404, 503})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Sender:
         self._url = url
         self._path = f"/api/v1/webhooks/{quote(source)}"
         self._secret = secret
-        self._patient_until = time.monotonic() + _PATIENCE_S
+        self._patient_until = time.monotonic() + PATIENCE_S
 
     async def deliver(self, event: Event, *, pending_webhooks: int = 1) -> Answer:
         """
@@ -48,10 +48,10 @@ class Sender:
         body = event.body(pending_webhooks=pending_webhooks)
         while True:
             answer = await self._post(body, self._secret)
-            if answer.status not in _NOT_YET or time.monotonic() > self._patient_until:
+            if answer.status not in NOT_YET or time.monotonic() > self._patient_until:
                 self.answers.append(answer)
                 return answer
-            await asyncio.sleep(_AGAIN_AFTER_S)
+            await asyncio.sleep(AGAIN_AFTER_S)
 
     async def forge(self, event: Event, secret: str) -> Answer:
         """Deliver it once, signed with a secret that is not the source's."""
@@ -65,7 +65,7 @@ class Sender:
         started_s = time.perf_counter()
         try:
             status, text = await asyncio.to_thread(
-                _request, self._url, "POST", self._path, body, headers
+                request, self._url, "POST", self._path, body, headers
             )
         except (OSError, http.client.HTTPException) as error:
             return Answer(0, type(error).__name__, None, time.perf_counter() - started_s)
@@ -80,15 +80,21 @@ async def readiness(url: str) -> int:
         OSError: nobody answers there.
     """
     try:
-        status, _ = await asyncio.to_thread(_request, url, "GET", "/readyz", None, {})
+        status, _ = await asyncio.to_thread(request, url, "GET", "/readyz", None, {})
     except http.client.HTTPException as error:
         raise ConnectionError(f"no HTTP answer: {error!r}") from None
     return status
 
 
-def _request(
+def request(
     url: str, method: str, path: str, body: bytes | None, headers: dict[str, str]
 ) -> tuple[int, bytes]:
+    """
+    One request: the status and the body of its answer. Blocks.
+
+    Raises:
+        OSError, http.client.HTTPException: there is no answer.
+    """
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)

@@ -1,5 +1,5 @@
 """
-The story: eight scenes, and what each of them has to prove.
+The story: nine scenes, and what each of them has to prove.
 
 Every expectation compares what HTTP answered or what lies in the database with what has to be
 there. A scene whose events are not settled ends the story, since the next one builds upon it.
@@ -15,6 +15,7 @@ from dataclasses import replace
 from workers.demo import proof
 from workers.demo.bodies import Subscription
 from workers.demo.play import NEW, Play, StoryEnded, word_of
+from workers.demo.results import push_results
 from workers.demo.setting import FEATURES, SOURCE
 from workers.demo.stage import Scene
 from workers.demo.watching import LOOK_EVERY_S, held
@@ -316,6 +317,12 @@ SCENES: tuple[tuple[str, str, str, Callable[[Play, Scene], Awaitable[None]]], ..
         "A subscription that belongs to nobody yet",
         "It is parked and listed until a link says whose it is.",
         park,
+    ),
+    (
+        "results",
+        "A partner pushes results",
+        "Signed rows come in; their tenant reads what became of them.",
+        push_results,
     ),
     ("cancellation", "Everybody cancels", "Access ends with the subscription.", cancel),
     (
