@@ -10,7 +10,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -76,6 +76,11 @@ class Push(NamedTuple):
     name: str | None
     verification: Verification | None
 
+    @property
+    def is_proven(self) -> bool:
+        """Whether the headers alone have proven it: only the proven may claim."""
+        return self.verification is not None and self.verification.is_proven
+
 
 async def receive_push(request: Request) -> Response:
     """`POST /api/v1/ingest/{source}`: 202 once the document is durable, new and repeated alike."""
@@ -83,20 +88,16 @@ async def receive_push(request: Request) -> Response:
     visit: Visit = request.scope["visit"]
     push = await _begin(ingest, request, visit)
     source = push.entrance.source
-    with ExitStack() as held:
-        if push.name is not None and push.verification is not None and push.verification.is_proven:
-            held.enter_context(ingest.claims.held((source.id, push.name)))
-            is_claimed = True
-        else:
-            is_claimed = False
-        async with ingest.spools.receiving(
-            request, source.id, _limit_of(push), push.verification
-        ) as spool:
+    claim: AbstractContextManager[None]
+    claim = nullcontext() if push.name is None else ingest.claims.held((source.id, push.name))
+    early, late = (claim, nullcontext()) if push.is_proven else (nullcontext(), claim)
+    with early:
+        receiving = ingest.spools.receiving(request, source.id, _limit_of(push), push.verification)
+        async with receiving as spool:
             label = await _prove(ingest, push, spool)
-            if push.name is not None and not is_claimed:
-                held.enter_context(ingest.claims.held((source.id, push.name)))
-            await _check(push, spool)
-            receipt = await _keep(ingest, push, spool, label, visit)
+            with late:
+                await _check(push, spool)
+                receipt = await _keep(ingest, push, spool, label, visit)
     if receipt.is_other:
         raise Refusal("key_reused", "This id or Idempotency-Key was used for another body.")
     visit.outcome = receipt.status
