@@ -38,10 +38,17 @@ class Reprocessing:
         self._tools = tools
         self._asked = asked
         self._ids: list[int] = []
-        self._after = self._until = self._before = 0
+        #: What was found and is not read yet, and up to where was looked for it.
+        self._ahead: list[int] = []
+        self._looked = self._until = self._before = 0
 
     async def prepare(self, job: Job) -> None:
         """See `Work`: find the next records."""
+        if not self._ahead:
+            await self._look(job)
+        self._ids = self._ahead[: _chunk_of(job)]
+
+    async def _look(self, job: Job) -> None:
         crew, cursor = self._tools.crew, job.cursor
         async with crew.db.connection() as conn:
             # What is first heard of from now on is read by today's mapping.
@@ -57,10 +64,8 @@ class Reprocessing:
                 only_waiting=self._asked.select == "waiting",
                 mapped_before=self._before if self._asked.select == "outdated" else None,
             )
-        self._ids = [record for record, is_wanted in found if is_wanted][: _chunk_of(job)]
-        is_cut = len(self._ids) == _chunk_of(job)
-        # Up to where there is nothing between any more.
-        self._after = self._ids[-1] if is_cut else found[-1][0] if found else self._until
+        self._ahead = [record for record, is_wanted in found if is_wanted]
+        self._looked = found[-1][0] if found else self._until
 
     async def step(self, conn: Conn, job: Job) -> Progress:
         """See `Work`."""
@@ -78,13 +83,15 @@ class Reprocessing:
                              ("same", len(done.keys) - changed - len(kept))):  # fmt: skip
             counts[name] = counts.get(name, 0) + amount
         await jobs.add_failures(conn, job.id, job.run, _failures(job, self._ids, done, set(kept)))
+        self._ahead = self._ahead[len(self._ids) :]
+        after = self._ids[-1] if self._ahead else self._looked
         cursor = {
-            "after": self._after,
+            "after": after,
             "until": self._until,
             "before": self._before,
             "step": number + len(drafts),
         }
-        is_finished = self._after >= self._until
+        is_finished = after >= self._until
         return Progress(
             cursor=cursor,
             done=job.done + len(self._ids),
