@@ -7,8 +7,8 @@ says nothing of anybody else.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from datetime import datetime
+from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -27,7 +27,7 @@ from gateway.api.streams import (
     unless_gone,
 )
 from gateway.envelope import Refusal
-from shared.domain.events import is_storable
+from shared.domain.events import LONGEST_ID_BYTES, is_storable
 from shared.store.feed import BEGINNING, Position, Wanted
 from shared.store.paging import encode_cursor
 
@@ -40,7 +40,9 @@ _RETRY_MS = 2000
 
 _encode = msgspec.json.Encoder().encode
 
-Text = Annotated[str, msgspec.Meta(min_length=1)]
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_ID_BYTES)]
+Types = Annotated[str, msgspec.Meta(pattern=r"^[^,*]+\*?(,[^,*]+\*?)*$")]
+Actor = Annotated[str, msgspec.Meta(pattern=r"^[^*]+\*?$", max_length=LONGEST_ID_BYTES)]
 Moment = Annotated[
     str,
     msgspec.Meta(
@@ -58,29 +60,13 @@ class Events(Paged, frozen=True, forbid_unknown_fields=True, rename="camel", kw_
     """
 
     tenant: Text | None = None
-    type: Text | None = None
+    type: Types | None = None
     source: Text | None = None
-    actor: Text | None = None
+    actor: Actor | None = None
     since: Moment | None = None
     until: Moment | None = None
     begin: Literal["beginning", "latest"] | None = msgspec.field(name="from", default=None)
     wait: Annotated[str, msgspec.Meta(pattern="^[0-9]{1,4}s?$")] | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what would be taken for something else than was meant."""
-        types = [] if self.type is None else self.type.split(",")
-        if len(types) > _MOST_TYPES:
-            raise ValueError(f"type: {_MOST_TYPES} at most")
-        _check("type", types)
-        _check("actor", [] if self.actor is None else [self.actor])
-        _check("tenant", [] if self.tenant is None else [self.tenant], ends_with="")
-        _check("source", [] if self.source is None else [self.source], ends_with="")
-        for name in ("since", "until"):
-            _moment_of(name, getattr(self, name))
-        if self.begin is not None and self.cursor is not None:
-            raise ValueError("from: a cursor says already where to begin")
-        if self.wait_s > _LONGEST_WAIT_S:
-            raise ValueError(f"wait: {_LONGEST_WAIT_S}s at most")
 
     @property
     def wait_s(self) -> int:
@@ -96,6 +82,7 @@ async def read_events(call: Call[Events, Nothing]) -> Shown | Response:
     an empty page is answered only after that time. With `Accept: text/event-stream` the answer is
     a stream of server-sent events, whose ids are cursors: `Last-Event-ID` goes on behind one.
     """
+    _check_query(call.query)
     wanted = _wanted(call)
     # A HEAD has no body, and would never end.
     is_stream = MEDIA_TYPE in call.request.headers.get("accept", "") and (
@@ -104,7 +91,7 @@ async def read_events(call: Call[Events, Nothing]) -> Shown | Response:
     cursor, begin = call.query.cursor, call.query.begin
     if is_stream:
         if call.query.wait is not None:
-            raise Refusal("malformed_request", "wait: a stream waits by itself")
+            raise _wrong("wait: a stream waits by itself")
         # A client that is cut off asks again for the address that it was given at first.
         cursor = call.request.headers.get("last-event-id") or cursor
     after = call.after("events", cursor, _position)
@@ -128,7 +115,36 @@ async def read_events(call: Call[Events, Nothing]) -> Shown | Response:
         "hasMore": stretch.is_behind,
     }
     is_tenants = call.tenant is not None
-    return Shown([shown(one, salt, is_tenants=is_tenants) for one in stretch.records], meta=more)
+    items = [shown(one, salt, is_tenants=is_tenants) for one in stretch.records]
+    # Kept by a browser, it would be taken for the latest once more.
+    return Shown(items, meta=more, headers={"Cache-Control": "no-store"})
+
+
+def _check_query(query: Events) -> None:
+    """
+    Refuse what would be taken for something else than was meant.
+
+    Raises:
+        Refusal: naming the parameter.
+    """
+    types = [] if query.type is None else query.type.split(",")
+    if len(types) > _MOST_TYPES:
+        raise _wrong(f"type: {_MOST_TYPES} at most")
+    for name, texts in (("type", types), ("actor", [query.actor])):
+        # Nothing is left of an empty one but "all", which nobody has said.
+        if not all(text is None or is_storable(text.removesuffix("*")) for text in texts):
+            raise _wrong(f"{name}: is empty, too long or holds a NUL")
+    for name, text in (("tenant", query.tenant), ("source", query.source)):
+        if text is not None and not is_storable(text):
+            raise _wrong(f"{name}: is too long or holds a NUL")
+    if query.begin is not None and query.cursor is not None:
+        raise _wrong("from: a cursor says already where to begin")
+    if query.wait_s > _LONGEST_WAIT_S:
+        raise _wrong(f"wait: {_LONGEST_WAIT_S}s at most")
+
+
+def _wrong(message: str) -> Refusal:
+    return Refusal("malformed_request", message)
 
 
 async def _await(call: Call[Events, Nothing], wanted: Wanted, after: Position) -> Reading:
@@ -212,16 +228,10 @@ def _actors(actor: str | None, *, is_tenants: bool) -> tuple[str, ...] | None:
         return None
     if is_tenants and actor.startswith("operator:"):
         # Which operator it was is not shown, and must not be found by asking.
-        raise Refusal("malformed_request", "actor: say operator, whoever it was")
+        raise _wrong("actor: say operator, whoever it was")
     if is_tenants and actor == "operator":
         return ("operator:%",)
     return (_pattern(actor),)
-
-
-def _check(name: str, texts: Sequence[str], *, ends_with: str = "*") -> None:
-    """Nothing is left of an empty one but "all", which nobody has said."""
-    if not all(is_storable(text.removesuffix(ends_with)) for text in texts):
-        raise ValueError(f"{name}: is empty, too long or holds a NUL")
 
 
 def _pattern(text: str) -> str:
@@ -236,11 +246,11 @@ def _moment_of(name: str, text: str | None) -> datetime | None:
         return None
     try:
         moment = msgspec.convert(text, datetime)
-    except msgspec.ValidationError:
-        moment = None
-    if moment is None or moment.tzinfo is None or not 1 < moment.year < 9999:
-        raise ValueError(f"{name}: is no time of RFC 3339 with its offset (a + is written %2B)")
-    return moment
+        if moment.tzinfo is not None:
+            return moment.astimezone(UTC)
+    except (msgspec.ValidationError, OverflowError):
+        pass
+    raise _wrong(f"{name}: is no time of RFC 3339 with its offset (a + is written %2B)")
 
 
 def _position(xid: str, number: str) -> Position:

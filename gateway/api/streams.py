@@ -51,6 +51,8 @@ class EventStream(Response):
     Whatever `chunks` holds is let go of as soon as either happens.
     """
 
+    media_type = MEDIA_TYPE
+
     def __init__(self, chunks: AsyncGenerator[bytes]) -> None:
         super().__init__(headers=_HEADERS)
         # The length of an answer without an end.

@@ -61,7 +61,8 @@ class Wanted:
 class FeedRecord:
     """
     An audit record. `position` is its place in the tenant's own chain, None where it is in another
-    one. `before` and `after` are JSON; what was there once and is erased `is_erased`.
+    one. `before` and `after` are JSON, {"bytes"} of one that has more than 8 KiB; what was there
+    once and is erased `is_erased`.
     """
 
     place: Position
@@ -111,6 +112,26 @@ class News:
     held_s: float
 
 
+# Of a content that is large, an import's manifest, it is said how large it is.
+_WITH_CONTENTS = """
+SELECT l.xid::text AS last_xid, l.id AS last_id, n.xid::text AS newest_xid, n.id AS newest_id,
+       f.xid::text AS xid, f.id, f.cause, f.cause_id, f.run, f.tenant, f.step, f.action, f.actor,
+       f.source, f.subject, f.feature, f.catalog_version, f.at,
+       CASE WHEN f.tenant <> '' AND f.chain = 'tenant:' || f.tenant THEN f.position END AS position,
+       CASE WHEN octet_length(c.before) > 8192
+            THEN convert_to(json_build_object('bytes', octet_length(c.before))::text, 'UTF8')
+            ELSE c.before END AS before,
+       CASE WHEN octet_length(c.after) > 8192
+            THEN convert_to(json_build_object('bytes', octet_length(c.after))::text, 'UTF8')
+            ELSE c.after END AS after,
+       c.reason,
+       f.had AND num_nonnulls(c.before, c.after) = 0 AS is_erased
+FROM last AS l
+CROSS JOIN newest AS n
+LEFT JOIN found AS f ON true
+LEFT JOIN audit_content AS c ON c.audit_id = f.id
+ORDER BY f.xid, f.id
+"""
 # `newest` is the last record that can be read, `last` the last one to be looked at this time: the
 # look-up of a record far ahead reads nothing but the index. One statement, so one snapshot.
 READ = """
@@ -150,18 +171,8 @@ WITH newest AS MATERIALIZED (
     ORDER BY a.xid, a.id
     LIMIT $6
 )
-SELECT l.xid::text AS last_xid, l.id AS last_id, n.xid::text AS newest_xid, n.id AS newest_id,
-       f.xid::text AS xid, f.id, f.cause, f.cause_id, f.run, f.tenant, f.step, f.action, f.actor,
-       f.source, f.subject, f.feature, f.catalog_version, f.at,
-       CASE WHEN f.tenant <> '' AND f.chain = 'tenant:' || f.tenant THEN f.position END AS position,
-       c.before, c.after, c.reason,
-       f.had AND num_nonnulls(c.before, c.after) = 0 AS is_erased
-FROM last AS l
-CROSS JOIN newest AS n
-LEFT JOIN found AS f ON true
-LEFT JOIN audit_content AS c ON c.audit_id = f.id
-ORDER BY f.xid, f.id
-"""
+{with_contents}
+""".replace("{with_contents}", _WITH_CONTENTS)
 
 # The same of one tenant under all its names: each name's records lie in order, and of several names
 # each brings as many as could be the first ones. The trail's names are not collated as those of
@@ -228,18 +239,8 @@ WITH actual AS (
     ORDER BY a.xid, a.id
     LIMIT $6
 )
-SELECT l.xid::text AS last_xid, l.id AS last_id, n.xid::text AS newest_xid, n.id AS newest_id,
-       f.xid::text AS xid, f.id, f.cause, f.cause_id, f.run, f.tenant, f.step, f.action, f.actor,
-       f.source, f.subject, f.feature, f.catalog_version, f.at,
-       CASE WHEN f.tenant <> '' AND f.chain = 'tenant:' || f.tenant THEN f.position END AS position,
-       c.before, c.after, c.reason,
-       f.had AND num_nonnulls(c.before, c.after) = 0 AS is_erased
-FROM last AS l
-CROSS JOIN newest AS n
-LEFT JOIN found AS f ON true
-LEFT JOIN audit_content AS c ON c.audit_id = f.id
-ORDER BY f.xid, f.id
-"""
+{with_contents}
+""".replace("{with_contents}", _WITH_CONTENTS)
 
 
 async def read_stretch(
@@ -257,8 +258,7 @@ async def read_stretch(
     Where something is left out, `look_at` records are looked at, at most: the stretch may be empty
     and still have brought its reader further. Connect with `IN_ORDER`.
     """
-    rows = await conn.fetch(
-        READ if wanted.tenant is None else READ_OF_TENANT,
+    asked = (
         str(after.xid),
         after.id,
         str(up_to.xid),
@@ -270,8 +270,11 @@ async def read_stretch(
         None if wanted.actors is None else list(wanted.actors),
         wanted.since,
         wanted.until,
-        *(() if wanted.tenant is None else (wanted.tenant,)),
     )
+    if wanted.tenant is None:
+        rows = await conn.fetch(READ, *asked)
+    else:
+        rows = await conn.fetch(READ_OF_TENANT, *asked, wanted.tenant)
     if not rows:
         return Stretch((), after, is_behind=False)
     records = [_record(row) for row in rows if row["xid"] is not None]

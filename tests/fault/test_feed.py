@@ -31,7 +31,7 @@ from tests.gateway.test_process import configured, listening, process
 WRITERS = 50
 WRITES_FOR_S = 30.0
 #: From the last commit until everybody has seen everything.
-SEEN_WITHIN_S = 5.0
+SEEN_WITHIN_S = 10.0
 TENANTS = ("t0", "t1", "t2", "")
 ACTIONS = ("entitlement.granted", "entitlement.changed", "event.applied", "record.imported")
 TRAIL = """
