@@ -236,8 +236,7 @@ Act = Callable[[Conn, LaneLock, Locks], Awaitable[T]]
 
 async def _in_lane(crew: Crew, lane: int, act: Act[T], *, waits: bool = False) -> T | None:
     """
-    Act in a transaction that holds the lane; None where somebody else has it, or where its source
-    is paused.
+    Act in a transaction that holds the lane; None where it cannot be had.
 
     Begins again, with more locks, where an object turns out to have another owner.
     """
@@ -247,9 +246,7 @@ async def _in_lane(crew: Crew, lane: int, act: Act[T], *, waits: bool = False) -
             async with crew.db.transaction() as conn:
                 lock = work.await_lane if waits else work.lock_lane
                 held = await lock(conn, lane)
-                if held is None or held.is_paused:
-                    return None
-                return await act(conn, held, more)
+                return await act(conn, held, more) if held is not None else None
         except SetGrew as grew:
             more = grew.locks
 

@@ -62,8 +62,8 @@ class Solitary:
         token = uuid4()
         async with self.crew.db.transaction() as conn:
             held = await work.lock_lane(conn, lane)
-            if held is None or held.is_paused:
-                return  # its holder lives, and the mark is its own; or all of it waits
+            if held is None:
+                return  # its holder lives, and the mark is its own; or its source is paused
             found = await work.read_visit(conn, lane)
             if found is None:
                 return

@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 from uuid import UUID
 
@@ -135,7 +135,8 @@ async def rotate_secret(call: Call[Nothing, Rotation]) -> Shown:
         # Somebody was faster with the same key: the secret made here is nobody's.
         async with call.reading() as conn:
             return accepted(placed, await _rotated_before(conn, placed.tracking_id))
-    return accepted(placed, _rotated(placed, order, secret if body.secret is None else None))
+    shown = accepted(placed, _rotated(placed, order, secret if body.secret is None else None))
+    return replace(shown, headers={**shown.headers, "Cache-Control": "no-store"})
 
 
 def _asked(call: Call[Nothing, Rotation]) -> bytes:
@@ -166,8 +167,8 @@ async def _rotated_before(conn: Conn, tracking_id: UUID) -> Rotated:
     kept = await orders.read_order(conn, tracking_id)
     order = None if kept is None else _decode(kept.body).order
     if not isinstance(order, RotateSecret):
-        # The ledger knows its key longer than the inbox keeps the order.
-        raise Refusal("conflict", "This Idempotency-Key was used too long ago; use another one.")
+        # The ledger knows its key longer than the inbox keeps the order; a replica, later.
+        raise Refusal("conflict", "The first answer to this Idempotency-Key cannot be read.")
     return _rotated(Placed(tracking_id, is_repeated=True), order, None)
 
 

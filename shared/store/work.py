@@ -17,15 +17,11 @@ from shared.domain.events import StoredEvent
 
 @dataclass(frozen=True, slots=True)
 class LaneLock:
-    """
-    A locked lane, and the moment and number of the transaction that holds it. `is_paused`: its
-    source is, and nothing of the lane is to be applied.
-    """
+    """A locked lane, and the moment and number of the transaction that holds it."""
 
     lane: int
     now: datetime
     xid: int
-    is_paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,24 +60,23 @@ class Settlement(NamedTuple):
     attempts: int
 
 
-# Whether the source is paused is read here, and not from what a process knows of it: once a pause
-# is committed, no later transaction applies anything.
+# Whether the source is paused is asked here: once that is committed, nobody begins to apply.
 LOCK_LANE = """
-SELECT now() AS now, pg_current_xact_id()::text::bigint AS xid, s.paused_at IS NOT NULL AS paused
-FROM lanes AS l JOIN sources AS s ON s.id = l.source_id
+SELECT now() AS now, pg_current_xact_id()::text::bigint AS xid
+FROM lanes AS l JOIN sources AS s ON s.id = l.source_id AND s.paused_at IS NULL
 WHERE l.id = $1 FOR NO KEY UPDATE OF l SKIP LOCKED
 """
 
 
 async def lock_lane(conn: Conn, lane: int) -> LaneLock | None:
-    """Take the lane for the life of this transaction, or None where somebody else has it."""
+    """The lane for the life of this transaction; None: somebody else's, or its source is paused."""
     row = await conn.fetchrow(LOCK_LANE, lane)
     return LaneLock(lane, *row.values()) if row is not None else None
 
 
 AWAIT_LANE = """
-SELECT now() AS now, pg_current_xact_id()::text::bigint AS xid, s.paused_at IS NOT NULL AS paused
-FROM lanes AS l JOIN sources AS s ON s.id = l.source_id
+SELECT now() AS now, pg_current_xact_id()::text::bigint AS xid
+FROM lanes AS l JOIN sources AS s ON s.id = l.source_id AND s.paused_at IS NULL
 WHERE l.id = $1 FOR NO KEY UPDATE OF l
 """
 

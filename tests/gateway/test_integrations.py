@@ -286,6 +286,7 @@ async def test_where_the_scheme_leaves_it_to_us_a_secret_is_made(
             answer = await post(gateway, f"{PATH}/{name}/rotate-secret", token)
             data = assert_envelope(answer, 202, None)
             assert len(data["secret"]) >= 43
+            assert answer.headers["cache-control"] == "no-store"
             made[name] = data["secret"]
         assert made["basic"].startswith("acme:")
         assert made["standard"].startswith("whsec_")

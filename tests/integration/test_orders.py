@@ -16,14 +16,20 @@ from shared.domain.commands import (
     ResumeSource,
     StartJob,
 )
-from shared.store import work
+from shared.sealing import API_KEY_SLOT
+from shared.store import configuration, source_keys, work
+from shared.store.source_keys import SourceKey
 from shared.store.sources import load_configuration
 from tests.support.ordering import Ordering, put_secret
 from tests.support.stack import Stack, drain, new_crew
 from tests.support.stripe_events import event, subscription
 from workers import replay, trail
+from workers.fetching.targets import Targets
 from workers.handlers.operating import ORDERS
 from workers.process import Progress, visit
+from workers.rounds import Rounds
+from workers.solitary import Solitary
+from workers.sweep import Sweep
 
 PAUSE, RESUME = PauseSource("stripe"), ResumeSource("stripe")
 
@@ -272,8 +278,6 @@ async def test_what_is_no_source_is_refused(ordering: Ordering, source: str) -> 
 
 
 async def test_a_removed_source_is_refused_and_not_paused_any_more(ordering: Ordering) -> None:
-    from shared.store import configuration
-
     stack = ordering.stack
     await ordering.carry_out(PAUSE)
     [receipt] = await stack.receive(bought(1))
@@ -341,13 +345,13 @@ async def run_again(stack: Stack, tracking_id: UUID) -> None:
 # Rotating ---------------------------------------------------------------------------------------
 
 
-async def loaded(ordering: Ordering) -> dict[str, tuple[str, bool]]:
+async def secrets_of(ordering: Ordering) -> dict[str, tuple[str, bool]]:
     """By label: the secret, and whether it has an end, as a gateway has them."""
     async with ordering.stack.gateway.connection() as conn:
-        configuration = await load_configuration(conn, ordering.keys)
+        loaded = await load_configuration(conn, ordering.keys)
     return {
         one.label: (one.plaintext, one.retires_at is not None)
-        for one in configuration.sources["stripe"].secrets
+        for one in loaded.sources["stripe"].secrets
     }
 
 
@@ -357,12 +361,12 @@ async def test_both_secrets_work_during_the_overlap(ordering: Ordering) -> None:
     tracking_id = await ordering.order(ordering.rotation("whsec_new"), reason="leaked")
     await stack.drain()
     assert (await ordering.settled(tracking_id))["outcome"] == "applied"
-    assert await loaded(ordering) == {"0.1": ("whsec_old", True), "1.2": ("whsec_new", False)}
+    assert await secrets_of(ordering) == {"0.1": ("whsec_old", True), "1.2": ("whsec_new", False)}
     assert await version(stack) == before + 1
     assert await stack.value("SELECT added_by FROM source_secrets WHERE slot = 1") == "token:ci"
     assert await stack.value("SELECT count(*) FROM seals WHERE key_id = $1", ordering.keys.first)
     await stack.fetch("UPDATE source_secrets SET retires_at = now() WHERE slot = 0")
-    assert await loaded(ordering) == {"1.2": ("whsec_new", False)}
+    assert await secrets_of(ordering) == {"1.2": ("whsec_new", False)}
 
     zero, one = await records(stack, tracking_id)
     assert zero["reason"] == b"leaked"
@@ -392,7 +396,7 @@ async def test_the_loser_of_two_rotations_is_refused(ordering: Ordering) -> None
     assert await ordering.settled(second) == {
         "outcome": "ignored", "code": "secret_moved_on", "run": 1,
     }  # fmt: skip
-    assert await loaded(ordering) == {"0.1": ("whsec_old", True), "1.2": ("whsec_one", False)}
+    assert await secrets_of(ordering) == {"0.1": ("whsec_old", True), "1.2": ("whsec_one", False)}
 
 
 @pytest.mark.parametrize(
@@ -411,7 +415,7 @@ async def test_what_has_moved_on_is_not_written_over(
     before = await version(ordering.stack)
     settled = await ordering.carry_out(ordering.rotation("whsec_new", **change))
     assert (settled["outcome"], settled["code"]) == ("ignored", "secret_moved_on")
-    assert await loaded(ordering) == {"0.1": ("whsec_old", False)}
+    assert await secrets_of(ordering) == {"0.1": ("whsec_old", False)}
     assert await version(ordering.stack) == before
 
 
@@ -422,16 +426,16 @@ async def test_a_replayed_rotation_brings_no_secret_back(ordering: Ordering) -> 
     await stack.drain()
     next_one = ordering.rotation("whsec_three", slot=2, version=3, replaces=(1, 2), overlap_s=0)
     await ordering.carry_out(next_one)
-    assert await loaded(ordering) == {"2.3": ("whsec_three", False)}
+    assert await secrets_of(ordering) == {"2.3": ("whsec_three", False)}
     await run_again(stack, first)
     assert (await ordering.settled(first))["outcome"] == "unchanged"
-    assert await loaded(ordering) == {"2.3": ("whsec_three", False)}
+    assert await secrets_of(ordering) == {"2.3": ("whsec_three", False)}
     # Also where nothing tells any more that it was applied, and its place is free again.
     await stack.fetch("DELETE FROM settlements")
     await stack.fetch("DELETE FROM source_secrets WHERE slot < 2")
     await run_again_anyhow(stack, first)
     assert (await ordering.settled(first))["code"] == "secret_moved_on"
-    assert await loaded(ordering) == {"2.3": ("whsec_three", False)}
+    assert await secrets_of(ordering) == {"2.3": ("whsec_three", False)}
 
 
 async def run_again_anyhow(stack: Stack, tracking_id: UUID) -> None:
@@ -445,8 +449,6 @@ async def run_again_anyhow(stack: Stack, tracking_id: UUID) -> None:
 
 async def test_it_takes_its_turn_with_apply(ordering: Ordering) -> None:
     """Somebody applies meanwhile: the order waits, uncharged, and is carried out afterwards."""
-    from shared.store import configuration
-
     stack = ordering.stack
     tracking_id = await ordering.order(PAUSE)
     async with stack.owner.transaction() as conn:
@@ -480,3 +482,70 @@ async def test_a_job_is_begun_and_cancelled_by_orders(ordering: Ordering) -> Non
     assert (await ordering.carry_out(CancelJob(job), scope="tenant:acme"))["outcome"] == "applied"
     assert await stack.value("SELECT cancelled_by FROM jobs") == "token:ci"
     assert (await ordering.carry_out(CancelJob(job)))["outcome"] == "unchanged"
+
+
+# What else looks at sources ---------------------------------------------------------------------
+
+
+async def test_a_suspect_lane_waits_with_its_source(ordering: Ordering) -> None:
+    """A worker died at it before the pause: who works alone leaves it until the resume."""
+    stack = ordering.stack
+    [receipt] = await stack.receive(bought(1))
+    lane, work_id = (await stack.fetch("SELECT lane, id FROM work"))[0].values()
+    await stack.fetch(
+        "INSERT INTO visits (lane, token, worker, started_at, first_work, last_work)"
+        " VALUES ($1, gen_random_uuid(), 'dead', now() - interval '1 minute', $2, $2)",
+        lane, work_id,
+    )  # fmt: skip
+    pausing = await ordering.order(PAUSE)
+    for one in await operator_lanes(stack):
+        await visit(stack.crew, one)
+    assert await stack.outcomes([pausing]) == ["applied"]
+    alone = Solitary(stack.crew, asyncio.Event())
+    running = asyncio.create_task(alone.run())
+    await asyncio.sleep(0.8)
+    assert await stack.outcomes([receipt.tracking_id]) == ["unfinished"]
+    assert await stack.value("SELECT count(*) FROM visits") == 1
+    resuming = await ordering.order(RESUME)
+    for one in await operator_lanes(stack):
+        await visit(stack.crew, one)
+    async with asyncio.timeout(10):
+        while await stack.value("SELECT count(*) FROM visits"):
+            await asyncio.sleep(0.05)
+    alone.stop.set()
+    await running
+    assert await stack.outcomes([receipt.tracking_id, resuming]) == ["applied"] * 2
+    assert await stack.value("SELECT count(*) FROM attempts") == 0
+
+
+async def test_the_sweep_tells_how_long_a_source_is_paused(ordering: Ordering) -> None:
+    """And pages nobody for what waits in it."""
+    stack = ordering.stack
+    sweep = Sweep(stack.crew, Rounds(lambda lane: visit(stack.crew, lane), 1, dict))
+    await stack.receive(bought(1))
+    await sweep.age()
+    assert (list(sweep.ages), list(sweep.paused)) == (["stripe"], [])
+    pausing = await ordering.order(PAUSE)
+    for one in await operator_lanes(stack):
+        await visit(stack.crew, one)
+    assert await stack.outcomes([pausing]) == ["applied"]
+    await sweep.age()
+    assert sweep.ages == {}
+    assert 0 <= sweep.paused["stripe"] < 10
+
+
+async def test_nothing_is_fetched_for_a_paused_source(ordering: Ordering) -> None:
+    stack = ordering.stack
+    key = ordering.keys.seal("rk_1", source="stripe", slot=API_KEY_SLOT, version=1)
+    async with stack.owner.transaction() as conn:
+        await source_keys.put_key(conn, stack.sources["stripe"], SourceKey(1, key, None))
+    targets = Targets(ordering.keys, None)
+    found = []
+    for order in (RESUME, PAUSE, RESUME):
+        await ordering.carry_out(order)
+        async with stack.crew.db.connection() as conn:
+            await stack.crew.surroundings.refresh(conn)
+            await targets.learn(conn, stack.crew.surroundings)
+        found.append(len(targets.by_source))
+    await targets.close()
+    assert found == [1, 0, 1]
