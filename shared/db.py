@@ -259,6 +259,11 @@ class Line:
             raise Unreachable(f"{type(error).__name__}: {error}") from error
 
 
+def storable(text: str, longest: int = 2000) -> str:
+    """What Postgres can store of a text that may quote anything: no NUL, no half of a pair."""
+    return text[:longest].replace("\0", "␀").encode("utf-8", "replace").decode()
+
+
 def is_platform_fault(error: BaseException) -> bool:
     """
     Whether the database or the way to it failed, and not what was asked of it.

@@ -19,7 +19,7 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from shared import telemetry
-from shared.db import Conn, is_lock_timeout, is_platform_fault
+from shared.db import Conn, is_lock_timeout, is_platform_fault, storable
 from shared.domain.events import IMPORT, StoredEvent
 from shared.domain.outcomes import ATTEMPTS_EXHAUSTED, NO_HANDLER, PROCESS_DIED
 from shared.store import work
@@ -170,7 +170,7 @@ async def apply_alone(crew: Crew, lane: int, work_id: int, mark: VisitMark | Alo
 
 async def charge(crew: Crew, lane: int, work_id: int, error: Exception) -> bool:
     """Write down a failed attempt; put the event off, or settle it dead. Whether it was ours."""
-    code, text = _code_of(error), _text_of(error)
+    code, text = _code_of(error), storable(str(error) or repr(error))
     is_permanent = isinstance(error, HandlerFailed) and error.is_permanent
 
     async def act(conn: Conn, held: LaneLock, _: Locks) -> bool:
@@ -387,11 +387,6 @@ def _code_of(error: Exception) -> str:
     if isinstance(error, HandlerFailed | NoHandler | TranslationFailed):
         return error.code
     return "unknown_source" if isinstance(error, UnknownSource) else type(error).__name__
-
-
-def _text_of(error: Exception) -> str:
-    text = (str(error) or repr(error))[:2000].replace("\0", "␀")
-    return text.encode("utf-8", "replace").decode()  # as Postgres can store it
 
 
 def _log_fault(lane: int, error: Exception) -> None:

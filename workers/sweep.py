@@ -17,7 +17,7 @@ from shared import gauges, telemetry
 from shared.db import Conn, is_platform_fault
 from shared.domain.audit import Draft
 from shared.domain.verdicts import LINK_CONFLICT, NEEDS_MAPPING, UNKNOWN_STATUS
-from shared.store import audit, grants, parked, partitions, source_rows, work
+from shared.store import audit, backlog, grants, parked, partitions, source_rows
 from workers import entitle, settling
 from workers.crew import Crew
 from workers.entries import NO_LOCKS, Locks, SetGrew
@@ -79,12 +79,12 @@ class Sweep:
     async def wake(self) -> None:
         """Visit every lane that has due work, whoever rang for it or did not."""
         async with self.crew.db.connection() as conn:
-            self.rounds.wake(await work.lanes_with_due_work(conn))
+            self.rounds.wake(await backlog.lanes_with_due_work(conn))
 
     async def age(self) -> None:
         """Measure what pages somebody."""
         async with self.crew.db.connection() as conn:
-            found = await work.oldest_unfinished_s(conn)
+            found = await backlog.oldest_unfinished_s(conn)
             self.paused = await source_rows.paused_s(conn)
         named = self.crew.surroundings.name_of
         self.ages = {named(source_id): age_s for source_id, age_s in found.items()}

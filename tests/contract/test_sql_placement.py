@@ -144,6 +144,6 @@ def test_it_would_be_noticed(source: str) -> None:
 
 def test_not_sql_is_not_sql() -> None:
     """The exceptions of the other contract hide no statement."""
-    assert {"shared.store.tokens.PREFIX"} == NOT_SQL
+    assert {"shared.store.sources.OPERATOR_SOURCE", "shared.store.tokens.PREFIX"} == NOT_SQL
     assert unnamed("x", 'async def f(conn): await conn.fetch("SELECT 1")')
     assert unnamed("x", "async def f(conn, statement): await conn.fetch(statement)")

@@ -13,6 +13,7 @@ from workers.stack.servers import Servers
 RUN_BY = {
     "shared.migrate": ("owner",),
     "shared.store.audit": ("worker", "operator"),
+    "shared.store.backlog": ("worker",),
     "shared.store.catalogs": ("operator",),
     "shared.store.configuration": ("operator",),
     "shared.store.customers": ("worker", "operator"),

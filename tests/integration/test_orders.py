@@ -17,7 +17,7 @@ from shared.domain.commands import (
     StartJob,
 )
 from shared.sealing import API_KEY_SLOT
-from shared.store import configuration, source_keys, work
+from shared.store import backlog, configuration, source_keys
 from shared.store.source_keys import SourceKey
 from shared.store.sources import load_configuration
 from tests.support.ordering import Ordering, put_secret
@@ -84,8 +84,8 @@ async def test_a_paused_source_stores_and_applies_nothing(ordering: Ordering) ->
     assert set(await stack.outcomes(ids)) == {"unfinished"}
     assert await stack.features("acme") == {}
     async with stack.crew.db.connection() as conn:
-        assert await work.lanes_with_due_work(conn) == []
-        assert await work.oldest_unfinished_s(conn) == {}
+        assert await backlog.lanes_with_due_work(conn) == []
+        assert await backlog.oldest_unfinished_s(conn) == {}
 
     assert (await ordering.carry_out(RESUME))["outcome"] == "applied"
     await stack.drain()

@@ -25,7 +25,7 @@ from shared.domain.keys import CustomerKey
 from shared.domain.outcomes import RetryPolicy
 from shared.providers.base import PayloadError, Provider
 from shared.settings import Endpoints, Settings
-from shared.store import audit, intake, work
+from shared.store import audit, backlog, intake
 from shared.store.intake import Delivery, Receipt
 from shared.store.tenants import read_tenant
 from workers.crew import Crew, enlisted
@@ -237,7 +237,7 @@ async def drain(crew: Crew, *, at_once: int = 4) -> None:
     while True:
         async with crew.db.connection() as conn:
             await crew.surroundings.refresh(conn)
-            lanes = await work.lanes_with_due_work(conn)
+            lanes = await backlog.lanes_with_due_work(conn)
             waiting = await conn.fetchval(
                 "SELECT count(*) FROM work w JOIN lanes l ON l.id = w.lane"
                 " JOIN sources s ON s.id = l.source_id WHERE NOT w.alone AND s.paused_at IS NULL"

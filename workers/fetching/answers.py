@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
+from shared.db import storable
 from shared.domain.events import FETCHED, OWN_PREFIX, Identity, is_storable, lane_number
 from shared.store.fetches import AnswerEvent, Claim
 
@@ -59,7 +60,7 @@ class FetchFailed(Exception):
     """
 
     def __init__(self, code: str, error: str, retry_after_s: float | None = None) -> None:
-        super().__init__(error.replace("\0", "␀")[:_LONGEST_ERROR])
+        super().__init__(storable(error, _LONGEST_ERROR))
         self.code = code
         self.retry_after_s = retry_after_s
 

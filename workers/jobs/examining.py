@@ -4,6 +4,7 @@ from datetime import datetime
 
 import msgspec
 
+from shared.db import storable
 from shared.providers.base import PayloadError
 from shared.providers.sender.ingestion import Ingestion
 from shared.store.imports import Reported
@@ -44,8 +45,7 @@ def examine(
 
 def _plain(problem: Problem) -> Problem:
     """As Postgres can store it: it may quote what was sent."""
-    return Problem(problem.code, _storable(problem.pointer), _storable(problem.message))
-
-
-def _storable(text: str) -> str:
-    return text.replace("\0", "␀").encode("utf-8", "replace").decode()[:_LONGEST_MESSAGE]
+    pointer, message = (
+        storable(text, _LONGEST_MESSAGE) for text in (problem.pointer, problem.message)
+    )
+    return Problem(problem.code, pointer, message)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.artifacts import ArtifactError
-from shared.db import Conn, is_data_error
+from shared.db import Conn, is_data_error, storable
 from shared.domain.audit import Draft
 from shared.domain.events import received_at_of
 from shared.domain.keys import RecordKey
@@ -219,7 +219,7 @@ class _Import:
             middle = len(rows) // 2
             first = await self._write(conn, chunk, rows[:middle])
             return first | await self._write(conn, chunk, rows[middle:])
-        text = refused.replace("\0", "␀")[:500]
+        text = storable(refused, 500)
         chunk.problems.append((rows[0][1].line, [Problem("not_stored", "", text)]))
         return Written()
 

@@ -10,7 +10,7 @@ from itertools import groupby
 
 import msgspec
 
-from shared.db import Conn
+from shared.db import Conn, storable
 from shared.domain.audit import Draft
 from shared.domain.jobs import Reprocess, UnfitError, read_arguments
 from shared.store import audit, jobs, rereading
@@ -169,6 +169,6 @@ def _failures(job: Job, ids: Sequence[int], done: Reread, kept: set[int]) -> lis
     for offset, record in enumerate(ids, start=1):
         if record in kept and job.failed + len(failures) < MOST_FAILURES:
             why = done.kept[record]
-            text = f"{done.keys[record].name}: {why}"[:2000].replace("\0", "␀")
+            text = storable(f"{done.keys[record].name}: {why}")
             failures.append(Failure(job.done + offset, 1, why.code, "", text))
     return failures

@@ -23,7 +23,7 @@ from uuid import UUID, uuid4
 
 from shared import telemetry
 from shared.artifacts import ArtifactError, ArtifactGone, Artifacts
-from shared.db import Conn, is_platform_fault
+from shared.db import Conn, is_platform_fault, storable
 from shared.domain.outcomes import PROCESS_DIED
 from shared.settings import Endpoints, Settings
 from shared.store import jobs
@@ -243,7 +243,7 @@ class Turns:
         """A step failed, and not by the platform's fault: later again, or never."""
         retry, failed = self.tools.crew.retry, job.attempts + 1
         is_final = isinstance(error, JobFailed | ArtifactGone) or retry.is_exhausted(failed)
-        code, text = _code_of(error), _text_of(error)
+        code, text = _code_of(error), storable(str(error) or repr(error))
         async with conn.transaction():
             held = await jobs.hold(conn, job.id)
             if held is None or held.mark != self.token or held.run != job.run:
@@ -283,11 +283,6 @@ def _code_of(error: Exception) -> str:
     if isinstance(error, ArtifactGone):
         return "artifact_gone"
     return "artifact_store" if isinstance(error, ArtifactError) else type(error).__name__
-
-
-def _text_of(error: Exception) -> str:
-    text = (str(error) or repr(error))[:2000].replace("\0", "␀")
-    return text.encode("utf-8", "replace").decode()  # as Postgres can store it
 
 
 async def work(

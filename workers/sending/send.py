@@ -21,7 +21,7 @@ from uuid import uuid4
 from opentelemetry.trace import SpanKind
 
 from shared import gauges, telemetry
-from shared.db import Conn, is_platform_fault
+from shared.db import Conn, is_platform_fault, storable
 from shared.domain.outcomes import ATTEMPTS_EXHAUSTED, PROCESS_DIED, UNREADABLE
 from shared.plugin import Handler, Outgoing, Permanent
 from shared.store import outbox
@@ -332,16 +332,11 @@ def _jitter() -> float:
     return 0.75 + random.random() / 2  # noqa: S311 - jitter
 
 
-def _clean(text: str) -> str:
-    """As Postgres can store it."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "␀")
-
-
 async def _sent(handler: Handler[Any], message: Outgoing) -> Failure | None:
     try:
         await handler.send(message)
     except Permanent as error:
-        return Failure(_clean(str(error.code))[:_LONGEST_CODE] or FAILED, _text(error), True)
+        return Failure(storable(str(error.code))[:_LONGEST_CODE] or FAILED, _text(error), True)
     except TimeoutError as error:
         return Failure(TIMEOUT, _text(error))
     except (Exception, SystemExit) as error:
@@ -351,7 +346,7 @@ async def _sent(handler: Handler[Any], message: Outgoing) -> Failure | None:
 
 def _text(error: BaseException) -> str:
     with contextlib.suppress(Exception):
-        return _clean(str(error) or repr(error))[:_LONGEST_ERROR]
+        return storable(str(error) or repr(error))[:_LONGEST_ERROR]
     return type(error).__name__
 
 
