@@ -286,7 +286,7 @@ OPERATIONS = (
         Accepted,
         body=NewJob,
         status=202,
-        errors=("not_found", "key_in_flight", "key_reused", "overloaded"),
+        errors=("forbidden", "not_found", "key_in_flight", "key_reused", "overloaded"),
         tag="jobs",
     ),
     Operation("GET", "/api/v1/jobs/{job}", show_job, "How far a job is", Job, tag="jobs"),

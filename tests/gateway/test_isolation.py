@@ -50,8 +50,8 @@ PARAMETERS: dict[str, Callable[["Known", str], str]] = {
     "feature": lambda _, __: "exports",
     "record": lambda _, tenant: _record_of(tenant),
     "source": lambda _, tenant: SENDER if tenant != "nobody" else "nobodys",
-    "ingest/trackingId": lambda known, tenant: known.imports.get(tenant, ABSENT_ID),
-    "orders/trackingId": lambda known, tenant: known.orders.get(tenant, ABSENT_ID),
+    "ingest/id": lambda known, tenant: known.imports.get(tenant, ABSENT_ID),
+    "trackingId": lambda known, tenant: known.orders.get(tenant, ABSENT_ID),
     "job": lambda known, tenant: known.jobs.get(tenant, ABSENT_ID),
     "name": lambda _, __: "rejected.ndjson",
 }

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from gateway.api.operations import Operation, Shown
+from gateway.api.receipts import RECEIPTS
 from gateway.api.routes import OPERATIONS
 from gateway.cors import read_origins
 from shared.settings import Endpoints, SettingsError
@@ -114,7 +115,7 @@ async def test_operators_see_what_is_unfinished(gateway: Gateway) -> None:
 def pairs() -> list[tuple[str, set[str]]]:
     """Every path, and what it may be asked with."""
     methods: dict[str, set[str]] = {}
-    for one in OPERATIONS:
+    for one in (*OPERATIONS, *RECEIPTS):
         also = {"HEAD"} if one.method == "GET" else set()
         methods.setdefault(one.path, set()).update({one.method}, also)
     return sorted(methods.items())
