@@ -33,6 +33,7 @@ from shared.store import tokens
 from shared.store.recorded import RecordName, encode_name
 from tests.gateway.tenancy import SENDER, Deployment, deployed, headers_of, told
 from tests.support.acme import report
+from tests.support.carrying import apply_order
 from tests.support.stack import Stack
 from tests.support.stripe_events import event, subscription
 
@@ -75,6 +76,7 @@ QUERIES: dict[str, Callable[["Known", str], str | None]] = {
             "until",
             "from",
             "prefix",
+            "wait",
         ),
         lambda _, __: None,
     ),
@@ -82,6 +84,13 @@ QUERIES: dict[str, Callable[["Known", str], str | None]] = {
 #: Operation with a body → what it says about a tenant.
 BODIES: dict[str, Callable[["Known", str], Any]] = {
     "check_entitlements": lambda _, tenant: {"tenant": tenant, "features": ["seats"]},
+    "start_job": lambda _, tenant: {
+        "kind": "export",
+        "arguments": {"what": "entitlements"},
+        "tenant": tenant,
+    },
+    # What is about a source names no tenant.
+    **dict.fromkeys(("pause_source", "resume_source", "rotate_secret"), lambda _, __: {}),
 }
 
 _PARAMETER = re.compile(r"(?P<step>[^/]+)/\{(?P<name>\w+)(?::path)?\}")
@@ -139,6 +148,7 @@ async def known(one: Deployment) -> Known:
         job_id = uuid4()
         order = CancelJob(job_id)
         placed = await api.orders.place(token, order, key=None, trace_context="")
+        await apply_order(stack.crew, placed.tracking_id)
         for kind, number in (("import", import_id), ("export", job_id)):
             await stack.value(
                 "INSERT INTO jobs (id, kind, source_id, tenant, actor, state, finished_at, done)"
@@ -357,6 +367,8 @@ async def snapshot(
                 break
             # A cursor is another text each time: what it tells is how long it is.
             body["meta"]["next"] = len(following)
+            if not body["meta"]["hasMore"]:
+                break
             page += 1
             path = f"{base}?limit=2&cursor={following}"
     return answers
