@@ -109,9 +109,10 @@ async def _charge(api: Api, visit: Visit, token_id: str) -> None:
 def _answer_if_new(shown: Shown, request: Request, visit: Visit) -> Response:
     """200 with its ETag, or 304 where the caller has that already."""
     data = encode(shown.data)
+    said = data if shown.said is None else encode(shown.said)
     # A cursor is another text each time, and a trace is this request's: neither is what it says.
-    said = {name: value for name, value in shown.meta.items() if name != "next"}
-    digest = hashlib.sha256(data + encode(said)).hexdigest()[:32]
+    meta = {name: value for name, value in shown.meta.items() if name != "next"}
+    digest = hashlib.sha256(said + encode(meta)).hexdigest()[:32]
     # Weak: `meta` holds the trace id, so the bytes are never the same (RFC 9110, 8.8.1).
     etag = f'W/"{digest}"'
     headers = {**shown.headers, "ETag": etag}

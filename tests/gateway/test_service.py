@@ -180,6 +180,17 @@ async def test_a_list_is_the_same_until_it_changes(town: Gateway) -> None:
     assert (await town.client.get(path, headers=bearer)).headers["etag"] == page
 
 
+async def test_an_explanation_is_the_same_whenever_it_is_asked_for(town: Gateway) -> None:
+    """The moment of asking is in it, and is not what it says."""
+    bearer = {"authorization": f"Bearer {await add_token(town, 'service')}"}
+    path = f"{TENANTS}/acme/entitlements/seats"
+    first = await town.client.get(path, headers=bearer)
+    known = {**bearer, "if-none-match": first.headers["etag"]}
+    assert (await town.client.get(path, headers=known)).status_code == 304
+    other = await town.client.get(f"{TENANTS}/acme/entitlements/sso", headers=known)
+    assert other.status_code == 200
+
+
 async def test_every_answer_names_its_request(town: Gateway) -> None:
     bearer = {"authorization": f"Bearer {await add_token(town, 'service')}"}
     for path in (TENANTS, f"{TENANTS}/x/entitlements", "/api/v1/nothing", "/docs", "/openapi.json"):
