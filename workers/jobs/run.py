@@ -55,19 +55,20 @@ class Turns:
     tools: Tools
     stop: asyncio.Event
     token: UUID = field(default_factory=uuid4)
+    turn_s: float = TURN_S
     _begun: OrderedDict[UUID, _Begun] = field(default_factory=OrderedDict)
 
     async def run(self) -> None:
         """Take steps until told to stop; finishes the one it is at."""
         try:
             while not self.stop.is_set():
-                if not await self._turn_of_each():
+                if not await self.turn_of_each():
                     await asyncio.sleep(EVERY_S * (0.75 + random.random() / 2))  # noqa: S311 - jitter
         finally:
             for begun in self._begun.values():
                 await begun.work.close()
 
-    async def _turn_of_each(self) -> bool:
+    async def turn_of_each(self) -> bool:
         """A turn of every job that is due; whether any step was taken."""
         crew = self.tools.crew
         try:
@@ -84,7 +85,7 @@ class Turns:
 
     async def _turn(self, job_id: UUID) -> bool:
         loop = asyncio.get_running_loop()
-        until_s = loop.time() + TURN_S
+        until_s = loop.time() + self.turn_s
         has_stepped = False
         while not self.stop.is_set() and loop.time() < until_s:
             try:
