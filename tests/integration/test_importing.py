@@ -13,6 +13,7 @@ from uuid import UUID
 
 import pytest
 
+from shared.domain.outcomes import RetryPolicy
 from shared.store import recorded, trail
 from tests.support.acme import replay, report
 from tests.support.importing import (
@@ -308,6 +309,7 @@ async def test_a_row_that_kills_is_left_out(
         return examine(one, *more)
 
     monkeypatch.setattr(importing, "examine", deadly)
+    importer.stack.crew.retry = RetryPolicy(12, 0.02, 0.1)
     tracking_id = await importer.push(ndjson(row(number) for number in range(1, 2501)))
     await importer.stack.drain()
     while (await importer.job(tracking_id))["state"] in ("waiting", "running"):

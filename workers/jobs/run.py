@@ -87,11 +87,13 @@ class Turns:
         loop = asyncio.get_running_loop()
         until_s = loop.time() + self.turn_s
         has_stepped = False
-        while not self.stop.is_set() and loop.time() < until_s:
+        while not self.stop.is_set():
             try:
                 if not await self._step(job_id):
                     break
                 has_stepped = True
+                if loop.time() >= until_s:
+                    break
             except Exception as error:
                 await self._forget(job_id)
                 self._complain(f"job {job_id}", error)
