@@ -11,10 +11,14 @@ from shared.domain.catalog import Catalog, Origin
 from shared.domain.explanation import OperatorLink
 from shared.domain.keys import CustomerKey, ObjectKey
 from shared.domain.situations import Neighbour, Neighbourhood, Situation
+from shared.domain.states import MEMBERSHIP_KIND
 from shared.domain.verdicts import Aliases
 from shared.store import objects
 from shared.store.objects import StoredObject
 from shared.store.source_rows import SourceRow
+
+#: A tenant may have thousands of members, and none of them decides or explains anything.
+_BEARING_NOTHING = frozenset({MEMBERSHIP_KIND})
 
 
 async def read_belongings(
@@ -27,13 +31,15 @@ async def read_belongings(
     The tenant's objects, and all that bear on them: their customers', what joins them. `linked` are
     customers that are the tenant's whatever their objects say, and `touched` further objects.
     """
-    owned = await objects.read_objects_of_tenant(conn, tenant)
+    owned = await objects.read_objects_of_tenant(conn, tenant, without=_BEARING_NOTHING)
     found = {row.key: row for row in owned}
     customers = {row.owner for row in owned if row.owner} | {*linked}
-    for row in await objects.read_objects(conn, customers, customers, touched):
+    for row in await objects.read_objects(
+        conn, customers, customers, touched, without=_BEARING_NOTHING
+    ):
         found[row.key] = row
     others = {row.owner for row in found.values() if row.owner} - customers
-    for row in await objects.read_objects(conn, others, others, ()):
+    for row in await objects.read_objects(conn, others, others, (), without=_BEARING_NOTHING):
         found[row.key] = row
     loose = {joint for row in found.values() if row.owner is None for joint in row.joints}
     reached, _ = await objects.reach_by_joints(conn, loose)

@@ -8,10 +8,17 @@ import msgspec
 from starlette.responses import Response
 
 from gateway.api.assets import respond
-from gateway.api.operations import Call, Nothing, Operation, Paged, Shown, no_such
-from gateway.door import Visit
+from gateway.api.operations import (
+    ORDER_ERRORS,
+    Call,
+    Nothing,
+    Operation,
+    Paged,
+    Shown,
+    accepted,
+    no_such,
+)
 from gateway.envelope import Detail, Refusal
-from shared import telemetry
 from shared.db import Conn
 from shared.domain.commands import CancelJob, Order, StartJob
 from shared.domain.events import is_storable
@@ -255,16 +262,10 @@ def _unfit(pointer: str, message: str) -> Refusal:
 
 async def _place(call: Call[Any, Any], order: Order, job: UUID | None) -> Shown:
     """Store an order. `job` is the one that it is about; None: it asks for one."""
-    visit: Visit = call.request.scope["visit"]
-    headers = call.request.headers
-    key = headers.get("idempotency-key", headers.get("x-idempotency-key"))
-    placed = await call.api.orders.place(
-        call.token, order, key=key, trace_context=telemetry.traceparent_of(visit.span)
-    )
+    placed = await call.place(order)
     number = placed.tracking_id if job is None else job
     url = f"/api/v1/jobs/{number}"
-    more = {"Location": url} | ({"X-Idempotency-Replayed": "true"} if placed.is_repeated else {})
-    return Shown(Accepted(number, placed.tracking_id, url), status=202, headers=more)
+    return accepted(placed, Accepted(number, placed.tracking_id, url), {"Location": url})
 
 
 OPERATIONS = (
@@ -286,7 +287,7 @@ OPERATIONS = (
         Accepted,
         body=NewJob,
         status=202,
-        errors=("forbidden", "not_found", "key_in_flight", "key_reused", "overloaded"),
+        errors=("forbidden", "not_found", *ORDER_ERRORS),
         tag="jobs",
     ),
     Operation("GET", "/api/v1/jobs/{job}", show_job, "How far a job is", Job, tag="jobs"),
@@ -297,7 +298,7 @@ OPERATIONS = (
         "End a job before its time",
         Accepted,
         status=202,
-        errors=("forbidden", "key_in_flight", "key_reused", "overloaded"),
+        errors=("forbidden", *ORDER_ERRORS),
         tag="jobs",
     ),
     Operation(

@@ -235,9 +235,10 @@ def order_url(placed: Placed, status_url: str | None = None) -> str:
     return (status_url or "/api/v1/orders/{id}").replace("{id}", str(placed.tracking_id))
 
 
-def accepted(placed: Placed, data: Any) -> Shown:
+def accepted(placed: Placed, data: Any, headers: Mapping[str, str] | None = None) -> Shown:
     """The answer to an order that is stored."""
-    return Shown(data, status=202, headers=REPLAYED if placed.is_repeated else {})
+    more = {**(headers or {}), **(REPLAYED if placed.is_repeated else {})}
+    return Shown(data, status=202, headers=more)
 
 
 #: What every operation that places an order may be refused with, beside the usual.

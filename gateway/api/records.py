@@ -7,10 +7,19 @@ from uuid import UUID
 
 import msgspec
 
-from gateway.api.operations import SERVICES, Api, Call, Nothing, Operation, Paged, Shown, no_such
-from gateway.door import Visit
+from gateway.api.operations import (
+    ORDER_ERRORS,
+    SERVICES,
+    Api,
+    Call,
+    Nothing,
+    Operation,
+    OrderPlaced,
+    Paged,
+    Shown,
+    no_such,
+)
 from gateway.envelope import Refusal
-from shared import telemetry
 from shared.artifacts import ArtifactError, ArtifactGone
 from shared.db import Conn, Row
 from shared.domain.commands import ReprocessRecord
@@ -71,13 +80,6 @@ class WholeRecord(Record, rename="camel", kw_only=True):
     raw_in: RawIn
     history: list[RecordVersion]
     has_more_history: bool
-
-
-class Ordered(msgspec.Struct, rename="camel"):
-    """An order is stored, and a worker will carry it out. `statusUrl` says what became of it."""
-
-    tracking_id: UUID
-    status_url: str
 
 
 class Wanted(Paged, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True):
@@ -169,21 +171,7 @@ async def reprocess_record(call: Call[Nothing, Nothing]) -> Shown:
     """
     async with call.reading() as conn:
         name, _ = await _find(call, conn, None)
-    return await _order(call, ReprocessRecord(*name))
-
-
-async def _order(call: Call[Nothing, Nothing], order: ReprocessRecord) -> Shown:
-    visit: Visit = call.request.scope["visit"]
-    headers = call.request.headers
-    placed = await call.api.orders.place(
-        call.token,
-        order,
-        key=headers.get("idempotency-key", headers.get("x-idempotency-key")),
-        trace_context=telemetry.traceparent_of(visit.span),
-    )
-    answer = Ordered(placed.tracking_id, f"/api/v1/orders/{placed.tracking_id}")
-    again = {"X-Idempotency-Replayed": "true"} if placed.is_repeated else {}
-    return Shown(answer, status=202, headers=again)
+    return await call.order(ReprocessRecord(*name))
 
 
 async def _find(
@@ -286,10 +274,10 @@ OPERATIONS = (
         "/api/v1/records/{record}/reprocess",
         reprocess_record,
         "Read a record again by today's mapping",
-        Ordered,
+        OrderPlaced,
         who=SERVICES,
         status=202,
-        errors=("key_in_flight", "key_reused"),
+        errors=("not_found", *ORDER_ERRORS),
         sealed=_RECORD,
         tag="records",
     ),

@@ -4,7 +4,7 @@ Provider objects: the caches of their registers, whose they are, and what they w
 Read and written under the locks of `shared.store.customers`.
 """
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -61,6 +61,7 @@ JOIN objects o
   ON o.source_id = asked.source_id AND o.account = asked.account
  AND o.livemode = asked.livemode AND o.customer = asked.customer
  AND (asked.is_whole OR o.adverse OR o.kind = ANY($6::text[]))
+ AND o.kind <> ALL($7::text[])
 """
 OBJECTS_BY_KEY = """
 SELECT o.id, o.source_id, o.account, o.livemode, o.kind, o.object_id, o.customer, o.tenant,
@@ -78,13 +79,17 @@ async def read_objects(
     customers: Iterable[CustomerKey],
     whole: Container[CustomerKey],
     others: Iterable[ObjectKey],
+    *,
+    without: Collection[str] = (),
 ) -> list[StoredObject]:
     """
     What the customers' objects say of their links and against each other, and what sums them up;
-    all objects of those that are in `whole`; and those at `others`, wherever they belong.
+    all objects of those that are in `whole`, but those of the kinds `without`; and those at
+    `others`, wherever they belong.
     """
     asked = [(*customer, customer in whole) for customer in customers]
-    rows = await conn.fetch(OBJECTS_OF_CUSTOMERS, *columns_of(asked, 5), COMMON_KINDS)
+    kinds = COMMON_KINDS, list(without)
+    rows = await conn.fetch(OBJECTS_OF_CUSTOMERS, *columns_of(asked, 5), *kinds)
     found = {row["id"]: _stored_object(row) for row in rows}
     known = {stored.key for stored in found.values()}
     missing = [key for key in others if key not in known]
@@ -97,13 +102,16 @@ async def read_objects(
 OBJECTS_OF_TENANT = """
 SELECT id, source_id, account, livemode, kind, object_id, customer, tenant, register, parked,
        adverse, wants
-FROM objects WHERE tenant = $1 ORDER BY id
+FROM objects WHERE tenant = $1 AND kind <> ALL($2::text[]) ORDER BY id
 """
 
 
-async def read_objects_of_tenant(conn: Conn, tenant: str) -> list[StoredObject]:
-    """Every object that resolves to the tenant."""
-    return [_stored_object(row) for row in await conn.fetch(OBJECTS_OF_TENANT, tenant)]
+async def read_objects_of_tenant(
+    conn: Conn, tenant: str, *, without: Collection[str] = ()
+) -> list[StoredObject]:
+    """Every object that resolves to the tenant, but those of the kinds `without`."""
+    rows = await conn.fetch(OBJECTS_OF_TENANT, tenant, list(without))
+    return [_stored_object(row) for row in rows]
 
 
 OBJECTS_SEEN_BY = """

@@ -102,6 +102,15 @@ async def test_the_part_that_a_record_was_read_from(sluice: Sluice, acme: Stack)
     assert "retention" in (await sluice("records", "show", "rep_1")).err
 
 
+async def test_a_body_in_the_artifact_store_is_not_an_empty_one(
+    sluice: Sluice, acme: Stack
+) -> None:
+    await acme.fetch("UPDATE inbox SET body = '', artifact = $1, artifact_bytes = 9", b"\x0a" * 32)
+    shown = (await sluice("records", "show", "rep_1", "--json")).json
+    assert (shown["raw"], shown["artifact"]) == (None, f"sha256:{'0a' * 32}")
+    assert "artifact store" in (await sluice("records", "show", "rep_1")).err
+
+
 async def test_an_event_says_what_it_imports(sluice: Sluice, acme: Stack) -> None:
     (tracking_id,) = await acme.apply(report(5, 5), source="acme")
     story = (await sluice("events", "show", tracking_id, "--json")).json

@@ -353,5 +353,7 @@ def test_the_plugin_costs_other_runs_nothing(pytester: pytest.Pytester) -> None:
             assert ours <= {"shared", "shared.conformance", "shared.conformance.plugin"}, ours
         """
     )
-    run = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+    run = pytester.runpytest_subprocess(
+        "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:schemathesis"
+    )
     run.assert_outcomes(passed=1)

@@ -240,6 +240,7 @@ async def test_rows_that_kill_and_hang_are_left_out(stack: Stack, tmp_path: Path
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "SLUICE_HOME": str(tmp_path),
+        "SLUICE_RETRY_BASE_S": "0.2",
         "SLUICE_DATABASE_URL": stack.endpoints.database["worker"],
         "SLUICE_REDIS_URL": stack.endpoints.redis,
     }

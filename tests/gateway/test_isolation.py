@@ -86,10 +86,10 @@ BODIES: dict[str, Callable[["Known", str], Any]] = {
     "check_entitlements": lambda _, tenant: {"tenant": tenant, "features": ["seats"]},
     "start_job": lambda _, tenant: {
         "kind": "export",
-        "arguments": {"what": "entitlements"},
         "tenant": tenant,
+        "arguments": {"what": "records", "format": "ndjson"},
     },
-    # What is about a source names no tenant.
+    # Of a source, which is nobody's.
     **dict.fromkeys(("pause_source", "resume_source", "rotate_secret"), lambda _, __: {}),
 }
 
@@ -163,6 +163,7 @@ async def known(one: Deployment) -> Known:
         ids = (event_id, import_id, placed.tracking_id, job_id)
         for kept, number in zip(vars(found).values(), ids, strict=True):
             kept[tenant] = str(number)
+    await stack.drain()  # or the orders would be carried out with what is done to others
     return found
 
 
@@ -360,7 +361,7 @@ async def snapshot(
                 answers[base] = (status, headers, body)
                 break
             if isinstance(body["data"], dict):
-                body["data"].pop("at", None)  # the moment of asking
+                body["data"].pop("at", None)  # the moment of asking, which no ETag is made of
             following = body["meta"].pop("next", None) if status == 200 else None
             answers[f"{base} {page}"] = (status, headers, body)
             if following is None:
@@ -368,7 +369,7 @@ async def snapshot(
             # A cursor is another text each time: what it tells is how long it is.
             body["meta"]["next"] = len(following)
             if not body["meta"]["hasMore"]:
-                break
+                break  # the feed has one even so, to come back with
             page += 1
             path = f"{base}?limit=2&cursor={following}"
     return answers

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from shared.artifacts import Artifacts
 from shared.domain.events import IMPORT, Identity, new_tracking_id
-from shared.store import intake, jobs
+from shared.store import intake
 from shared.store.intake import Delivery
 from tests.support.acme import EVENT, PLANS, REPORTS, SIGNATURE
 from tests.support.stack import Stack
@@ -62,7 +62,6 @@ class Importer:
 
     stack: Stack
     home: Path
-    steps: int = 0
     artifacts: Artifacts = field(init=False)
 
     def __post_init__(self) -> None:
@@ -112,24 +111,13 @@ class Importer:
         await self.work()
         return await self.job(tracking_id)
 
-    async def work(self, most_steps: int = 1_000_000) -> bool:
-        """Take steps of all jobs until none is due, or so many; then the process is gone."""
-        turns = Turns(Tools(self.stack.crew, self.artifacts), asyncio.Event())
-        while most_steps > 0:
-            async with self.stack.crew.db.connection() as conn:
-                due = await jobs.due_jobs(conn, 8)
-                waiting = await conn.fetchval(
-                    "SELECT count(*) FROM jobs WHERE state IN ('waiting', 'running')"
-                )
-            if not waiting:
-                return True
-            for job in due:
-                most_steps -= 1
-                self.steps += 1
-                await turns._step(job)
-            if not due:
+    async def work(self) -> None:
+        """Take steps of all jobs, in turns of one each, until none is left."""
+        turns = Turns(Tools(self.stack.crew, self.artifacts), asyncio.Event(), turn_s=0)
+        unfinished = "SELECT count(*) FROM jobs WHERE state IN ('waiting', 'running')"
+        while await self.stack.value(unfinished):
+            if not await turns.turn_of_each():
                 await asyncio.sleep(0.01)
-        return False
 
     async def job(self, tracking_id: UUID) -> dict[str, Any]:
         (found,) = await self.stack.fetch("SELECT * FROM jobs WHERE id = $1", tracking_id)

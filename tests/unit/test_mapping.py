@@ -153,6 +153,7 @@ def test_an_object_with_every_key() -> None:
         started_at="at.started",
         past_due_at="at.updated",
         lapses_at="at.nothing",
+        period_ends_at="at.ends",
     )
     assert (command.kind, command.object_id) == ("subscription", "17")
     assert (command.version, command.shape, command.before) == (AT_US, "point", None)
@@ -160,7 +161,7 @@ def test_an_object_with_every_key() -> None:
     assert (state.status, state.customer, state.tenant) == ("past_due", "cus_1", "acme")
     assert state.items == (Item(("extra",), 2), Item(("pro",), 3))
     assert (state.ends_at, state.past_due_at, state.lapses_at) == (AT_S + 1, AT_S, None)
-    assert state.started_at == 1_793_664_000
+    assert (state.started_at, state.period_ends_at) == (1_793_664_000, AT_S + 1)
 
 
 def test_a_customer_is_its_own_and_needs_no_status() -> None:
@@ -432,7 +433,7 @@ def test_what_is_not_understood_is_named(tables: Any, path: str, says: str) -> N
 @pytest.mark.parametrize(
     "key",
     ["id", "status", "version", "customer", "tenant", "products", "quantity", "ends_at",
-     "started_at", "past_due_at", "lapses_at"],
+     "started_at", "past_due_at", "lapses_at", "period_ends_at"],
 )  # fmt: skip
 @pytest.mark.parametrize(
     ("declared", "says"),
