@@ -8,13 +8,12 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from gateway.api.documents import documents_of
 from gateway.api.operations import Api, Operation
 from gateway.api.routes import OPERATIONS
-from gateway.api.serving import routes_of
+from gateway.api.serving import Place, places_of, routes_of
 from gateway.cors import cors
 from gateway.door import Door, Visit
 from gateway.envelope import Refusal, answer, refuse
@@ -42,16 +41,18 @@ class Deps:
 
 def create_app(deps: Deps, operations: Sequence[Operation] = OPERATIONS) -> ASGIApp:
     """The application; whoever opened the dependencies closes them."""
-    routes: list[Route] = [
-        Route("/api/v1/webhooks/{source}", receive, methods=["POST"]),
-        Route("/livez", livez),
-        Route("/readyz", readyz),
+    places: list[Place] = [
+        ("POST", "/api/v1/webhooks/{source}", receive),
+        ("GET", "/livez", livez),
+        ("GET", "/readyz", readyz),
     ]
     if deps.ingest is not None:
-        routes.append(Route("/api/v1/ingest/{source}", receive_push, methods=["POST"]))
+        places.append(("POST", "/api/v1/ingest/{id}", receive_push))
     if deps.api is not None:
-        routes += routes_of(operations, deps.api)
-        routes += documents_of(operations, [route.path for route in routes])
+        places += places_of(operations, deps.api)
+    routes = routes_of(places)
+    if deps.api is not None:
+        routes += documents_of(operations, {(method, path) for method, path, _ in places})
     app = Starlette(routes=routes, exception_handlers=ANSWERS)
     # A redirected POST comes back as a GET without a body, or not at all.
     app.router.redirect_slashes = False

@@ -83,7 +83,7 @@ class Push(NamedTuple):
 
 
 async def receive_push(request: Request) -> Response:
-    """`POST /api/v1/ingest/{source}`: 202 once the document is durable, new and repeated alike."""
+    """`POST /api/v1/ingest/SOURCE`: 202 once the document is durable, new and repeated alike."""
     ingest: Ingest = request.app.state.ingest
     visit: Visit = request.scope["visit"]
     push = await _begin(ingest, request, visit)
@@ -119,7 +119,7 @@ async def _begin(ingest: Ingest, request: Request, visit: Visit) -> Push:
         UnknownSource, NotConfigured, StoreUnavailable: as for webhooks.
         SignatureError, Refusal: the headers say enough.
     """
-    entrance = await ingest.ingress.sources.find(request.path_params["source"])
+    entrance = await ingest.ingress.sources.find(request.path_params["id"])
     source, sender = entrance.source, entrance.provider
     if sender is None:
         raise Refusal("source_unreadable", "This source cannot be verified now.")

@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 from importlib import metadata
 from typing import Any
@@ -37,9 +37,11 @@ _NOTHING_ELSE = "default-src 'none'; style-src 'sha256-{}'; base-uri 'none'; for
 frame-ancestors 'none'"
 
 
-def documents_of(operations: Sequence[Operation], paths: Sequence[str]) -> list[Route]:
+def documents_of(
+    operations: Sequence[Operation], answered: Collection[tuple[str, str]]
+) -> list[Route]:
     """The routes of both, made once; both are in neither."""
-    found = document(operations, paths, _version())
+    found = document(operations, answered, _version())
     content = encode(found)
     page = _page(found).encode()
     policy = _NOTHING_ELSE.format(_digest(_STYLE))

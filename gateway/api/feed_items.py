@@ -10,15 +10,8 @@ from typing import Any
 
 import msgspec
 
+from shared.domain.audit import OWN_CONTENTS, actor_for_tenant, subject_for_tenant
 from shared.store.feed import FeedRecord
-
-#: Whose contents a tenant is shown: they hold its own values, and no name of anybody else.
-_OWN_CONTENTS = frozenset(
-    {
-        "entitlement.granted", "entitlement.changed", "entitlement.revoked",
-        "record.imported", "record.changed", "record.removed",
-    }
-)  # fmt: skip
 
 _encode = msgspec.json.Encoder().encode
 
@@ -63,17 +56,15 @@ class FeedItem(msgspec.Struct, rename="camel"):
 
 def shown(record: FeedRecord, salt: bytes, *, is_tenants: bool) -> FeedItem:
     """The record, or what a tenant may know of it; `salt` is what ids are made with."""
-    sees = not is_tenants or record.action in _OWN_CONTENTS
-    subject = record.subject
-    if is_tenants and subject.startswith("manual/"):
-        subject = ""  # it ends with the number of a row
+    sees = not is_tenants or record.action in OWN_CONTENTS
+    subject = subject_for_tenant(record.subject) if is_tenants else record.subject
     return FeedItem(
         id=_id_of(record, salt),
         type=record.action,
         at=record.at,
         tenant=record.tenant or None,
         source=record.source or None,
-        actor="operator" if is_tenants and record.actor.startswith("operator:") else record.actor,
+        actor=actor_for_tenant(record.actor) if is_tenants else record.actor,
         cause=_cause_of(record, is_tenants=is_tenants),
         subject=subject or None,
         feature=record.feature or None,

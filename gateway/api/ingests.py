@@ -1,4 +1,4 @@
-"""How far an import is: `/api/v1/ingest/{trackingId}`, for whoever pushed it and whose it is."""
+"""How far an import is: `/api/v1/ingest/TRACKING_ID`, for whoever pushed it and whose it is."""
 
 from datetime import datetime
 from typing import Literal
@@ -78,10 +78,11 @@ async def read_ingest(call: Call[Paged, Nothing]) -> Shown:
     """
     How far an import is, and which of its rows were not taken, and why.
 
-    For a token that covers the import's tenant; and for its source, proven as for the push itself,
-    with an empty body. Everything else that is asked for is 404.
+    `id` is the tracking id that the push was answered with. For a token that covers the import's
+    tenant; and for its source, proven as for the push itself, with an empty body. Everything else
+    that is asked for is 404.
     """
-    tracking_id = _tracking_id(call.path["trackingId"])
+    tracking_id = _tracking_id(call.path["id"])
     after = call.after("ingest", call.query.cursor, _place) or _BEGINNING
     limit = call.query.limit
     found = None
@@ -105,7 +106,7 @@ async def admit(api: Api, request: Request) -> Token | None:
     What does not is asked for a token, whether or not there is such an import.
     """
     _, _, value = request.headers.get("authorization", "").partition(" ")
-    tracking_id = _tracking_id(request.path_params["trackingId"])
+    tracking_id = _tracking_id(request.path_params["id"])
     if tracking_id is None or value.strip().startswith(PREFIX):
         return None
     async with reading(api.reader) as conn:
@@ -175,7 +176,7 @@ def _place(line: object, number: object) -> tuple[int, int]:
 OPERATIONS = (
     Operation(
         "GET",
-        "/api/v1/ingest/{trackingId}",
+        "/api/v1/ingest/{id}",
         read_ingest,
         "How far an import is",
         Ingest,

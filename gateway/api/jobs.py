@@ -287,7 +287,7 @@ OPERATIONS = (
         Accepted,
         body=NewJob,
         status=202,
-        errors=("not_found", *ORDER_ERRORS),
+        errors=("forbidden", "not_found", *ORDER_ERRORS),
         tag="jobs",
     ),
     Operation("GET", "/api/v1/jobs/{job}", show_job, "How far a job is", Job, tag="jobs"),

@@ -64,8 +64,13 @@ _OF_RATES = (
 )  # fmt: skip
 
 
-def document(operations: Sequence[Operation], paths: Collection[str], version: str) -> Any:
-    """The document as JSON has it, of the operations and of those receipts that `paths` name."""
+def document(
+    operations: Sequence[Operation], answered: Collection[tuple[str, str]], version: str
+) -> Any:
+    """
+    The document as JSON has it, of the operations and of the receipts whose method and path are
+    `answered`.
+    """
     types = [*_types_of(operations), Detail]
     schemas, components = msgspec.json.schema_components(types, ref_template=_SCHEMAS + "{name}")
     _mark_times(types, components)
@@ -75,7 +80,7 @@ def document(operations: Sequence[Operation], paths: Collection[str], version: s
         entry = _operation(operation, schema_of, components)
         found.setdefault(plain(operation.path), {})[operation.method.lower()] = entry
     for receipt in RECEIPTS:
-        if receipt.path in paths:
+        if (receipt.method, receipt.path) in answered:
             found.setdefault(plain(receipt.path), {})[receipt.method.lower()] = _receipt(receipt)
     # What requests are read into is described where it is asked for.
     for query in {operation.query.__name__ for operation in operations}:

@@ -120,13 +120,15 @@ class Shown:
     """
     An answer: `data` goes into the envelope, `meta` beside the trace id.
 
-    `headers` are more than the usual.
+    `headers` are more than the usual. `said` is what the ETag is made of, where that is less than
+    `data`.
     """
 
     data: Any
     status: int = 200
     meta: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
+    said: Any = None
 
 
 @dataclass(frozen=True, slots=True)

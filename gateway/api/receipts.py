@@ -73,12 +73,13 @@ RECEIPTS = (
     ),
     Receipt(
         "POST",
-        "/api/v1/ingest/{source}",
+        "/api/v1/ingest/{id}",
         "receive_results",
         "Receive results that a partner pushes",
-        "The source's signature or token proves it. 202 once the body is durable, exactly as it"
-        " came; a worker imports it, and `statusUrl` says how far that is. A small JSON document"
-        " is checked against the source's JSON Schema first: 422 names every violation.",
+        "`id` is the source's name; its signature or token proves the request. 202 once the body"
+        " is durable, exactly as it came; a worker imports it, and `statusUrl` says how far that"
+        " is. A small JSON document is checked against the source's JSON Schema first: 422 names"
+        " every violation.",
         "receiving",
         {
             "type": "object",

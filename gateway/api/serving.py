@@ -2,7 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -24,23 +25,31 @@ _PLACE = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$(?P<place>[^`]*)`)?$
 
 _NOTHING = Nothing()
 
+Endpoint = Callable[[Request], Awaitable[Response]]
+#: A method, a path, and what answers them.
+Place = tuple[str, str, Endpoint]
 
-def routes_of(operations: Sequence[Operation], api: Api) -> list[Route]:
+
+def places_of(operations: Sequence[Operation], api: Api) -> list[Place]:
+    """What answers each of the operations."""
+    return [(one.method, one.path, partial(_serve, one, api)) for one in operations]
+
+
+def routes_of(places: Iterable[Place]) -> list[Route]:
     """One route a path, whatever its methods: or a 405 would not name them all."""
-    by_path: dict[str, dict[str, Operation]] = {}
-    for operation in operations:
-        by_path.setdefault(operation.path, {})[operation.method] = operation
+    by_path: dict[str, dict[str, Endpoint]] = {}
+    for method, path, endpoint in places:
+        by_path.setdefault(path, {})[method] = endpoint
     return [
-        Route(path, _endpoint(methods, api), methods=list(methods))
-        for path, methods in by_path.items()
+        Route(path, _endpoint(methods), methods=list(methods)) for path, methods in by_path.items()
     ]
 
 
-def _endpoint(methods: dict[str, Operation], api: Api) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(methods: dict[str, Endpoint]) -> Endpoint:
     async def serve(request: Request) -> Response:
         # Starlette answers HEAD where there is a GET.
         method = "GET" if request.method == "HEAD" else request.method
-        return await _serve(methods[method], api, request)
+        return await methods[method](request)
 
     return serve
 
@@ -100,9 +109,10 @@ async def _charge(api: Api, visit: Visit, token_id: str) -> None:
 def _answer_if_new(shown: Shown, request: Request, visit: Visit) -> Response:
     """200 with its ETag, or 304 where the caller has that already."""
     data = encode(shown.data)
+    said = data if shown.said is None else encode(shown.said)
     # A cursor is another text each time, and a trace is this request's: neither is what it says.
-    said = {name: value for name, value in shown.meta.items() if name != "next"}
-    digest = hashlib.sha256(data + encode(said)).hexdigest()[:32]
+    meta = {name: value for name, value in shown.meta.items() if name != "next"}
+    digest = hashlib.sha256(said + encode(meta)).hexdigest()[:32]
     # Weak: `meta` holds the trace id, so the bytes are never the same (RFC 9110, 8.8.1).
     etag = f'W/"{digest}"'
     headers = {**shown.headers, "ETag": etag}

@@ -145,9 +145,13 @@ async def read_explanation(call: Call[At, Nothing]) -> Shown:
         return await explain(conn, tenant, call.path["feature"], call.query.at)
 
     try:
-        return Shown(_for(call, await _found(call, read)))
+        shown = _for(call, await _found(call, read))
     except MomentError as error:
         raise Refusal("malformed_request", f"at: {error}") from None
+    if call.query.at is not None:
+        return Shown(shown)
+    # The moment of asking is another one each time, and says nothing.
+    return Shown(shown, said={name: value for name, value in shown.items() if name != "at"})
 
 
 def _for(call: Call[Any, Any], shown: dict[str, Any]) -> dict[str, Any]:

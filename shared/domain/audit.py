@@ -21,6 +21,24 @@ Label = Literal["before", "after", "reason"]
 #: The hash before the first record of every chain.
 GENESIS = bytes(32)
 
+#: Of which actions a tenant is shown the contents: its own values, no name or number of others.
+OWN_CONTENTS = frozenset(
+    {
+        "entitlement.granted", "entitlement.changed", "entitlement.revoked",
+        "record.imported", "record.changed", "record.removed",
+    }
+)  # fmt: skip
+
+
+def actor_for_tenant(actor: str) -> str:
+    """Who acted, as a tenant is told: of an operator only that it was one."""
+    return "operator" if actor.startswith("operator:") else actor
+
+
+def subject_for_tenant(subject: str) -> str:
+    """What it is about, as a tenant is told: a gift's name is the number of a row."""
+    return "" if subject.startswith("manual/") else subject
+
 
 class Draft(msgspec.Struct, frozen=True):
     """A record to be written. Contents are JSON (before, after) or plain text (reason)."""

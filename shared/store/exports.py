@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from shared.db import Conn, Row
+from shared.domain.audit import OWN_CONTENTS, actor_for_tenant, subject_for_tenant
 from shared.domain.events import received_at_of
 from shared.store.paging import iso
 
@@ -193,8 +194,7 @@ def _event(row: Row, *, is_of_all: bool) -> dict[str, Any]:
         "subject": row["subject"],
         "actor": row["actor"],
         "cause": row["cause"],
-        # Of the others it holds rows' numbers.
-        "causeId": row["cause_id"] if is_of_all or row["cause"] in ("event", "operator") else None,
+        "causeId": row["cause_id"],
         "run": row["run"],
         "step": row["step"],
         "catalogVersion": row["catalog_version"],
@@ -206,8 +206,20 @@ def _event(row: Row, *, is_of_all: bool) -> dict[str, Any]:
         "erased": row["erased"],
     }
     if is_of_all:
-        shown |= {"id": row["id"], "chain": row["chain"], "position": row["position"]}
-    return shown
+        return shown | {"id": row["id"], "chain": row["chain"], "position": row["position"]}
+    hidden: dict[str, Any] = {"run": None, "step": None, "reason": None}
+    if row["action"] not in OWN_CONTENTS:
+        hidden |= {"before": None, "after": None, "erased": False}
+    return (
+        shown
+        | hidden
+        | {
+            "actor": actor_for_tenant(row["actor"]),
+            "subject": subject_for_tenant(row["subject"]),
+            # Of the others it holds rows' numbers.
+            "causeId": row["cause_id"] if row["cause"] == "event" else None,
+        }
+    )
 
 
 def _text(content: bytes | None) -> str | None:

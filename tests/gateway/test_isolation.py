@@ -33,6 +33,7 @@ from shared.store import tokens
 from shared.store.recorded import RecordName, encode_name
 from tests.gateway.tenancy import SENDER, Deployment, deployed, headers_of, told
 from tests.support.acme import report
+from tests.support.carrying import apply_order
 from tests.support.stack import Stack
 from tests.support.stripe_events import event, subscription
 
@@ -50,8 +51,8 @@ PARAMETERS: dict[str, Callable[["Known", str], str]] = {
     "feature": lambda _, __: "exports",
     "record": lambda _, tenant: _record_of(tenant),
     "source": lambda _, tenant: SENDER if tenant != "nobody" else "nobodys",
-    "ingest/trackingId": lambda known, tenant: known.imports.get(tenant, ABSENT_ID),
-    "orders/trackingId": lambda known, tenant: known.orders.get(tenant, ABSENT_ID),
+    "ingest/id": lambda known, tenant: known.imports.get(tenant, ABSENT_ID),
+    "trackingId": lambda known, tenant: known.orders.get(tenant, ABSENT_ID),
     "job": lambda known, tenant: known.jobs.get(tenant, ABSENT_ID),
     "name": lambda _, __: "rejected.ndjson",
 }
@@ -147,6 +148,7 @@ async def known(one: Deployment) -> Known:
         job_id = uuid4()
         order = CancelJob(job_id)
         placed = await api.orders.place(token, order, key=None, trace_context="")
+        await apply_order(stack.crew, placed.tracking_id)
         for kind, number in (("import", import_id), ("export", job_id)):
             await stack.value(
                 "INSERT INTO jobs (id, kind, source_id, tenant, actor, state, finished_at, done)"
@@ -358,8 +360,8 @@ async def snapshot(
             if isinstance(body, bytes):
                 answers[base] = (status, headers, body)
                 break
-            if isinstance(body["data"], dict) and body["data"].pop("at", None) is not None:
-                headers.pop("etag", None)  # it says the moment of asking, and so is new each time
+            if isinstance(body["data"], dict):
+                body["data"].pop("at", None)  # the moment of asking, which no ETag is made of
             following = body["meta"].pop("next", None) if status == 200 else None
             answers[f"{base} {page}"] = (status, headers, body)
             if following is None:

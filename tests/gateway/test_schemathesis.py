@@ -58,7 +58,7 @@ async def known_names(gateway: Gateway) -> dict[str, list[str]]:
         "tracking_id": tracking_ids,
         "record": records,
         "job": jobs,
-        "id": [*records, *jobs],
+        "id": tracking_ids,
     }
 
 

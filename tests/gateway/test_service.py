@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from gateway.api.operations import Operation, Shown
+from gateway.api.receipts import RECEIPTS
 from gateway.api.routes import OPERATIONS
 from gateway.cors import read_origins
 from shared.settings import Endpoints, SettingsError
@@ -114,7 +115,7 @@ async def test_operators_see_what_is_unfinished(gateway: Gateway) -> None:
 def pairs() -> list[tuple[str, set[str]]]:
     """Every path, and what it may be asked with."""
     methods: dict[str, set[str]] = {}
-    for one in OPERATIONS:
+    for one in (*OPERATIONS, *RECEIPTS):
         also = {"HEAD"} if one.method == "GET" else set()
         methods.setdefault(one.path, set()).update({one.method}, also)
     return sorted(methods.items())
@@ -177,6 +178,17 @@ async def test_a_list_is_the_same_until_it_changes(town: Gateway) -> None:
     assert more.headers["etag"] != etag
     page = more.headers["etag"]
     assert (await town.client.get(path, headers=bearer)).headers["etag"] == page
+
+
+async def test_an_explanation_is_the_same_whenever_it_is_asked_for(town: Gateway) -> None:
+    """The moment of asking is in it, and is not what it says."""
+    bearer = {"authorization": f"Bearer {await add_token(town, 'service')}"}
+    path = f"{TENANTS}/acme/entitlements/seats"
+    first = await town.client.get(path, headers=bearer)
+    known = {**bearer, "if-none-match": first.headers["etag"]}
+    assert (await town.client.get(path, headers=known)).status_code == 304
+    other = await town.client.get(f"{TENANTS}/acme/entitlements/sso", headers=known)
+    assert other.status_code == 200
 
 
 async def test_every_answer_names_its_request(town: Gateway) -> None:

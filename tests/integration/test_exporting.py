@@ -10,12 +10,14 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from shared import db
 from shared.artifacts import Artifacts
 from shared.domain.jobs import Export, UnfitError, read_arguments
 from shared.store import job_lists, jobs
 from tests.support.acme import add_acme, report
 from tests.support.stack import Stack
 from tests.support.working import finish
+from workers.granting import give
 from workers.jobs import exporting
 from workers.jobs.kinds import Tools
 from workers.jobs.run import Turns
@@ -130,6 +132,31 @@ async def test_a_merged_tenants_rows_are_the_others(acme: Stack, tmp_path: Path)
         for what in ("records", "events"):
             found = await export(acme, tmp_path, what, tenant=tenant)
             assert {row["tenant"] for row in found} == {"acme", "beta"}
+
+
+async def test_of_its_events_a_tenant_is_told_what_the_feed_tells_it(
+    acme: Stack, tmp_path: Path
+) -> None:
+    """Neither what operators are called and note, nor numbers of rows, which count everybody's."""
+    await acme.apply(report(1), source="acme")
+    async with (
+        db.connect(acme.endpoints.database["operator"], "operator") as conn,
+        conn.transaction(),
+    ):
+        await give(conn, "acme", "calls", 5, None, "operator:ana", "a note")
+    of_all = await export(acme, tmp_path, "events")
+    (noted,) = [row for row in of_all if row["action"] == "grant.given"]
+    assert (noted["actor"], noted["reason"]) == ("operator:ana", "a note")
+    rows = {row["action"]: row for row in await export(acme, tmp_path, "events", tenant="acme")}
+    assert {row["actor"] for row in rows.values()} == {"provider:hmac", "operator"}
+    told = {name: {one[name] for one in rows.values()} for name in ("reason", "run", "step")}
+    assert told == {"reason": {None}, "run": {None}, "step": {None}}
+    assert "manual/" not in json.dumps(rows)
+    given = rows["grant.given"]
+    assert (given["before"], given["after"], given["causeId"]) == (None, None, None)
+    assert rows["entitlement.granted"]["after"] == {"value": 5, "validUntil": None}
+    assert rows["record.imported"]["after"] == {"title": "title 1"}
+    assert rows["record.imported"]["causeId"]
 
 
 async def test_a_death_in_every_part_costs_and_doubles_nothing(acme: Stack, tmp_path: Path) -> None:

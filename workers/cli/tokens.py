@@ -1,4 +1,4 @@
-"""`sluice tokens`: bearer tokens for the read API."""
+"""`sluice tokens`: bearer tokens for the API."""
 
 import re
 from datetime import datetime, timedelta
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from shared.settings import Endpoints
     from shared.store.tokens import Token
 
-app = typer.Typer(help="Tokens of the read API.", no_args_is_help=True)
+app = typer.Typer(help="Tokens of the API.", no_args_is_help=True)
 
 _NAME = re.compile(r"[\w.@ -]{1,100}")
 
