@@ -9,9 +9,7 @@ from starlette.responses import Response
 
 from gateway.api.assets import respond
 from gateway.api.operations import Call, Nothing, Operation, Paged, Shown, no_such
-from gateway.door import Visit
 from gateway.envelope import Detail, Refusal
-from shared import telemetry
 from shared.db import Conn
 from shared.domain.commands import CancelJob, Order, StartJob
 from shared.domain.events import is_storable
@@ -255,12 +253,7 @@ def _unfit(pointer: str, message: str) -> Refusal:
 
 async def _place(call: Call[Any, Any], order: Order, job: UUID | None) -> Shown:
     """Store an order. `job` is the one that it is about; None: it asks for one."""
-    visit: Visit = call.request.scope["visit"]
-    headers = call.request.headers
-    key = headers.get("idempotency-key", headers.get("x-idempotency-key"))
-    placed = await call.api.orders.place(
-        call.token, order, key=key, trace_context=telemetry.traceparent_of(visit.span)
-    )
+    placed = await call.place(order)
     number = placed.tracking_id if job is None else job
     url = f"/api/v1/jobs/{number}"
     more = {"Location": url} | ({"X-Idempotency-Replayed": "true"} if placed.is_repeated else {})

@@ -8,9 +8,7 @@ from uuid import UUID
 import msgspec
 
 from gateway.api.operations import SERVICES, Api, Call, Nothing, Operation, Paged, Shown, no_such
-from gateway.door import Visit
 from gateway.envelope import Refusal
-from shared import telemetry
 from shared.artifacts import ArtifactError, ArtifactGone
 from shared.db import Conn, Row
 from shared.domain.commands import ReprocessRecord
@@ -173,14 +171,7 @@ async def reprocess_record(call: Call[Nothing, Nothing]) -> Shown:
 
 
 async def _order(call: Call[Nothing, Nothing], order: ReprocessRecord) -> Shown:
-    visit: Visit = call.request.scope["visit"]
-    headers = call.request.headers
-    placed = await call.api.orders.place(
-        call.token,
-        order,
-        key=headers.get("idempotency-key", headers.get("x-idempotency-key")),
-        trace_context=telemetry.traceparent_of(visit.span),
-    )
+    placed = await call.place(order)
     answer = Ordered(placed.tracking_id, f"/api/v1/orders/{placed.tracking_id}")
     again = {"X-Idempotency-Replayed": "true"} if placed.is_repeated else {}
     return Shown(answer, status=202, headers=again)
