@@ -1,8 +1,9 @@
 """What is said of a pushed document before it is acknowledged: its form, what its rows violate."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from time import monotonic
 from typing import Any
 
 from gateway.envelope import Detail, Refusal
@@ -17,6 +18,9 @@ from shared.providers.sender.schemas import Schema, Violation
 
 #: Nobody reads more, and an answer has to end.
 MOST_DETAILS = 1000
+_LONGEST_POINTER = 2000
+#: What takes longer is acknowledged, as what is larger is: the import looks at every row again.
+_WITHIN_S = 5.0
 _PIECE_BYTES = 16 << 10
 
 
@@ -84,7 +88,10 @@ def check_document(body: bytes, form: Form, ingestion: Ingestion) -> None:
 
 
 def _violations(rows: Sequence[Any], schema: Schema) -> Iterator[tuple[int, Any, Violation]]:
+    until_s = monotonic() + _WITHIN_S
     for number, row in enumerate(rows):
+        if monotonic() > until_s:
+            return
         for violation in schema.violations(row):
             yield number, row, violation
 
@@ -120,34 +127,47 @@ class _Places:
 
     def __init__(self, document: Any, rows: Sequence[Any]) -> None:
         self._document = document
-        self._by_id = {id(value): pointer for pointer, value in _containers(document)}
-        self._rows = self._by_id.get(id(rows))
+        # Steps, and a pointer for who is asked for: those of all places under one long key would
+        # take all memory there is.
+        self._steps = {inner: (outer, step) for outer, step, inner in _steps(document)}
+        self._rows = self._pointer_to(rows)
 
     def detail(self, number: int, row: Any, violation: Violation) -> Detail:
         pointer, message = violation
-        if self._rows is not None:
-            return Detail(f"{self._rows}/{number}{pointer}", message)
-        if isinstance(row, dict | list) and id(row) in self._by_id:
-            return Detail(f"{self._by_id[id(row)]}{pointer}", message)
-        if row is self._document:
-            return Detail(pointer, message)
+        above = self._pointer_to(row) if self._rows is None else f"{self._rows}/{number}"
+        if above is not None and len(above) + len(pointer) <= _LONGEST_POINTER:
+            return Detail(f"{above}{pointer}", message)
         # What an expression has made itself stands nowhere.
-        at = f", {pointer}" if pointer else ""
+        at = f", {pointer}" if pointer and len(pointer) <= _LONGEST_POINTER else ""
         return Detail("", f"row {number + 1}{at}: {message}")
 
+    def _pointer_to(self, value: Any) -> str | None:
+        """Where it stands in the document; None where it does not."""
+        steps: list[str] = []
+        at = id(value)
+        while at in self._steps:
+            at, step = self._steps[at]
+            steps.append(str(step).replace("~", "~0").replace("/", "~1"))
+        if at != id(self._document):
+            return None
+        return "".join(f"/{step}" for step in reversed(steps))
 
-def _containers(document: Any) -> Iterator[tuple[str, Any]]:
-    waiting: list[tuple[str, Any]] = [("", document)]
+
+def _steps(document: Any) -> Iterator[tuple[int, str | int, int]]:
+    """Of every array and object in a document: which one it is in, where, and which one it is."""
+    waiting: list[Any] = [document]
     while waiting:
-        pointer, value = waiting.pop()
-        if isinstance(value, dict):
-            yield pointer, value
-            for key, inner in value.items():
-                step = key.replace("~", "~0").replace("/", "~1")
-                waiting.append((f"{pointer}/{step}", inner))
-        elif isinstance(value, list):
-            yield pointer, value
-            waiting += [(f"{pointer}/{index}", inner) for index, inner in enumerate(value)]
+        outer = waiting.pop()
+        if isinstance(outer, dict):
+            entries: Iterable[tuple[str | int, Any]] = outer.items()
+        elif isinstance(outer, list):
+            entries = enumerate(outer)
+        else:
+            continue
+        for step, inner in entries:
+            if isinstance(inner, dict | list):
+                yield id(outer), step, id(inner)
+                waiting.append(inner)
 
 
 def _invalid(details: list[Detail]) -> Refusal:

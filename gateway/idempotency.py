@@ -1,7 +1,7 @@
 """`Idempotency-Key`: the same key again is the same request, and gets the first answer again."""
 
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
 
 from gateway.envelope import Refusal
@@ -15,14 +15,14 @@ _KEY = re.compile(r'"([\x21\x23-\x7e]{1,200})"|([\x21\x23-\x7e]{1,200})')
 REPLAYED = {"X-Idempotency-Replayed": "true"}
 
 
-def read_key(headers: Mapping[str, str]) -> str | None:
+def read_key(headers: Iterable[tuple[str, str]]) -> str | None:
     """
-    The key of a request; None where it has none. `headers` are found by their name in lower case.
+    The key of a request; None where it has none. `headers` are all of it, names in lower case.
 
     Raises:
-        Refusal: what it has is no key, or it has two.
+        Refusal: what it has is no key, or it has two: who passed it on may have gone by the other.
     """
-    given = {checked(headers[name]) for name in _NAMES if name in headers}
+    given = {checked(value) for name, value in headers if name in _NAMES}
     if len(given) > 1:
         raise Refusal("malformed_request", "Idempotency-Key: there are two, and they differ")
     return given.pop() if given else None

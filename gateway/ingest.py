@@ -150,7 +150,7 @@ def _name_of(headers: Headers, sender: Sender, ingestion: Ingestion) -> str | No
         if not (message.isprintable() and is_storable(_event_id(message))):
             raise Refusal("malformed_request", "The message's id: 1 to 248 printable characters.")
         return message
-    key = read_key(dict(headers))
+    key = read_key(headers)
     if key is None and ingestion.needs_key:
         raise Refusal(
             "missing_idempotency_key",

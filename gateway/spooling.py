@@ -22,8 +22,8 @@ from gateway.envelope import Refusal
 SMALL_BYTES = 1 << 20
 #: Files at once; of one source half as many, so that it leaves room for others.
 FILES_AT_ONCE = 32
-#: What small bodies may have of the memory.
-_MEMORY_BYTES = 64 << 20
+#: What small bodies may have of the memory; those of one source half of it.
+MEMORY_BYTES = 64 << 20
 
 #: So much is hashed and written at once. The next piece, or the end, has to come in time: what is
 #: slower than this holds one of few files.
@@ -113,7 +113,12 @@ class Spools:
     def __init__(self, within_s: float = PIECE_WITHIN_S) -> None:
         self._within_s = within_s
         self._files: Counter[int] = Counter()
-        self._held_bytes = 0
+        self._held: Counter[int] = Counter()
+
+    @property
+    def held_bytes(self) -> int:
+        """How much of bodies is in memory now."""
+        return self._held.total()
 
     @property
     def open_files(self) -> int:
@@ -137,14 +142,15 @@ class Spools:
         spool = Spool(reader)
         try:
             if declared > SMALL_BYTES:
-                await self._move(spool, taken)
+                # Only looked at: a file is taken for what has come, or thirty lengths that anybody
+                # may send, and nothing after them, would keep all large bodies out.
+                self.check_files(source_id)
             is_whole = False
             while not is_whole:
-                piece, is_whole = await self._piece(request, limit.size_bytes - spool.size_bytes)
+                left_bytes = limit.size_bytes - spool.size_bytes
+                piece, is_whole = await self._piece(request, left_bytes, taken)
                 if spool.file is None and spool.size_bytes + len(piece) > SMALL_BYTES:
                     await self._move(spool, taken)
-                if spool.file is None:
-                    taken.memory(len(piece))
                 await _kept(spool, piece)
             yield spool
         except _TooLargeError:
@@ -161,7 +167,9 @@ class Spools:
         except OSError as error:
             raise _no_room(error) from error
 
-    async def _piece(self, request: Request, left_bytes: int) -> tuple[bytes, bool]:
+    async def _piece(
+        self, request: Request, left_bytes: int, taken: "_Taken"
+    ) -> tuple[bytes, bool]:
         """The next piece, and whether it is the last."""
         chunks: list[bytes] = []
         size = 0
@@ -175,6 +183,8 @@ class Spools:
                     size += len(chunk)
                     if size > left_bytes:
                         raise _TooLargeError
+                    # As it comes: many that send a little and wait are much together.
+                    taken.memory(len(chunk))
                     chunks.append(chunk)
                     if not message.get("more_body", False):
                         return b"".join(chunks), True
@@ -182,7 +192,7 @@ class Spools:
             raise Refusal("body_timeout", "The body did not arrive in time.") from None
         return b"".join(chunks), False
 
-    def take_file(self, source_id: int) -> None:
+    def check_files(self, source_id: int) -> None:
         """
         Raises:
             Refusal: as many are taken as there may be.
@@ -190,22 +200,31 @@ class Spools:
         of_one = self._files[source_id]
         if self._files.total() >= FILES_AT_ONCE or of_one >= FILES_AT_ONCE // 2:
             raise Refusal("overloaded", "Too many large bodies at once.")
+
+    def take_file(self, source_id: int) -> None:
+        """
+        Raises:
+            Refusal: see `check_files`.
+        """
+        self.check_files(source_id)
         self._files[source_id] += 1
 
-    def take_memory(self, size_bytes: int) -> None:
+    def take_memory(self, source_id: int, size_bytes: int) -> None:
         """
         Raises:
             Refusal: too much is held.
         """
-        if self._held_bytes + size_bytes > _MEMORY_BYTES:
+        of_one = self._held[source_id] + size_bytes
+        if self.held_bytes + size_bytes > MEMORY_BYTES or of_one > MEMORY_BYTES // 2:
             raise Refusal("overloaded", "Too many bodies at once.")
-        self._held_bytes += size_bytes
+        self._held[source_id] = of_one
 
     def give_back(self, source_id: int, files: int, size_bytes: int) -> None:
         """What one body had."""
         self._files[source_id] -= files
+        self._held[source_id] -= size_bytes
         self._files += Counter()  # forgets those that have none
-        self._held_bytes -= size_bytes
+        self._held += Counter()
 
 
 class _TooLargeError(Exception):
@@ -228,7 +247,9 @@ class _Taken:
         self._bytes = 0
 
     def memory(self, size_bytes: int) -> None:
-        self._spools.take_memory(size_bytes)
+        if self._files:
+            return
+        self._spools.take_memory(self._source_id, size_bytes)
         self._bytes += size_bytes
 
     def give_back(self) -> None:

@@ -33,6 +33,9 @@ _PAUSE_AFTER_FAILURE_S = 1.0
 #: Records of which none may fit, for one page: some 5 ms.
 _LOOK_AT = 20_000
 _READ_WITHIN_S = 2.0
+#: Readings that are kept for others: while nothing new comes, who goes through all of the trail
+#: would leave all of it in memory.
+_MOST_SHARED = 64
 #: Of a reader of the trail, beside the connections of the API.
 CONNECTIONS = 3
 
@@ -145,6 +148,8 @@ class Followers:
             # Who shares it may all have gone before it fails.
             reading.add_done_callback(lambda done: done.cancelled() or done.exception())
             self._shared[key] = reading
+            if len(self._shared) > _MOST_SHARED:
+                del self._shared[next(iter(self._shared))]
         with _refused():
             return await asyncio.shield(reading)
 

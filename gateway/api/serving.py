@@ -69,7 +69,7 @@ async def _serve(operation: Operation, api: Api, request: Request) -> Response:
     path: dict[str, str] = dict(request.path_params)
     if not all(is_storable(value) for name, value in path.items() if name not in operation.sealed):
         raise Refusal("not_found", "There is nothing here.")
-    key = read_key(request.headers) if operation.method == "POST" else None
+    key = read_key(request.headers.items()) if operation.method == "POST" else None
     call = Call(
         api=api,
         token=token,

@@ -65,10 +65,12 @@ async def read_job(conn: Conn, job: UUID) -> Row | None:
     return await conn.fetchrow(READ_JOB, job)
 
 
-# The inbox's own columns find its partition; a run that is finished tells why there is no job.
+# The inbox's own columns find its partition; a run that is finished tells why there is no job. As
+# the job will have it, an import is nobody's where its rows may be of several tenants.
 READ_ASKED = """
-SELECT i.event_type, i.body, i.received_at, s.name AS source, s.tenant, d.code, d.error,
-       d.settled_at
+SELECT i.event_type, i.body, i.received_at, s.name AS source,
+       CASE WHEN s.settings #> '{ingest,record,tenant}' IS NULL THEN s.tenant END AS tenant,
+       d.code, d.error, d.settled_at
 FROM inbox i
 JOIN sources s ON s.id = i.source_id
 LEFT JOIN LATERAL (

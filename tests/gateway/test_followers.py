@@ -218,6 +218,24 @@ async def test_many_followers_cost_one_reading(
         assert held <= followers.CONNECTIONS
 
 
+async def test_going_through_all_of_the_trail_keeps_little_of_it(gateway: Gateway) -> None:
+    """Nothing new comes meanwhile, so nothing else would let go of what was read."""
+    token = await add_token(gateway, "service")
+    assert gateway.deps.api is not None
+    kept = gateway.deps.api.followers._shared
+    for _ in range(followers._MOST_SHARED + 20):
+        await write(gateway, told("a.b"), told("a.b"))
+    async with stream(gateway, token) as first:
+        await first.next()
+        cursors = [(await first.next())["id"] for _ in range(2 * followers._MOST_SHARED + 40)]
+        for cursor in cursors:
+            async with stream(gateway, token, cursor) as one:
+                await one.next()
+                if cursor != cursors[-1]:
+                    await one.next()
+    assert len(kept) <= followers._MOST_SHARED
+
+
 # Streams ----------------------------------------------------------------------------------------
 
 

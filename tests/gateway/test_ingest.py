@@ -5,6 +5,7 @@ import base64
 import gzip
 import hmac
 import json
+import resource
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -17,9 +18,10 @@ import httpx
 import pytest
 import zstandard
 
+from gateway import checking
 from gateway.checking import MOST_DETAILS
 from gateway.ingest import LARGEST_WHOLE_BYTES, Ingest
-from gateway.spooling import FILES_AT_ONCE, PIECE_BYTES, SMALL_BYTES, Spools
+from gateway.spooling import FILES_AT_ONCE, MEMORY_BYTES, PIECE_BYTES, SMALL_BYTES, Spools
 from shared import db
 from shared.artifacts import Artifacts
 from shared.providers import providers
@@ -107,7 +109,7 @@ class Pushes:
         assert await self.gateway.counts() == NOTHING
         assert not self.artifacts()
         assert self.ingest.spools.open_files == 0
-        assert not self.ingest.spools._held_bytes
+        assert not self.ingest.spools.held_bytes
         assert not self.gateway.logged.tracebacks
 
 
@@ -164,6 +166,11 @@ def is_replayed(answer: httpx.Response) -> bool:
 def details(answer: httpx.Response) -> list[tuple[str, str]]:
     assert_envelope(answer, 422, "invalid_body")
     return [(one["pointer"], one["message"]) for one in answer.json()["error"]["details"]]
+
+
+def memory_bytes() -> int:
+    """The most that this process ever had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 # Who may ---------------------------------------------------------------------------------------
@@ -331,6 +338,34 @@ async def test_violations_end_somewhere_and_say_so(pushes: Pushes) -> None:
     assert len(found) == MOST_DETAILS
     assert found[-1][0] == f"/{MOST_DETAILS - 1}"
     assert f"first {MOST_DETAILS} violations" in answer.json()["error"]["message"]
+
+
+async def test_one_long_key_above_everything_is_not_repeated_in_memory(pushes: Pushes) -> None:
+    """Of 150,000 places under a key of half a MiB, only those that are told have a pointer."""
+    body = b'{"' + b"k" * (512 << 10) + b'": [' + b",".join([b"[]"] * 150_000) + b"]}"
+    before_bytes = memory_bytes()
+    [(pointer, message)] = details(await pushes.push("acme", body))
+    assert (pointer, message) == ("", "does not fit the schema, and is too large to say where")
+    assert memory_bytes() - before_bytes < 200 << 20
+    key = "k" * (64 << 10)
+    answer = await pushes.push("acme", json.dumps([{"id": "a", "at": 1, key: []}] * 8).encode())
+    assert details(answer) == [
+        ("", f'row {n}: [] is not of types "number", "string"') for n in range(1, 9)
+    ]
+
+
+async def test_a_row_that_is_nested_deeply_is_a_violation(pushes: Pushes) -> None:
+    deep = b'{"id": "a", "at": ' + b"[" * 260 + b"]" * 260 + b"}"
+    found = details(await pushes.push("acme", b"[%b]" % deep))
+    assert found == [("/0", "is nested too deeply to be checked")]
+    assert not pushes.gateway.logged.tracebacks
+
+
+async def test_what_takes_too_long_is_left_to_the_import(
+    pushes: Pushes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checking, "_WITHIN_S", 0.0)
+    accepted(await pushes.push("acme", json.dumps([{"at": "x"}] * 100).encode()))
 
 
 @pytest.mark.parametrize(
@@ -632,7 +667,48 @@ async def test_files_at_once_are_bounded_and_leave_room_for_others(pushes: Pushe
     for answer in await asyncio.gather(*waiting):
         accepted(answer)
     assert pushes.ingest.spools.open_files == 0
-    assert not pushes.ingest.spools._held_bytes
+    assert not pushes.ingest.spools.held_bytes
+
+
+async def test_lengths_alone_take_no_files(pushes: Pushes) -> None:
+    """Whoever says that much will come, and is nobody, keeps out nobody."""
+    said = b"Content-Length: %d" % (3 << 20)
+    opened = [
+        asyncio.create_task(raw(pushes, source, b"x", said, wait_s=30))
+        for source in ("hashed", "acme")
+        for _ in range(FILES_AT_ONCE)
+    ]
+    await until(lambda: pushes.ingest.spools.held_bytes == 2 * FILES_AT_ONCE)
+    assert pushes.ingest.spools.open_files == 0
+    csv = {"content-type": "text/csv"}
+    accepted(await pushes.push("hashed", large(), csv))
+    for one in opened:
+        one.cancel()
+    await asyncio.gather(*opened, return_exceptions=True)
+    await until(lambda: not pushes.ingest.spools.held_bytes)
+
+
+async def test_a_source_has_its_share_of_the_memory(pushes: Pushes) -> None:
+    may_end = asyncio.Event()
+    body = b"x" * SMALL_BYTES
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield body
+        await may_end.wait()
+
+    csv = {"content-type": "text/csv"}
+    share = MEMORY_BYTES // 2 // SMALL_BYTES
+    waiting = [
+        asyncio.create_task(pushes.push("hashed", slow(), csv, body=body, idempotency_key=str(n)))
+        for n in range(share)
+    ]
+    await until(lambda: pushes.ingest.spools.held_bytes == share * SMALL_BYTES)
+    assert_envelope(await pushes.push("hashed", document()), 503, "overloaded")
+    accepted(await pushes.push("acme", document()))
+    may_end.set()
+    for answer in await asyncio.gather(*waiting):
+        accepted(answer)
+    assert not pushes.ingest.spools.held_bytes
 
 
 async def test_a_bad_signature_after_twenty_mebibytes_leaves_nothing(pushes: Pushes) -> None:

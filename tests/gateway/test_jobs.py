@@ -409,6 +409,14 @@ async def test_what_was_pushed_is_an_asset(scene: Scene, is_large: bool) -> None
         assert_envelope(answer, 404, "not_found")
     await scene.stack.fetch("UPDATE sources SET tenant = 'acme' WHERE name = 'acme'")
     assert_envelope(await scene.ask("GET", f"{JOBS}/{job}", "tenant:acme"), 200, None)
+    # Its rows may be of others, too: then it is nobody's to read, as it will be once it is begun.
+    await scene.stack.fetch(
+        "UPDATE sources SET settings = $1 WHERE name = 'acme'",
+        {"ingest": {"record": {"id": "id", "tenant": "who"}}},
+    )
+    for path in ("", "/assets", "/assets/received"):
+        answer = await scene.ask("GET", f"{JOBS}/{job}{path}", "tenant:acme")
+        assert_envelope(answer, 404, "not_found")
 
 
 async def test_a_media_type_is_no_header_of_ours(scene: Scene) -> None:
