@@ -163,7 +163,7 @@ async def test_an_artifact_that_is_gone_is_no_empty_body(importer: Importer) -> 
             file.unlink()
     await importer.work()
     job = await importer.job(tracking_id)
-    assert (job["state"], job["code"], job["done"]) == ("failed", "ArtifactGone", 0)
+    assert (job["state"], job["code"], job["done"]) == ("failed", "artifact_gone", 0)
 
 
 async def test_good_rows_before_the_damage_are_imported(importer: Importer) -> None:
