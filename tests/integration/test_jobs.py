@@ -98,15 +98,36 @@ async def test_backoff_grows(counting: Stack) -> None:
 
 @pytest.mark.parametrize(
     ("at", "code"),
-    [("final", "hopeless"), ("store", "artifact_store")],
+    [("final", "hopeless"), ("damaged", "artifact_store")],
 )
 async def test_what_a_kind_says_of_a_failure(counting: Stack, at: str, code: str) -> None:
-    """`JobFailed` ends it at once; an artifact store that is away is tried again."""
+    """`JobFailed` ends it at once; what is damaged where it is kept is tried again."""
     job = await start(counting, 5, at={"prepare:1": at})
     await finish(counting, turns(counting))
     row = await job_of(counting, job)
     assert (row["state"], row["code"], row["done"]) == ("failed", code, 1)
     assert row["attempts"] == (0 if at == "final" else 3)
+
+
+async def test_an_artifact_store_that_is_away_for_long_fails_no_job(counting: Stack) -> None:
+    """It is asked again, not too seldom, and what fails afterwards still has attempts."""
+    job = await start(counting, 3, at={"prepare:1": "store"})
+    one = turns(counting)
+    for _ in range(3 * counting.crew.retry.max_attempts):
+        await counting.fetch("UPDATE jobs SET due_at = now()")
+        await one.turn_of_each()
+    row = await job_of(counting, job)
+    assert (row["state"], row["error"], row["done"]) == ("running", "the store is away", 1)
+    assert row["attempts"] == counting.crew.retry.max_attempts // 2
+    assert row["due_at"] > row["updated_at"]
+    back = json.dumps({"to": 3, "at": {"prepare:1": "fail"}})
+    await counting.fetch("UPDATE jobs SET arguments = $1, due_at = now()", back)
+    await one.turn_of_each()
+    assert (await job_of(counting, job))["state"] == "running"
+    await counting.fetch("UPDATE jobs SET arguments = $1", json.dumps({"to": 3}))
+    # Begun work has its job from each step.
+    await finish(counting, one)
+    assert (await job_of(counting, job))["state"] == "done"
 
 
 async def test_an_unknown_kind_is_left_to_newer_processes_for_a_while(counting: Stack) -> None:

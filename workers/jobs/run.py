@@ -22,7 +22,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from shared import telemetry
-from shared.artifacts import ArtifactError, ArtifactGone, Artifacts
+from shared.artifacts import ArtifactDamaged, ArtifactError, ArtifactGone, Artifacts
 from shared.db import Conn, is_platform_fault, storable
 from shared.domain.outcomes import PROCESS_DIED
 from shared.settings import Endpoints, Settings
@@ -242,6 +242,9 @@ class Turns:
     async def _charge(self, conn: Conn, job: Job, error: Exception) -> None:
         """A step failed, and not by the platform's fault: later again, or never."""
         retry, failed = self.tools.crew.retry, job.attempts + 1
+        if _is_store_away(error):
+            # No job's fault, however long it lasts: it never uses up more than half of the attempts.
+            failed = max(job.attempts, min(failed, retry.max_attempts // 2))
         is_final = isinstance(error, JobFailed | ArtifactGone) or retry.is_exhausted(failed)
         code, text = _code_of(error), storable(str(error) or repr(error))
         async with conn.transaction():
@@ -251,8 +254,9 @@ class Turns:
             if is_final:
                 await jobs.fail(conn, job.id, code, text)
             else:
-                delay_s = retry.delay_s(failed, random.random())  # noqa: S311 - jitter
-                await jobs.put_off(conn, job.id, text, delay_s)
+                # Of none at all, where there are not two: as after the first.
+                delay_s = retry.delay_s(max(1, failed), random.random())  # noqa: S311 - jitter
+                await jobs.put_off(conn, job.id, text, delay_s, failed)
         telemetry.job_failed(job.kind, code)
         if is_final:
             await self._end(job, "job has failed", code=code, reason=text)
@@ -273,6 +277,12 @@ class Turns:
             log.warning("platform fault", extra={"at": what, "error": repr(error)})
         else:
             log.exception("a job's turn failed", extra={"at": what})
+
+
+def _is_store_away(error: Exception) -> bool:
+    return isinstance(error, ArtifactError) and not isinstance(
+        error, ArtifactGone | ArtifactDamaged
+    )
 
 
 def _code_of(error: Exception) -> str:
