@@ -223,6 +223,24 @@ async def test_a_mark_of_a_dead_process_counts_as_a_death(counting: Stack) -> No
     assert [tuple(row.values()) for row in rows] == [(0, 1), (1, 0), (2, 0)]
 
 
+async def test_a_step_that_finds_the_row_locked_is_no_death(counting: Stack) -> None:
+    """Somebody may hold the job's row, to cancel it say, and give it up again."""
+    job = await start(counting, 3, at={"prepare:1": "slow"})
+    one = turns(counting)
+    running = asyncio.create_task(one.turn_of_each())
+    while not await counting.value("SELECT done = 1 AND mark IS NOT NULL FROM jobs"):
+        await asyncio.sleep(0.01)
+    async with counting.owner.transaction() as conn:
+        await conn.execute("SELECT 1 FROM jobs WHERE id = $1 FOR UPDATE", job)
+        await asyncio.sleep(0.8)
+    await running
+    row = await job_of(counting, job)
+    assert (row["done"], row["mark"]) == (1, None)
+    async with new_crew(counting.endpoints, "other") as crew:
+        await finish(counting, turns(counting, crew))
+    assert await counting.value("SELECT max(deaths) FROM counted") == 0
+
+
 async def test_what_kills_again_and_again_fails(counting: Stack) -> None:
     job = await start(counting, 3)
     one = turns(counting)

@@ -144,6 +144,8 @@ class Turns:
             await self._charge(conn, job, error)
             return False
         if progress is None:
+            # Somebody has its row: what was prepared is taken up again, and is no death until then.
+            await self._withdraw(job_id)
             return False
         telemetry.job_stepped(job.kind, progress.done - job.done)
         if progress.is_finished:
@@ -249,14 +251,16 @@ class Turns:
         code, text = _code_of(error), storable(str(error) or repr(error))
         async with conn.transaction():
             held = await jobs.hold(conn, job.id)
-            if held is None or held.mark != self.token or held.run != job.run:
-                return
-            if is_final:
+            is_ours = held is not None and held.mark == self.token and held.run == job.run
+            if is_ours and is_final:
                 await jobs.fail(conn, job.id, code, text)
-            else:
+            elif is_ours:
                 # Of none at all, where there are not two: as after the first.
                 delay_s = retry.delay_s(max(1, failed), random.random())  # noqa: S311 - jitter
                 await jobs.put_off(conn, job.id, text, delay_s, failed)
+        if not is_ours:
+            await self._withdraw(job.id)
+            return
         telemetry.job_failed(job.kind, code)
         if is_final:
             await self._end(job, "job has failed", code=code, reason=text)
