@@ -12,11 +12,12 @@ import msgspec
 
 from shared.store.feed import FeedRecord
 
-#: Whose contents a tenant is shown: they hold its own values, and no name of anybody else.
+#: Whose contents a tenant is shown: they hold its own values, and no name of anybody else. Not the
+#: manifests of imports: numbers of rows and of lines tell how many others have.
 _OWN_CONTENTS = frozenset(
     {
         "entitlement.granted", "entitlement.changed", "entitlement.revoked",
-        "record.imported", "record.changed", "record.removed",
+        "record.imported", "record.changed", "record.removed", "records.reprocessed",
     }
 )  # fmt: skip
 

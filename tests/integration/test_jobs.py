@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -9,7 +10,8 @@ import pytest
 
 from shared.db import LOOKUPS_ONLY, Database
 from shared.domain.outcomes import RetryPolicy
-from shared.store import jobs
+from shared.store import job_lists, jobs
+from shared.store.job_lists import Wanted
 from tests.support.stack import Stack, new_crew
 from tests.support.working import CREATE, KINDS, Count, finish, start, turns
 from workers.jobs.counting import Counting
@@ -241,6 +243,18 @@ async def test_a_step_that_finds_the_row_locked_is_no_death(counting: Stack) -> 
     assert await counting.value("SELECT max(deaths) FROM counted") == 0
 
 
+async def test_what_takes_long_to_begin_has_a_turn_all_the_same(counting: Stack) -> None:
+    """Of more jobs than are kept open, each turn begins anew: it has to be worth that."""
+
+    async def begin(tools: Tools, job: jobs.Job) -> Count:
+        await asyncio.sleep(0.4)
+        return Count(tools, job)
+
+    job = await start(counting, 1000)
+    await turns(counting, kinds={"count": begin}, turn_s=0.3).turn_of_each()
+    assert (await job_of(counting, job))["done"] > 1
+
+
 async def test_what_kills_again_and_again_fails(counting: Stack) -> None:
     job = await start(counting, 3)
     one = turns(counting)
@@ -361,6 +375,37 @@ async def test_jobs_are_counted(counting: Stack) -> None:
     await found.count()
     assert found.jobs == {("count", "waiting"): 1, ("count", "paused"): 1}
     assert 3600 <= found.waits_s["count"] < 3700
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        Wanted(state="failed"), Wanted(state="running"), Wanted(state="paused"),
+        Wanted(source="stripe"), Wanted(source="none"), Wanted(tenant="acme"), Wanted(),
+    ],
+)  # fmt: skip
+async def test_lists_of_jobs_do_not_read_all_of_them(counting: Stack, wanted: Wanted) -> None:
+    """Each push is a job: there are many of one busy source, and nearly all of them are done."""
+    await counting.fetch(
+        "INSERT INTO jobs (id, kind, actor, source_id, tenant, state, finished_at)"
+        " SELECT gen_random_uuid(), 'import', 'test', (SELECT min(id) FROM sources), 'busy', 'done',"
+        " now() FROM generate_series(1, 100000)"
+    )
+    await start(counting, 3, source="stripe")
+    await counting.fetch("ANALYZE jobs")
+    reader = await Database.open(counting.endpoints.database["reader"], "reader", size=1)
+    async with reader.connection() as conn:
+        listed = f"EXPLAIN (ANALYZE, BUFFERS) {job_lists.LIST_JOBS}"
+        values = (None, *wanted, 50)
+        for number, value in reversed([*enumerate(values, start=1)]):
+            said = "NULL" if value is None else f"'{value}'"
+            listed = listed.replace(f"${number}", said)
+        rows = await conn.fetch(listed)
+        found = await job_lists.list_jobs(conn, None, wanted, 50)
+    await reader.close()
+    buffers = next(row[0] for row in rows if "Buffers:" in row[0])
+    assert sum(int(one) for one in re.findall(r"(?:hit|read)=(\d+)", buffers)) < 200, rows
+    assert len(found) == (50 if wanted == Wanted() else wanted.source == "stripe")
 
 
 async def test_looking_for_jobs_does_not_read_those_that_are_over(counting: Stack) -> None:

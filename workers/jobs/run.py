@@ -109,7 +109,9 @@ class Turns:
     async def _turn(self, job_id: UUID) -> bool:
         """Steps of one job, as long as its turn lasts; whether there was any."""
         loop = asyncio.get_running_loop()
-        until_s = loop.time() + self.turn_s
+        # From its first step on: where there are many jobs each turn begins its work anew, and of a
+        # large body everything up to its place is read again.
+        until_s: float | None = None
         count = 0
         try:
             async with self.tools.crew.db.connection() as conn:
@@ -118,6 +120,7 @@ class Turns:
                 # If this fails the connection is lost, and the lock with it.
                 while await self._step(conn, job_id):
                     count += 1
+                    until_s = loop.time() + self.turn_s if until_s is None else until_s
                     if self.stop.is_set() or loop.time() >= until_s:
                         break
                 await jobs.leave(conn, job_id)
