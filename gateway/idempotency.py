@@ -22,12 +22,10 @@ def read_key(headers: Mapping[str, str]) -> str | None:
     Raises:
         Refusal: what it has is no key, or it has two.
     """
-    given = {headers[name] for name in _NAMES if name in headers}
-    if not given:
-        return None
+    given = {checked(headers[name]) for name in _NAMES if name in headers}
     if len(given) > 1:
         raise Refusal("malformed_request", "Idempotency-Key: there are two, and they differ")
-    return checked(given.pop())
+    return given.pop() if given else None
 
 
 def checked(key: str) -> str:

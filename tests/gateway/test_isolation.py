@@ -75,6 +75,7 @@ QUERIES: dict[str, Callable[["Known", str], str | None]] = {
             "until",
             "from",
             "prefix",
+            "wait",
         ),
         lambda _, __: None,
     ),
@@ -82,6 +83,13 @@ QUERIES: dict[str, Callable[["Known", str], str | None]] = {
 #: Operation with a body → what it says about a tenant.
 BODIES: dict[str, Callable[["Known", str], Any]] = {
     "check_entitlements": lambda _, tenant: {"tenant": tenant, "features": ["seats"]},
+    "start_job": lambda _, tenant: {
+        "kind": "export",
+        "tenant": tenant,
+        "arguments": {"what": "records", "format": "ndjson"},
+    },
+    # Of a source, which is nobody's.
+    **dict.fromkeys(("pause_source", "resume_source", "rotate_secret"), lambda _, __: {}),
 }
 
 _PARAMETER = re.compile(r"(?P<step>[^/]+)/\{(?P<name>\w+)(?::path)?\}")
@@ -153,6 +161,7 @@ async def known(one: Deployment) -> Known:
         ids = (event_id, import_id, placed.tracking_id, job_id)
         for kept, number in zip(vars(found).values(), ids, strict=True):
             kept[tenant] = str(number)
+    await stack.drain()  # or the orders would be carried out with what is done to others
     return found
 
 
@@ -357,6 +366,8 @@ async def snapshot(
                 break
             # A cursor is another text each time: what it tells is how long it is.
             body["meta"]["next"] = len(following)
+            if not body["meta"]["hasMore"]:
+                break  # the feed has one even so, to come back with
             page += 1
             path = f"{base}?limit=2&cursor={following}"
     return answers
