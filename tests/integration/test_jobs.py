@@ -388,8 +388,8 @@ async def test_lists_of_jobs_do_not_read_all_of_them(counting: Stack, wanted: Wa
     """Each push is a job: there are many of one busy source, and nearly all of them are done."""
     await counting.fetch(
         "INSERT INTO jobs (id, kind, actor, source_id, tenant, state, finished_at)"
-        " SELECT gen_random_uuid(), 'import', 'test', (SELECT min(id) FROM sources), 'busy', 'done',"
-        " now() FROM generate_series(1, 100000)"
+        " SELECT gen_random_uuid(), 'import', 'test', (SELECT min(id) FROM sources), 'busy',"
+        " 'done', now() FROM generate_series(1, 100000)"
     )
     await start(counting, 3, source="stripe")
     await counting.fetch("ANALYZE jobs")

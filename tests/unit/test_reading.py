@@ -250,7 +250,7 @@ async def test_a_bomb_is_refused() -> None:
 
 @pytest.mark.parametrize("start", [b"id\n", b'id\n"'])
 async def test_lines_of_nothing_take_no_memory(start: bytes) -> None:
-    """A few KiB of gzip hold them by the million, within the limits, and each of them is an object."""
+    """A few KiB of gzip hold them by the million, within the limits; each is an object."""
     body = gzip.compress(start + b"\n" * (2 << 20))
     reading = opened(CSV, pieces(body), encoding="gzip")
     tracemalloc.start()

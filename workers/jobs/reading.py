@@ -19,7 +19,7 @@ _SAYS_NOTHING = ("", "application/octet-stream", "text/plain")
 
 #: Of what came, undone at once: it may be two hundred times as much then.
 _ENCODED_PIECE_BYTES = 32 << 10
-#: Cut into rows at once. A few bytes of a row take a hundred in memory while they are looked at, and
+#: Cut into rows at once: an empty line takes a hundred bytes in memory while it is looked at, and
 #: the loop waits for it.
 _PIECE_BYTES = 256 << 10
 

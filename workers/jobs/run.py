@@ -248,7 +248,7 @@ class Turns:
         """A step failed, and not by the platform's fault: later again, or never."""
         retry, failed = self.tools.crew.retry, job.attempts + 1
         if _is_store_away(error):
-            # No job's fault, however long it lasts: it never uses up more than half of the attempts.
+            # No job's fault, however long it lasts: it uses up half of the attempts at most.
             failed = max(job.attempts, min(failed, retry.max_attempts // 2))
         is_final = isinstance(error, JobFailed | ArtifactGone) or retry.is_exhausted(failed)
         code, text = _code_of(error), storable(str(error) or repr(error))
