@@ -26,6 +26,7 @@ OWN_CONTENTS = frozenset(
     {
         "entitlement.granted", "entitlement.changed", "entitlement.revoked",
         "record.imported", "record.changed", "record.removed",
+        "records.reprocessed",
     }
 )  # fmt: skip
 

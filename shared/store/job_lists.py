@@ -40,13 +40,18 @@ FROM jobs j
 LEFT JOIN sources s ON s.id = j.source_id
 """
 )
+# The state is asked for twice: an index finds it as it is stored, and shown is its source's pause.
 LIST_JOBS = (
-    _JOB
+    _JOB  # noqa: S608 - constants
     + """
 WHERE ($1::uuid IS NULL OR j.id < $1) AND ($2::text IS NULL OR j.kind = $2)
+  AND ($3::text IS NULL OR j.state = ANY (
+           CASE WHEN $3 = 'paused' THEN '{waiting,running,paused}'::text[] ELSE ARRAY[$3] END))
   AND ($3::text IS NULL OR """
     + _STATE
-    + """ = $3) AND ($4::text IS NULL OR s.name = $4) AND ($5::text IS NULL OR j.tenant = $5)
+    + """ = $3)
+  AND ($4::text IS NULL OR j.source_id = (SELECT id FROM sources WHERE name = $4))
+  AND ($5::text IS NULL OR j.tenant = $5)
 ORDER BY j.id DESC LIMIT $6
 """
 )

@@ -220,15 +220,15 @@ async def save(conn: Conn, job: UUID, progress: Progress) -> None:
 
 
 PUT_OFF_JOB = """
-UPDATE jobs SET attempts = attempts + 1, mark = NULL, error = $2, updated_at = now(),
+UPDATE jobs SET attempts = $4, mark = NULL, error = $2, updated_at = now(),
                 due_at = now() + make_interval(secs => $3)
 WHERE id = $1
 """
 
 
-async def put_off(conn: Conn, job: UUID, error: str, delay_s: float) -> None:
-    """A step failed: the next attempt comes after `delay_s`."""
-    await conn.execute(PUT_OFF_JOB, job, error, delay_s)
+async def put_off(conn: Conn, job: UUID, error: str, delay_s: float, attempts: int) -> None:
+    """A step failed, after so many attempts in all: the next one comes after `delay_s`."""
+    await conn.execute(PUT_OFF_JOB, job, error, delay_s, attempts)
 
 
 FAIL_JOB = """

@@ -234,6 +234,27 @@ async def test_a_tenant_is_shown_nothing_of_anybody_else(gateway: Gateway) -> No
         assert hidden in shown
 
 
+async def test_what_a_tenant_sees_of_changes_of_many_records(gateway: Gateway) -> None:
+    """An import's manifest has numbers of rows and lines, by which others' could be counted."""
+    change = [4711, "imported", 812, None, 1, None, "00"]
+    manifest = json.dumps({"columns": [], "changes": [change]}).encode()
+    again = [{"record": "rep_1", "action": "record.imported", "before": None, "after": {"a": 1}}]
+    await write(
+        gateway,
+        told("records.imported", chain="import:x", subject="import/x", after=manifest),
+        told("records.taken_back", chain="import:x", subject="import/x", step=2, after=manifest),
+        told("records.reprocessed", chain="job:y", step=3, after=json.dumps(again).encode()),
+    )
+    items, _ = await page(gateway, await add_token(gateway, "tenant:acme"))
+    assert [(item["type"], item["after"]) for item in items] == [
+        ("records.imported", None),
+        ("records.taken_back", None),
+        ("records.reprocessed", again),
+    ]
+    seen, _ = await page(gateway, await add_token(gateway, "service"))
+    assert seen[0]["after"]["changes"] == [change]
+
+
 async def test_another_tenant_looks_like_none(gateway: Gateway) -> None:
     await write(gateway, told(tenant="other"))
     token = await add_token(gateway, "tenant:acme")

@@ -155,6 +155,24 @@ async def test_bodies_wherever_they_lie(
     assert steps == 3
 
 
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("second", [False, True])
+async def test_another_body_under_the_same_key_is_a_conflict(
+    importer: Importer, first: bool, second: bool
+) -> None:
+    """Wherever the two lie: of an artifact, the event and its redelivery have only the digest."""
+    one, other = ndjson([row(1)]), ndjson([row(2)])
+    tracking_id = await importer.push(one, key="push-1", apart=first)
+    for body, apart in ((one, first), (other, second)):
+        assert await importer.push(body, key="push-1", apart=apart) == tracking_id
+    await importer.stack.drain()
+    await importer.work()
+    assert set(await counting(importer.stack)) == {"rep_1"}
+    assert await importer.stack.value("SELECT count(*) FROM deliveries") == 2
+    assert await importer.stack.value("SELECT count(*) FROM conflicts") == 1
+    assert await importer.stack.value("SELECT count(*) FROM work") == 0
+
+
 async def test_an_artifact_that_is_gone_is_no_empty_body(importer: Importer) -> None:
     tracking_id = await importer.push(ndjson([row(1)]), apart=True)
     await importer.stack.drain()
@@ -163,7 +181,7 @@ async def test_an_artifact_that_is_gone_is_no_empty_body(importer: Importer) -> 
             file.unlink()
     await importer.work()
     job = await importer.job(tracking_id)
-    assert (job["state"], job["code"], job["done"]) == ("failed", "ArtifactGone", 0)
+    assert (job["state"], job["code"], job["done"]) == ("failed", "artifact_gone", 0)
 
 
 async def test_good_rows_before_the_damage_are_imported(importer: Importer) -> None:

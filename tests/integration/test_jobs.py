@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -9,7 +10,8 @@ import pytest
 
 from shared.db import LOOKUPS_ONLY, Database
 from shared.domain.outcomes import RetryPolicy
-from shared.store import jobs
+from shared.store import job_lists, jobs
+from shared.store.job_lists import Wanted
 from tests.support.stack import Stack, new_crew
 from tests.support.working import CREATE, KINDS, Count, finish, start, turns
 from workers.jobs.counting import Counting
@@ -98,15 +100,36 @@ async def test_backoff_grows(counting: Stack) -> None:
 
 @pytest.mark.parametrize(
     ("at", "code"),
-    [("final", "hopeless"), ("store", "artifact_store")],
+    [("final", "hopeless"), ("damaged", "artifact_store")],
 )
 async def test_what_a_kind_says_of_a_failure(counting: Stack, at: str, code: str) -> None:
-    """`JobFailed` ends it at once; an artifact store that is away is tried again."""
+    """`JobFailed` ends it at once; what is damaged where it is kept is tried again."""
     job = await start(counting, 5, at={"prepare:1": at})
     await finish(counting, turns(counting))
     row = await job_of(counting, job)
     assert (row["state"], row["code"], row["done"]) == ("failed", code, 1)
     assert row["attempts"] == (0 if at == "final" else 3)
+
+
+async def test_an_artifact_store_that_is_away_for_long_fails_no_job(counting: Stack) -> None:
+    """It is asked again, not too seldom, and what fails afterwards still has attempts."""
+    job = await start(counting, 3, at={"prepare:1": "store"})
+    one = turns(counting)
+    for _ in range(3 * counting.crew.retry.max_attempts):
+        await counting.fetch("UPDATE jobs SET due_at = now()")
+        await one.turn_of_each()
+    row = await job_of(counting, job)
+    assert (row["state"], row["error"], row["done"]) == ("running", "the store is away", 1)
+    assert row["attempts"] == counting.crew.retry.max_attempts // 2
+    assert row["due_at"] > row["updated_at"]
+    back = json.dumps({"to": 3, "at": {"prepare:1": "fail"}})
+    await counting.fetch("UPDATE jobs SET arguments = $1, due_at = now()", back)
+    await one.turn_of_each()
+    assert (await job_of(counting, job))["state"] == "running"
+    await counting.fetch("UPDATE jobs SET arguments = $1", json.dumps({"to": 3}))
+    # Begun work has its job from each step.
+    await finish(counting, one)
+    assert (await job_of(counting, job))["state"] == "done"
 
 
 async def test_an_unknown_kind_is_left_to_newer_processes_for_a_while(counting: Stack) -> None:
@@ -200,6 +223,36 @@ async def test_a_mark_of_a_dead_process_counts_as_a_death(counting: Stack) -> No
     await finish(counting, one)
     rows = await counting.fetch("SELECT number, deaths FROM counted ORDER BY number")
     assert [tuple(row.values()) for row in rows] == [(0, 1), (1, 0), (2, 0)]
+
+
+async def test_a_step_that_finds_the_row_locked_is_no_death(counting: Stack) -> None:
+    """Somebody may hold the job's row, to cancel it say, and give it up again."""
+    job = await start(counting, 3, at={"prepare:1": "slow"})
+    one = turns(counting)
+    running = asyncio.create_task(one.turn_of_each())
+    while not await counting.value("SELECT done = 1 AND mark IS NOT NULL FROM jobs"):
+        await asyncio.sleep(0.01)
+    async with counting.owner.transaction() as conn:
+        await conn.execute("SELECT 1 FROM jobs WHERE id = $1 FOR UPDATE", job)
+        await asyncio.sleep(0.8)
+    await running
+    row = await job_of(counting, job)
+    assert (row["done"], row["mark"]) == (1, None)
+    async with new_crew(counting.endpoints, "other") as crew:
+        await finish(counting, turns(counting, crew))
+    assert await counting.value("SELECT max(deaths) FROM counted") == 0
+
+
+async def test_what_takes_long_to_begin_has_a_turn_all_the_same(counting: Stack) -> None:
+    """Of more jobs than are kept open, each turn begins anew: it has to be worth that."""
+
+    async def begin(tools: Tools, job: jobs.Job) -> Count:
+        await asyncio.sleep(0.4)
+        return Count(tools, job)
+
+    job = await start(counting, 1000)
+    await turns(counting, kinds={"count": begin}, turn_s=0.3).turn_of_each()
+    assert (await job_of(counting, job))["done"] > 1
 
 
 async def test_what_kills_again_and_again_fails(counting: Stack) -> None:
@@ -322,6 +375,37 @@ async def test_jobs_are_counted(counting: Stack) -> None:
     await found.count()
     assert found.jobs == {("count", "waiting"): 1, ("count", "paused"): 1}
     assert 3600 <= found.waits_s["count"] < 3700
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        Wanted(state="failed"), Wanted(state="running"), Wanted(state="paused"),
+        Wanted(source="stripe"), Wanted(source="none"), Wanted(tenant="acme"), Wanted(),
+    ],
+)  # fmt: skip
+async def test_lists_of_jobs_do_not_read_all_of_them(counting: Stack, wanted: Wanted) -> None:
+    """Each push is a job: there are many of one busy source, and nearly all of them are done."""
+    await counting.fetch(
+        "INSERT INTO jobs (id, kind, actor, source_id, tenant, state, finished_at)"
+        " SELECT gen_random_uuid(), 'import', 'test', (SELECT min(id) FROM sources), 'busy',"
+        " 'done', now() FROM generate_series(1, 100000)"
+    )
+    await start(counting, 3, source="stripe")
+    await counting.fetch("ANALYZE jobs")
+    reader = await Database.open(counting.endpoints.database["reader"], "reader", size=1)
+    async with reader.connection() as conn:
+        listed = f"EXPLAIN (ANALYZE, BUFFERS) {job_lists.LIST_JOBS}"
+        values = (None, *wanted, 50)
+        for number, value in reversed([*enumerate(values, start=1)]):
+            said = "NULL" if value is None else f"'{value}'"
+            listed = listed.replace(f"${number}", said)
+        rows = await conn.fetch(listed)
+        found = await job_lists.list_jobs(conn, None, wanted, 50)
+    await reader.close()
+    buffers = next(row[0] for row in rows if "Buffers:" in row[0])
+    assert sum(int(one) for one in re.findall(r"(?:hit|read)=(\d+)", buffers)) < 200, rows
+    assert len(found) == (50 if wanted == Wanted() else wanted.source == "stripe")
 
 
 async def test_looking_for_jobs_does_not_read_those_that_are_over(counting: Stack) -> None:

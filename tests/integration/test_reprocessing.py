@@ -260,6 +260,21 @@ async def test_one_record_is_read_again_and_its_tenant_told(acme: Stack) -> None
     assert (again.outcome, again.told) == ("unchanged", [])
 
 
+async def test_what_comes_to_count_and_cannot_be_read_is_told_too(acme: Stack) -> None:
+    """The newest version is read anew and older by now; the next one stays as it is, and counts."""
+    await acme.apply(loud(1, 10), loud(2, 20), source="acme")
+    ends = "(data.title == 'TITLE 1' && data.updated) || `1000000000`"
+    await remap(acme, {**LOWER, "record": {**LOWER["record"], "version": ends}})
+    await acme.fetch("DELETE FROM inbox WHERE event_id = 'evt_1'")
+    answer = await apply_order(acme.crew, await order(acme, one()))
+    assert await titles(acme) == {"rep_1": ("acme", "TITLE 1")}
+    assert (answer.outcome, answer.code) == ("applied", None)
+    ((told,),) = [answer.told]
+    assert (told.action, told.before, told.after) == (
+        "record.changed", b'{"title":"TITLE 2"}', b'{"title":"TITLE 1"}',
+    )  # fmt: skip
+
+
 async def test_orders_for_records_of_others_touch_nothing(acme: Stack) -> None:
     await acme.apply(loud(1), source="acme")
     await remap(acme, LOWER)

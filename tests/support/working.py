@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-from shared.artifacts import ArtifactError, Artifacts
+from shared.artifacts import ArtifactDamaged, ArtifactError, Artifacts
 from shared.db import Conn
 from shared.store import jobs
 from shared.store.jobs import Job, Progress
@@ -29,7 +29,7 @@ CREATE = (
 class Count:
     """
     Counts to `arguments["to"]`, `arguments["by"]` a step; `at` maps a number to what happens when
-    its step is prepared ("prepare:…") or done: kill, hang, fail, final, fault, slow.
+    its step is prepared ("prepare:…") or done: kill, hang, fail, final, store, fault, slow.
     """
 
     def __init__(self, tools: Tools, job: Job) -> None:
@@ -75,6 +75,8 @@ class Count:
                 raise JobFailed("hopeless", "it will not do")
             case "store":
                 raise ArtifactError("the store is away")
+            case "damaged":
+                raise ArtifactDamaged("not what was written")
             case "fault":
                 raise ConnectionResetError("Postgres is away")
             case "slow":

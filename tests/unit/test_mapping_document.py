@@ -33,7 +33,7 @@ def examples() -> list[tuple[str, str, str]]:
 
 def sender_of(declaration: str) -> Provider:
     ((name, table),) = tomllib.loads(declaration)["sources"].items()
-    source = read_source(table, ("sources", name), providers())
+    source = read_source(table, ("sources", name), providers(), Path())
     return providers()[source.provider].for_source(
         Configured(source.settings, source.livemode, source.tenant)
     )

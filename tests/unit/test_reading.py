@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import random
+import tracemalloc
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -198,7 +199,7 @@ async def test_a_quote_that_is_never_closed_swallows_no_more_than_a_row() -> Non
         assert rows[0] == (2, "row_too_long")
         assert rows[-1] == (3003, {"id": "3", "name": "last"})
         # The line that made it too long was its last one.
-        swallowed = 3 + LONGEST_ROW_BYTES // (len(line) - 1)
+        swallowed = 3 + LONGEST_ROW_BYTES // len(line)
         assert [number for number, _ in rows[1:]] == list(range(swallowed + 1, 3004))
 
 
@@ -245,6 +246,21 @@ async def test_a_bomb_is_refused() -> None:
     with pytest.raises(Damaged) as raised:
         await read(reading)
     assert raised.value.code == "too_large"
+
+
+@pytest.mark.parametrize("start", [b"id\n", b'id\n"'])
+async def test_lines_of_nothing_take_no_memory(start: bytes) -> None:
+    """A few KiB of gzip hold them by the million, within the limits; each is an object."""
+    body = gzip.compress(start + b"\n" * (2 << 20))
+    reading = opened(CSV, pieces(body), encoding="gzip")
+    tracemalloc.start()
+    try:
+        rows = await read(reading)
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert rows == ([] if start == b"id\n" else [(2, "row_too_long")])
+    assert most_bytes < 220 << 20
 
 
 @pytest.mark.parametrize("encoding", ["br", "gzip, gzip"])

@@ -232,7 +232,8 @@ async def reprocess(
     if any(holdings.tenants[one].merged_into is not None for one in needed):
         raise SetGrew(scope.more)
     now_of = done.tenants.get(record)
-    if record in done.kept:
+    if record in done.kept and not told:
+        # Where something is told, another version counts by now, and that is the one that stays.
         return Answer("ignored", now_of, key.name, done.kept[record].code, [], 0)
     if now_of is None:
         return Answer("parked", None, key.name, NEEDS_TENANT, [], 0, told)

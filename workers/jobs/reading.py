@@ -19,6 +19,8 @@ _SAYS_NOTHING = ("", "application/octet-stream", "text/plain")
 
 #: Of what came, undone at once: it may be two hundred times as much then.
 _ENCODED_PIECE_BYTES = 32 << 10
+#: Cut into rows at once: an empty line takes a hundred bytes in memory while it is looked at, and
+#: the loop waits for it.
 _PIECE_BYTES = 256 << 10
 
 #: Finds the rows of a document; None: its elements, or itself.
@@ -123,9 +125,11 @@ class Reading:
         size = _ENCODED_PIECE_BYTES if self._is_encoded else _PIECE_BYTES
         async for chunk in chunks:
             for at in range(0, len(chunk), size):
-                # The loop lives on, however far into the body a resumed reading begins.
-                await asyncio.sleep(0)
-                yield self._reader.feed(self._unskipped(self._decoder.feed(chunk[at : at + size])))
+                undone = self._unskipped(self._decoder.feed(chunk[at : at + size]))
+                for begin in range(0, len(undone) or 1, _PIECE_BYTES):
+                    # The loop lives on, however far into the body a resumed reading begins.
+                    await asyncio.sleep(0)
+                    yield self._reader.feed(undone[begin : begin + _PIECE_BYTES])
         yield self._reader.feed(self._unskipped(self._decoder.finish()))
         yield self._reader.finish()
 

@@ -22,7 +22,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from shared import telemetry
-from shared.artifacts import ArtifactError, ArtifactGone, Artifacts
+from shared.artifacts import ArtifactDamaged, ArtifactError, ArtifactGone, Artifacts
 from shared.db import Conn, is_platform_fault, storable
 from shared.domain.outcomes import PROCESS_DIED
 from shared.settings import Endpoints, Settings
@@ -109,7 +109,9 @@ class Turns:
     async def _turn(self, job_id: UUID) -> bool:
         """Steps of one job, as long as its turn lasts; whether there was any."""
         loop = asyncio.get_running_loop()
-        until_s = loop.time() + self.turn_s
+        # From its first step on: where there are many jobs each turn begins its work anew, and of a
+        # large body everything up to its place is read again.
+        until_s: float | None = None
         count = 0
         try:
             async with self.tools.crew.db.connection() as conn:
@@ -118,6 +120,7 @@ class Turns:
                 # If this fails the connection is lost, and the lock with it.
                 while await self._step(conn, job_id):
                     count += 1
+                    until_s = loop.time() + self.turn_s if until_s is None else until_s
                     if self.stop.is_set() or loop.time() >= until_s:
                         break
                 await jobs.leave(conn, job_id)
@@ -144,6 +147,8 @@ class Turns:
             await self._charge(conn, job, error)
             return False
         if progress is None:
+            # Somebody has its row: what was prepared is taken up again, and is no death until then.
+            await self._withdraw(job_id)
             return False
         telemetry.job_stepped(job.kind, progress.done - job.done)
         if progress.is_finished:
@@ -242,17 +247,23 @@ class Turns:
     async def _charge(self, conn: Conn, job: Job, error: Exception) -> None:
         """A step failed, and not by the platform's fault: later again, or never."""
         retry, failed = self.tools.crew.retry, job.attempts + 1
+        if _is_store_away(error):
+            # No job's fault, however long it lasts: it uses up half of the attempts at most.
+            failed = max(job.attempts, min(failed, retry.max_attempts // 2))
         is_final = isinstance(error, JobFailed | ArtifactGone) or retry.is_exhausted(failed)
         code, text = _code_of(error), storable(str(error) or repr(error))
         async with conn.transaction():
             held = await jobs.hold(conn, job.id)
-            if held is None or held.mark != self.token or held.run != job.run:
-                return
-            if is_final:
+            is_ours = held is not None and held.mark == self.token and held.run == job.run
+            if is_ours and is_final:
                 await jobs.fail(conn, job.id, code, text)
-            else:
-                delay_s = retry.delay_s(failed, random.random())  # noqa: S311 - jitter
-                await jobs.put_off(conn, job.id, text, delay_s)
+            elif is_ours:
+                # Of none at all, where there are not two: as after the first.
+                delay_s = retry.delay_s(max(1, failed), random.random())  # noqa: S311 - jitter
+                await jobs.put_off(conn, job.id, text, delay_s, failed)
+        if not is_ours:
+            await self._withdraw(job.id)
+            return
         telemetry.job_failed(job.kind, code)
         if is_final:
             await self._end(job, "job has failed", code=code, reason=text)
@@ -273,6 +284,12 @@ class Turns:
             log.warning("platform fault", extra={"at": what, "error": repr(error)})
         else:
             log.exception("a job's turn failed", extra={"at": what})
+
+
+def _is_store_away(error: Exception) -> bool:
+    return isinstance(error, ArtifactError) and not isinstance(
+        error, ArtifactGone | ArtifactDamaged
+    )
 
 
 def _code_of(error: Exception) -> str:

@@ -79,7 +79,8 @@ class SheetRows:
         _, line, _ = self._taken[-1]
         if line is None:
             raise _Unreadable("row_too_long", TOO_LONG)
-        self._taken_bytes += len(line)
+        # What ends it counts too, or a value of empty lines would have no end.
+        self._taken_bytes += len(line) + 1
         if self._taken_bytes > LONGEST_ROW_BYTES:
             raise _Unreadable("row_too_long", f"longer than {LONGEST_ROW_BYTES} bytes in all")
         try:
