@@ -16,15 +16,15 @@ from typing import Any
 
 from shared.artifacts import ArtifactError
 from shared.db import Conn, is_data_error, storable
-from shared.domain.audit import Draft
 from shared.domain.events import received_at_of
 from shared.domain.keys import RecordKey
 from shared.providers.base import header
 from shared.providers.sender.ingestion import Ingestion
-from shared.store import audit, grants, imports, jobs
+from shared.store import grants, imports, jobs
 from shared.store.imports import ImportEvent, Origin, Reported
 from shared.store.jobs import Failure, Job, Progress
 from shared.store.source_rows import SourceRow
+from workers.jobs import manifests
 from workers.jobs.examining import examine
 from workers.jobs.kinds import JobFailed, Tools, Work
 from workers.jobs.reading import Reading, reader_for
@@ -224,28 +224,9 @@ class _Import:
         return Written()
 
     async def _tell(self, conn: Conn, job: Job, written: Written, action: str) -> int:
-        """Append a manifest for each tenant that a change concerns; how many there are so far."""
-        first: int = job.cursor.get("step", 0)
-        drafts = [
-            Draft(
-                chain=f"import:{job.id}",
-                cause="event",
-                cause_id=str(job.id),
-                run=job.run,
-                tenant=tenant,
-                step=step,
-                action=action,
-                actor=job.actor,
-                source=self._source.name,
-                subject=f"import/{job.id}",
-                after=content,
-            )
-            for step, (tenant, content) in enumerate(written.manifests(), start=first + 1)
-        ]
-        if drafts:
-            now, xid = await audit.moment(conn)
-            await audit.append(conn, drafts, now=now, xid=xid)
-        return first + len(drafts)
+        name = self._source.name
+        told = written.manifests()
+        return await manifests.append(conn, job, told, family="import", action=action, source=name)
 
     async def _keep_failures(self, conn: Conn, job: Job, chunk: _Chunk) -> int:
         """Keep why rows were not taken, as many as an import keeps; how many those are so far."""

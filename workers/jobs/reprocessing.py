@@ -5,18 +5,18 @@ What that changes is told in the job's own chain, one manifest for each chunk an
 is locked, and a million records do not make a million links.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 import msgspec
 
 from shared.db import Conn, storable
-from shared.domain.audit import Draft
 from shared.domain.jobs import Reprocess, UnfitError, read_arguments
-from shared.store import audit, jobs, rereading
+from shared.store import jobs, rereading
 from shared.store.jobs import Failure, Job, Progress
 from workers.entries import Told
 from workers.handlers.rereading import Reread, read_again
+from workers.jobs import manifests
 from workers.jobs.kinds import JobFailed, Tools
 
 CHUNK = 100
@@ -71,11 +71,10 @@ class Reprocessing:
         """See `Work`."""
         skip = job.deaths >= DEATHS_OF_ONE
         done = await read_again(conn, self._tools.crew.surroundings, self._ids, skip=skip)
-        number = int(job.cursor.get("step", 0))
-        drafts = _manifests(job, self._source(job), done, number)
-        if drafts:
-            now, xid = await audit.moment(conn)
-            await audit.append(conn, drafts, now=now, xid=xid)
+        told = _by_tenant(done)
+        step = await manifests.append(
+            conn, job, told, family="job", action=MANIFEST, source=self._source(job)
+        )
         changed = sum(1 for told in done.told.values() if told)
         kept = {record: why for record, why in done.kept.items() if not done.told.get(record)}
         counts = dict(job.counts)
@@ -89,7 +88,7 @@ class Reprocessing:
             "after": after,
             "until": self._until,
             "before": self._before,
-            "step": number + len(drafts),
+            "step": step,
         }
         is_finished = after >= self._until
         return Progress(
@@ -122,34 +121,17 @@ def _chunk_of(job: Job) -> int:
     return max(1, CHUNK >> (4 * job.deaths))
 
 
-def _manifests(job: Job, source: str, done: Reread, number: int) -> list[Draft]:
-    """One for each tenant of the chunk."""
-    told = sorted((one for some in done.told.values() for one in some), key=_by_tenant)
-    drafts = []
+def _by_tenant(done: Reread) -> Iterator[tuple[str, bytes]]:
+    """(tenant, manifest) of the chunk."""
+    told = sorted((one for some in done.told.values() for one in some), key=_order)
     for tenant, group in groupby(told, key=lambda one: one.tenant):
-        number += 1
-        drafts.append(
-            Draft(
-                chain=f"job:{job.id}",
-                cause="event",
-                cause_id=str(job.id),
-                run=job.run,
-                tenant=tenant,
-                step=number,
-                action=MANIFEST,
-                actor=job.actor,
-                source=source,
-                subject=f"job/{job.id}",
-                after=_encode([_shown(one) for one in group]),
-            )
-        )
-    return drafts
+        yield tenant, _encode([_shown(one) for one in group])
 
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
-def _by_tenant(told: Told) -> tuple[str, str]:
+def _order(told: Told) -> tuple[str, str]:
     return told.tenant, told.subject
 
 
