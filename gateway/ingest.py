@@ -20,7 +20,6 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.checking import Form, check_document, read_form
 from gateway.door import Visit
 from gateway.envelope import Refusal, answer
 from gateway.idempotency import REPLAYED, Claims, read_key
@@ -28,6 +27,7 @@ from gateway.ingress import Ingress, read_headers, storable_headers
 from gateway.intake import StoreUnavailable
 from gateway.sources import Entrance, UnknownSource
 from gateway.spooling import SMALL_BYTES, Limit, Spool, Spools
+from gateway.validating import Form, check_document, read_form
 from shared import telemetry
 from shared.artifacts import ArtifactError, Artifacts
 from shared.domain.events import IMPORT, Headers, Identity, is_storable, new_tracking_id

@@ -2,7 +2,7 @@
 Why a tenant may use a feature, or may not: what is read for an answer, and the answer's shape.
 
 `shared.domain.explaining` makes the one from the other, `shared.domain.prose` says it in sentences.
-The read API and `--json` show the answer as it is, in camelCase.
+The API and `--json` show the answer as it is, in camelCase.
 """
 
 from collections.abc import Mapping, Sequence

@@ -90,7 +90,7 @@ ORDER BY s.name, k.account, k.livemode, k.customer
 
 async def read_tenant(conn: Conn, tenant: str) -> dict[str, Any] | None:
     """
-    What `sluice tenants show` and the read API answer; None for a tenant that nothing ever named.
+    What `sluice tenants show` and the API answer; None for a tenant that nothing ever named.
 
     {"tenant", "mergedInto", "mergedAt",
     "entitlements": [{"feature", "value", "validUntil", "grants": […]}],

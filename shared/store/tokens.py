@@ -1,5 +1,5 @@
 """
-Bearer tokens of the read API. The token itself is shown once and never stored, only its SHA-256:
+Bearer tokens of the API. The token itself is shown once and never stored, only its SHA-256:
 256 random bits need no salt and no slow hash.
 """
 

@@ -18,10 +18,9 @@ import httpx
 import pytest
 import zstandard
 
-from gateway import checking
-from gateway.checking import MOST_DETAILS
 from gateway.ingest import LARGEST_WHOLE_BYTES, Ingest
 from gateway.spooling import FILES_AT_ONCE, MEMORY_BYTES, PIECE_BYTES, SMALL_BYTES, Spools
+from gateway.validating import MOST_DETAILS
 from shared import db
 from shared.artifacts import Artifacts
 from shared.providers import providers
@@ -364,7 +363,7 @@ async def test_a_row_that_is_nested_deeply_is_a_violation(pushes: Pushes) -> Non
 async def test_what_takes_too_long_is_left_to_the_import(
     pushes: Pushes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checking, "_WITHIN_S", 0.0)
+    monkeypatch.setattr(validating, "_WITHIN_S", 0.0)
     accepted(await pushes.push("acme", json.dumps([{"at": "x"}] * 100).encode()))
 
 
