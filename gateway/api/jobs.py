@@ -20,6 +20,7 @@ from gateway.api.operations import (
 )
 from gateway.envelope import Detail, Refusal
 from shared.db import Conn
+from shared.domain.audit import actor_for_tenant
 from shared.domain.commands import CancelJob, Order, StartJob
 from shared.domain.events import is_storable
 from shared.domain.jobs import RECEIVED, UnfitError, read_arguments
@@ -125,7 +126,10 @@ async def list_jobs(call: Call[JobsQuery, Nothing]) -> Shown:
     async with call.reading() as conn:
         rows = await job_lists.list_jobs(conn, before, wanted, query.limit + 1)
     page = page_of(
-        rows, query.limit, lambda row: _public(job_lists.shown(row)), lambda row: (str(row["id"]),)
+        rows,
+        query.limit,
+        lambda row: _public(call, job_lists.shown(row)),
+        lambda row: (str(row["id"]),),
     )
     return call.page("jobs", page, query.limit)
 
@@ -155,7 +159,7 @@ async def start_job(call: Call[Nothing, NewJob]) -> Shown:
 async def show_job(call: Call[Nothing, Nothing]) -> Shown:
     """How far a job is, and what came of it. One that no worker has begun yet is "waiting"."""
     async with call.reading() as conn:
-        return Shown(_public(await _find(conn, call)))
+        return Shown(_public(call, await _find(conn, call)))
 
 
 async def cancel_job(call: Call[Nothing, Nothing]) -> Shown:
@@ -227,8 +231,17 @@ async def _assets(conn: Conn, job: dict[str, Any]) -> list[Asset]:
     return sorted(assets, key=lambda one: one.name)
 
 
-def _public(job: dict[str, Any]) -> dict[str, Any]:
-    """Without what an unexpected exception said: it may hold anything."""
+def _public(call: Call[Any, Any], job: dict[str, Any]) -> dict[str, Any]:
+    """
+    As the token may see it, and without what an unexpected exception said: that may hold anything.
+    """
+    if call.tenant is not None:
+        by = job["cancelledBy"]
+        job = {
+            **job,
+            "actor": actor_for_tenant(job["actor"]),
+            "cancelledBy": None if by is None else actor_for_tenant(by),
+        }
     error = job["error"]
     if error is None:
         return job

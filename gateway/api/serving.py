@@ -134,7 +134,13 @@ def _query_of(operation: Operation, request: Request) -> Any:
             raise Refusal("malformed_request", f"{name}: is there twice")
         given[name] = value
     try:
-        return msgspec.convert(given, type=operation.query, strict=False)
+        query = msgspec.convert(given, type=operation.query, strict=False)
+        fields = msgspec.structs.fields(operation.query)
+        for name in (one.encode_name for one in fields if getattr(query, one.name) is None):
+            # Where no text is wanted, msgspec takes "null" for nothing said.
+            if name in given:
+                raise msgspec.ValidationError(f"Invalid value {given[name]!r} - at `$.{name}`")
+        return query
     except msgspec.ValidationError as error:
         detail = _detail_of(error)
         where = detail.pointer.removeprefix("/")

@@ -32,8 +32,9 @@ OWN_CONTENTS = frozenset(
 
 
 def actor_for_tenant(actor: str) -> str:
-    """Who acted, as a tenant is told: of an operator only that it was one."""
-    return "operator" if actor.startswith("operator:") else actor
+    """Who acted, as a tenant is told: of operators and tokens not which."""
+    kind, _, _ = actor.partition(":")
+    return kind if kind in ("operator", "token") else actor
 
 
 def subject_for_tenant(subject: str) -> str:

@@ -160,6 +160,17 @@ async def test_an_unknown_parameter_is_named(town: Gateway) -> None:
         assert answer.json()["error"]["details"]
 
 
+async def test_a_parameter_that_says_null_is_none_that_was_left_out(town: Gateway) -> None:
+    """Or it would ask for everything; where a text is wanted it is a text like any other."""
+    token = await add_token(town, "service")
+    for query in ("jobs?state=null", "jobs?kind=Null", "events?from=null"):
+        answer = await get(town, f"/api/v1/{query}", token)
+        assert_envelope(answer, 400, "malformed_request")
+        name = query.partition("?")[2].partition("=")[0]
+        assert answer.json()["error"]["details"][0]["pointer"] == f"/{name}"
+    assert (await get(town, "/api/v1/jobs?source=null", token)).json()["data"] == []
+
+
 async def test_a_list_is_the_same_until_it_changes(town: Gateway) -> None:
     """Its cursor is another text each time, and yet it is the same page; a longer list is not."""
     token = await add_token(town, "service")
