@@ -19,7 +19,7 @@ from gateway.api.operations import (
     no_such,
 )
 from gateway.envelope import Detail, Refusal
-from shared.db import Conn
+from shared.db import Conn, Row
 from shared.domain.audit import actor_for_tenant
 from shared.domain.commands import CancelJob, Order, StartJob
 from shared.domain.events import is_storable
@@ -125,12 +125,11 @@ async def list_jobs(call: Call[JobsQuery, Nothing]) -> Shown:
     wanted = Wanted(query.kind, query.state, query.source, call.tenant)
     async with call.reading() as conn:
         rows = await job_lists.list_jobs(conn, before, wanted, query.limit + 1)
-    page = page_of(
-        rows,
-        query.limit,
-        lambda row: _public(call, job_lists.shown(row)),
-        lambda row: (str(row["id"]),),
-    )
+
+    def show(row: Row) -> dict[str, Any]:
+        return _public(call, job_lists.shown(row))
+
+    page = page_of(rows, query.limit, show, lambda row: (str(row["id"]),))
     return call.page("jobs", page, query.limit)
 
 
@@ -232,9 +231,7 @@ async def _assets(conn: Conn, job: dict[str, Any]) -> list[Asset]:
 
 
 def _public(call: Call[Any, Any], job: dict[str, Any]) -> dict[str, Any]:
-    """
-    As the token may see it, and without what an unexpected exception said: that may hold anything.
-    """
+    """As the token may see it; without what unexpected exceptions said, which may be anything."""
     if call.tenant is not None:
         by = job["cancelledBy"]
         job = {

@@ -277,7 +277,7 @@ async def test_cancel(scene: Scene) -> None:
     assert cancelled["jobId"] == ordered["jobId"] != cancelled["trackingId"]
     await scene.work(cancelled["trackingId"])
     job = assert_envelope(await scene.ask("GET", ordered["statusUrl"], "tenant:acme"), 200, None)
-    assert (job["state"], job["cancelledBy"]) == ("cancelled", "token:test")
+    assert (job["state"], job["cancelledBy"]) == ("cancelled", "token")
     assert (await scene.ask("GET", f"{ordered['statusUrl']}/assets")).json()["data"] == []
 
 
