@@ -95,6 +95,9 @@ async def receive_push(request: Request) -> Response:
         receiving = ingest.spools.receiving(request, source.id, _limit_of(push), push.verification)
         async with receiving as spool:
             label = await _prove(ingest, push, spool)
+            if not spool.size_bytes:
+                # More likely a file that was cut short than one without rows, and its id were used.
+                raise Refusal("malformed_request", "The body is empty.")
             with late:
                 await _check(push, spool)
                 receipt = await _keep(ingest, push, spool, label, visit)

@@ -16,6 +16,7 @@ import msgspec
 from shared.belongings import decided, read_belongings
 from shared.db import Conn
 from shared.domain import explaining
+from shared.domain.audit import actor_for_tenant
 from shared.domain.catalog import Catalog
 from shared.domain.entitlements import grant_by_hand
 from shared.domain.explanation import Explanation, Facts, Given, OperatorLink, Recorded, Tense
@@ -46,11 +47,11 @@ class Explained(Explanation, frozen=True, rename="camel", kw_only=True):
 
 
 async def explain(
-    conn: Conn, tenant: str, feature: str, at: str | None = None
+    conn: Conn, tenant: str, feature: str, at: str | None = None, *, for_tenant: bool = False
 ) -> dict[str, Any] | None:
     """
     The answer as JSON has it (`Explained`); None for a tenant that nothing ever named. `at` is as
-    `read_moment` takes it.
+    `read_moment` takes it. One that is `for_tenant` does not say which operator it was, nor why.
 
     Raises:
         MomentError: `at` names no moment; nothing was read.
@@ -71,12 +72,36 @@ async def explain(
         aliases = await merges.aliases_at(conn, tenant, min(moment, now))
         reading = _Reading(conn, tenant, feature, moment, now, tense, aliases)
         facts = await reading.facts()
-    explanation = explaining.explain(facts)
+    explanation = explaining.explain(_without_operators(facts) if for_tenant else facts)
     shown: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(explanation))
     text = text_of(explanation)
     if asked_for != tenant and known.merged_at is not None:
         text = f"{asked_for} was merged into {tenant} on {written(known.merged_at)}.\n\n{text}"
     return {**shown, "mergedFrom": asked_for if asked_for != tenant else None, "text": text}
+
+
+def _without_operators(facts: Facts) -> Facts:
+    """Their names and notes are not for tenants, here as in the feed."""
+    change = msgspec.structs.replace
+    record = facts.record
+    return change(
+        facts,
+        given=[
+            change(
+                one,
+                actor=actor_for_tenant(one.actor),
+                reason=None,
+                revoked_by=one.revoked_by and actor_for_tenant(one.revoked_by),
+                revoke_reason=None,
+            )
+            for one in facts.given
+        ],
+        operator_links={
+            key: change(link, actor=link.actor and actor_for_tenant(link.actor))
+            for key, link in facts.operator_links.items()
+        },
+        record=record and change(record, actor=actor_for_tenant(record.actor)),
+    )
 
 
 @dataclass

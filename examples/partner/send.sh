@@ -5,10 +5,14 @@
 #
 # The secret is in WEBHOOK_SECRET. Any POSIX shell, curl 7.76 or newer, openssl.
 set -eu
-url=$1 id=$2 file=${3:-} type=${4:-}
+url=$1 id=$2 file=${3:-} type=${4:-} secret=${WEBHOOK_SECRET:?is not set}
+if [ -n "$file" ] && ! [ -r "$file" ]; then
+    echo "$file cannot be read" >&2 # or its signature would be that of nothing
+    exit 1
+fi
 
 # openssl wants the key in hex, as an argument: whoever may list processes here can read it.
-key=$(printf %s "${WEBHOOK_SECRET#whsec_}" | openssl base64 -d -A | od -An -v -tx1 | tr -d ' \n')
+key=$(printf %s "${secret#whsec_}" | openssl base64 -d -A | od -An -v -tx1 | tr -d ' \n')
 timestamp=$(date +%s)
 # Sign exactly the bytes that are sent: of a compressed file, the compressed ones.
 signature=$({ printf '%s.%s.' "$id" "$timestamp"; cat "${file:-/dev/null}"; } |

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from shared.domain.audit import actor_for_tenant
+
 #: "manual/17", and "17:PLAN:FEATURE:until:TIME".
 _GIVEN = re.compile(r"manual/\d+")
 _TURNED = re.compile(r"\d+:(.+:(?:until|from):.+)", re.DOTALL)
@@ -27,12 +29,13 @@ def hide_number(name: str) -> str:
 def without_numbers(shown: Any) -> Any:
     """An answer as JSON has it, with all such names in it hidden."""
     if isinstance(shown, Mapping):
-        return {
-            key: hide_number(value)
-            if key in _KEYS and isinstance(value, str)
-            else without_numbers(value)
-            for key, value in shown.items()
-        }
+        return {key: _shown(key, value) for key, value in shown.items()}
     if isinstance(shown, list | tuple):
         return [without_numbers(one) for one in shown]
     return shown
+
+
+def _shown(key: str, value: Any) -> Any:
+    if key == "linkedBy" and isinstance(value, str):
+        return actor_for_tenant(value)
+    return hide_number(value) if key in _KEYS and isinstance(value, str) else without_numbers(value)

@@ -62,8 +62,8 @@ async def _serve(operation: Operation, api: Api, request: Request) -> Response:
         token = await api.tokens.authenticate(request)
     await _charge(api, visit, str(token.id))
     if token.scope.partition(":")[0] not in operation.who:
-        # Where something is asked for by its name, not even whether it exists.
-        if _PARAMETER.search(operation.path):
+        # A tenant is not even told whether what it asks for by its name exists.
+        if token.scope.startswith("tenant:") and _PARAMETER.search(operation.path):
             raise Refusal("not_found", "There is nothing here.")
         raise Refusal("forbidden", "The token's scope does not cover this.")
     path: dict[str, str] = dict(request.path_params)

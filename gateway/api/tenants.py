@@ -142,7 +142,9 @@ async def read_explanation(call: Call[At, Nothing]) -> Shown:
     """
 
     async def read(conn: Conn, tenant: str) -> dict[str, Any] | None:
-        return await explain(conn, tenant, call.path["feature"], call.query.at)
+        return await explain(
+            conn, tenant, call.path["feature"], call.query.at, for_tenant=call.tenant is not None
+        )
 
     try:
         shown = _for(call, await _found(call, read))

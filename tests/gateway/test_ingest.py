@@ -371,7 +371,8 @@ async def test_what_takes_too_long_is_left_to_the_import(
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (b"", "not JSON"),
+        (b"", "empty"),
+        (b" ", "not JSON"),
         (b"[{", "not JSON"),
         (b'[{"id": "a"} x]', "byte 13"),
         (b"\xff[]", "not JSON"),

@@ -70,8 +70,8 @@ def against(one: Against) -> str:
 
 
 def actor(who: str) -> str:
-    """An actor ("operator:ana") as people say it."""
-    return who.replace(":", " ", 1)
+    """An actor ("operator:ana") as people say it; "operator" is one whose name is not told."""
+    return who.replace(":", " ", 1) if ":" in who else f"a{'n' * (who[0] in 'aeiou')} {who}"
 
 
 def giver(gift: Gift) -> str:

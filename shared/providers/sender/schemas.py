@@ -43,6 +43,7 @@ class Schema:
             self._validator = validator_for(
                 document,
                 offline=True,
+                validate_formats=True,
                 pattern_options=FancyRegexOptions(backtrack_limit=_BACKTRACKS),
             )
         except (ValidationError, ValueError) as error:

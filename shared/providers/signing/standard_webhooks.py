@@ -166,6 +166,10 @@ def _read(headers: Headers, prefixes: Sequence[str]) -> _Signed:
         raise SignatureError("missing_signature")
     if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= _LONGEST_TIMESTAMP):
         raise SignatureError("malformed_signature")
+    if "." in message:
+        # It is what parts are signed with: of such an id a part could be taken for the timestamp,
+        # and the timestamp for the beginning of the body.
+        raise SignatureError("malformed_signature")
     given: list[tuple[str, bytes]] = []
     for entry in signature.split(" ")[:_MOST_SIGNATURES]:
         version, comma, encoded = entry.partition(",")
