@@ -100,7 +100,10 @@ async def test_one_that_was_cut_short_is_written_again(tmp_path: Path) -> None:
 async def test_it_is_on_disk_with_every_directory_above(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where it was there already: its writer may have died before it asked the disk."""
+    """
+    The content before it has its name; the directories also where it was there already: its writer
+    may have died before it asked the disk for them.
+    """
     synced: list[str] = []
     sync = os.fsync
 
@@ -112,11 +115,13 @@ async def test_it_is_on_disk_with_every_directory_above(
     artifacts = Artifacts(None, tmp_path)
     digest = await put(artifacts, b"x")
     file = place_of(tmp_path, digest)
-    wanted = {str(one) for one in (file, *list(file.parents)[:3])}
-    assert set(synced) == wanted
+    above = {str(one) for one in file.parents[:3]}
+    draft, *directories = synced
+    assert draft.startswith(f"{file}.")
+    assert set(directories) == above
     synced.clear()
     await put(artifacts, b"x")
-    assert set(synced) == wanted
+    assert set(synced) == above
 
 
 async def test_the_directory_is_nobody_elses(tmp_path: Path) -> None:
