@@ -71,7 +71,9 @@ def against(one: Against) -> str:
 
 def actor(who: str) -> str:
     """An actor ("operator:ana") as people say it; "operator" is one whose name is not told."""
-    return who.replace(":", " ", 1) if ":" in who else f"a{'n' * (who[0] in 'aeiou')} {who}"
+    if not who or ":" in who:
+        return who.replace(":", " ", 1)
+    return f"an {who}" if who[0] in "aeiou" else f"a {who}"
 
 
 def giver(gift: Gift) -> str:
