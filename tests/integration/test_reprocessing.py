@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -9,15 +10,18 @@ from uuid import UUID, uuid4
 import pytest
 
 from shared.artifacts import Artifacts
-from shared.domain.commands import CancelJob, Ordered, ReprocessRecord, StartJob
+from shared.domain.commands import CancelJob, ReprocessRecord, StartJob
 from shared.store import jobs
 from tests.support.acme import EVENT, REPORTS, SIGNATURE, add_acme, remap, report
 from tests.support.carrying import apply_order
+from tests.support.ordering import Ordering
 from tests.support.stack import Stack
 from tests.support.working import finish
 from workers.handlers.jobs import JobNotBegun
 from workers.jobs.kinds import Tools
 from workers.jobs.run import Turns
+from workers.process import Progress, visit
+from workers.surroundings import Surroundings
 from workers.trail import verify
 
 LOWER = {**REPORTS, "record": {**REPORTS["record"], "fields": {"title": "lower(data.title)"}}}
@@ -34,34 +38,10 @@ async def acme(stack: Stack) -> Stack:
 
 
 async def order(stack: Stack, what: Any, tenant: str | None = None) -> UUID:
-    """Store an order, as the API does."""
-    import msgspec
-
-    from shared.domain.events import OPERATOR_SOURCE, ORDERED, Identity, new_tracking_id
-    from shared.store import intake
-    from shared.store.intake import Delivery, sha_of
-
-    number = new_tracking_id(await stack.value("SELECT clock_timestamp()"), uuid4().bytes)
-    body = msgspec.json.encode(Ordered("token:test", what, tenant))
-    lane = await stack.value(
-        "SELECT min(l.id) FROM lanes l JOIN sources s ON s.id = l.source_id WHERE s.name = $1",
-        OPERATOR_SOURCE,
-    )
-    source = await stack.value("SELECT id FROM sources WHERE name = $1", OPERATOR_SOURCE)
-    kind = f"{ORDERED}{what.__struct_config__.tag}"
-    async with stack.gateway.connection() as conn:
-        (receipt,) = await intake.record(
-            conn,
-            [
-                Delivery(
-                    tracking_id=number, source_id=source, lane=lane,
-                    identity=Identity(str(number), kind, f"order/{number}"), unreadable=None,
-                    secret="token.x", headers=b"[]", body=body, body_sha=sha_of(body),
-                    trace_context="",
-                )
-            ],
-        )  # fmt: skip
-    return receipt.tracking_id
+    """Place an order, as the API does."""
+    scope = "operator" if tenant is None else f"tenant:{tenant}"
+    async with Ordering.open(stack) as ordering:
+        return await ordering.order(what, scope=scope, name="test")
 
 
 async def reprocess(stack: Stack, source: str | None = "acme", **arguments: Any) -> dict[str, Any]:
@@ -258,6 +238,52 @@ async def test_one_record_is_read_again_and_its_tenant_told(acme: Stack) -> None
     assert await titles(acme) == {"rep_1": ("acme", "title 1"), "rep_2": ("acme", "TITLE 2")}
     again = await apply_order(acme.crew, await order(acme, one()))
     assert (again.outcome, again.told) == ("unchanged", [])
+
+
+async def test_orders_are_carried_out_by_whoever_visits_their_lanes(acme: Stack) -> None:
+    """Several at once, some of one record and lane, and one that moves to another tenant."""
+    await acme.apply(loud(1), loud(2, id="rep_2"), loud(3, id="rep_3"), source="acme")
+    tenant = "data.id == 'rep_3' && 'beta' || data.tenant"
+    await remap(acme, {**LOWER, "record": {**LOWER["record"], "tenant": tenant}})
+    names = ("rep_1", "rep_1", "rep_2", "rep_3", "rep_9")
+    placed = [await order(acme, one(name)) for name in names]
+    await acme.drain()
+    outcomes = {
+        row["tracking_id"]: (row["outcome"], row["code"])
+        for row in await acme.fetch("SELECT tracking_id, outcome, code FROM settlements")
+    }
+    applied = ("applied", None)
+    assert sorted(outcomes[one] for one in placed[:2]) == [applied, ("unchanged", None)]
+    assert [outcomes[one] for one in placed[2:]] == [
+        applied, applied, ("ignored", "unknown_record"),
+    ]  # fmt: skip
+    assert await titles(acme) == {
+        "rep_1": ("acme", "title 1"), "rep_2": ("acme", "title 2"), "rep_3": ("beta", "title 3"),
+    }  # fmt: skip
+    told = await acme.fetch(
+        "SELECT tenant, action, actor FROM audit WHERE cause_id = ANY($1::text[]) AND step > 0"
+        " ORDER BY tenant, action",
+        [str(one) for one in placed],
+    )
+    assert [tuple(row.values()) for row in told] == [
+        ("acme", "record.changed", "token:test"),
+        ("acme", "record.changed", "token:test"),
+        ("acme", "record.removed", "token:test"),
+        ("beta", "record.imported", "token:test"),
+    ]
+    async with acme.owner.connection() as conn:
+        assert [one async for one in verify(conn, None, lambda _: None)] == []
+
+
+async def test_an_order_for_a_source_that_was_just_applied(stack: Stack) -> None:
+    """A worker that has not looked since does so for it: the order would be refused for good."""
+    crew = replace(stack.crew, surroundings=Surroundings())
+    async with crew.db.connection() as conn:
+        await crew.surroundings.refresh(conn)
+    await add_acme(stack)
+    placed = await order(stack, StartJob("reprocess", {}, None, "acme"))
+    assert await visit(crew, await stack.value("SELECT lane FROM work")) is Progress.DONE
+    assert await stack.value("SELECT state FROM jobs WHERE id = $1", placed) == "waiting"
 
 
 async def test_what_comes_to_count_and_cannot_be_read_is_told_too(acme: Stack) -> None:

@@ -1,23 +1,16 @@
-"""Orders over the API, applied by the handlers that they are for, one by one."""
+"""Orders over the API, one by one: what their handlers answer, which no settlement holds all of."""
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
-from shared.domain.commands import CancelJob, Ordered, ReprocessRecord, StartJob
+from shared.domain.commands import Ordered
 from shared.domain.events import Arrival
 from shared.providers import OWN
 from shared.store import work
 from workers.crew import Crew
 from workers.entries import NO_LOCKS, Answer, SetGrew
-from workers.handlers import jobs, rereading
+from workers.handlers.operating import ORDERS
 from workers.handlers.scope import Scope
-
-HANDLERS: dict[type, Callable[..., Awaitable[Answer]]] = {
-    StartJob: jobs.start,
-    CancelJob: jobs.cancel,
-    ReprocessRecord: rereading.reprocess,
-}
 
 
 async def apply_order(crew: Crew, tracking_id: UUID, run: int = 1) -> Answer:
@@ -36,7 +29,7 @@ async def apply_order(crew: Crew, tracking_id: UUID, run: int = 1) -> Answer:
                 now = await conn.fetchval("SELECT now()")
                 scope = Scope(crew.surroundings, now, more)
                 order: Any = ordered.order
-                answer = await HANDLERS[type(order)](conn, scope, event, ordered, order)
+                answer = await ORDERS[type(order)](conn, scope, event, ordered, order)
                 await work.finish(conn, [found])
                 return answer
         except SetGrew as grew:

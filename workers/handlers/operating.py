@@ -44,6 +44,8 @@ CarryOut = Callable[[Conn, Scope, StoredEvent, Ordered, Any], Awaitable[Answer]]
 
 async def carry_out(conn: Conn, scope: Scope, asked: Sequence[Asked[Ordered]]) -> list[Answer]:
     """Carry out a batch's orders, one after the other in the order of their receipt."""
+    # Whoever ordered it may just have applied the source that it names.
+    await scope.surroundings.refresh(conn)
     answers = []
     for one in asked:
         ordered = one.command
