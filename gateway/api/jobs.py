@@ -65,6 +65,7 @@ class Job(msgspec.Struct, rename="camel"):
     result: dict[str, Any] | None
     error: JobError | None
     cancelled_by: str | None
+    paused_by: str | None
     attempts: int
     deaths: int
     created_at: datetime
@@ -233,12 +234,8 @@ async def _assets(conn: Conn, job: dict[str, Any]) -> list[Asset]:
 def _public(call: Call[Any, Any], job: dict[str, Any]) -> dict[str, Any]:
     """As the token may see it; without what unexpected exceptions said, which may be anything."""
     if call.tenant is not None:
-        by = job["cancelledBy"]
-        job = {
-            **job,
-            "actor": actor_for_tenant(job["actor"]),
-            "cancelledBy": None if by is None else actor_for_tenant(by),
-        }
+        actors = ("actor", "cancelledBy", "pausedBy")
+        job |= {name: actor_for_tenant(job[name]) for name in actors if job[name] is not None}
     error = job["error"]
     if error is None:
         return job

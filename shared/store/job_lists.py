@@ -27,13 +27,13 @@ class Wanted(NamedTuple):
 
 
 # A paused source's jobs wait, and say so.
-_STATE = """CASE WHEN j.state IN ('waiting', 'running') AND s.paused_at IS NOT NULL
-          AND j.cancelled_by IS NULL THEN 'paused' ELSE j.state END"""
+_STATE = """CASE WHEN j.state IN ('waiting', 'running') AND j.cancelled_by IS NULL
+          AND num_nonnulls(s.paused_at, j.paused_by) > 0 THEN 'paused' ELSE j.state END"""
 _JOB = (
     """
 SELECT j.id, j.kind, j.run, s.name AS source, j.tenant, j.actor, j.arguments, j.done, j.failed,
        j.total, j.counts, j.result, j.code, j.error, j.attempts, j.deaths, j.cancelled_by,
-       j.created_at, j.started_at, j.updated_at, j.finished_at, j.due_at, """
+       j.paused_by, j.created_at, j.started_at, j.updated_at, j.finished_at, j.due_at, """
     + _STATE
     + """ AS state
 FROM jobs j
@@ -105,6 +105,7 @@ async def read_asked(conn: Conn, job: UUID) -> dict[str, Any] | None:
         "result": None,
         "error": _error(row["code"], row["error"]),
         "cancelledBy": None,
+        "pausedBy": None,
         "attempts": 0,
         "deaths": 0,
         "createdAt": iso(row["received_at"]),
@@ -190,7 +191,7 @@ async def has_source(conn: Conn, source: str) -> bool:
 def shown(row: Row) -> dict[str, Any]:
     """
     {"id", "kind", "state", "source", "tenant", "actor", "arguments", "progress": {"done",
-    "failed", "total", "counts"}, "result", "error": {"code", "message"}, "cancelledBy",
+    "failed", "total", "counts"}, "result", "error": {"code", "message"}, "cancelledBy", "pausedBy",
     "attempts", "deaths", "createdAt", "startedAt", "updatedAt", "finishedAt"}.
 
     The error of one that is not over is that of its last attempt.
@@ -207,6 +208,7 @@ def shown(row: Row) -> dict[str, Any]:
         "result": None if row["result"] is None else json.loads(row["result"]),
         "error": _error(row["code"], row["error"]),
         "cancelledBy": row["cancelled_by"],
+        "pausedBy": row["paused_by"],
         "attempts": row["attempts"],
         "deaths": row["deaths"],
         "createdAt": iso(row["created_at"]),

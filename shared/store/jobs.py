@@ -19,12 +19,13 @@ from shared.db import Conn, Row
 
 class Job(msgspec.Struct, frozen=True):
     """
-    A job as whoever takes its steps sees it; `id` is the tracking id of the event behind it.
+    A job as whoever takes its steps sees it; `id` is the tracking id of the event behind
+    it, or its own where an operator has begun it.
 
     `done` counts rows gone through, `failed` those of them that were not taken; `cursor` is where
     the next step begins, and the kind's own. `deaths` is how many processes in a row have died at
     the next step. `is_left`: the mark is of a process that may have died at it; where Postgres was
-    started since, it says nothing. `is_paused`: its source is.
+    started since, it says nothing. `is_paused`: somebody has paused it, or its source.
     """
 
     id: UUID
@@ -54,7 +55,10 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far a job is after a step; see `Job`. `result` is what a finished one came to."""
+    """
+    How far a job is after a step; see `Job`. `result` is what a finished one came to, `wait_s` how
+    long it is until the next step.
+    """
 
     cursor: Mapping[str, Any]
     done: int
@@ -63,6 +67,7 @@ class Progress(msgspec.Struct, frozen=True):
     total: int | None = None
     is_finished: bool = False
     result: Mapping[str, Any] | None = None
+    wait_s: float = 0.0
 
 
 class Failure(NamedTuple):
@@ -83,8 +88,8 @@ ON CONFLICT (id) DO UPDATE SET
     run = excluded.run, tenant = excluded.tenant, actor = excluded.actor,
     arguments = excluded.arguments, state = 'waiting', cursor = '{}', done = 0, failed = 0,
     total = NULL, counts = '{}', result = NULL, code = NULL, error = NULL, attempts = 0, deaths = 0,
-    mark = NULL, cancelled_by = NULL, due_at = now(), started_at = NULL, finished_at = NULL,
-    updated_at = now()
+    mark = NULL, cancelled_by = NULL, paused_by = NULL, due_at = now(), started_at = NULL,
+    finished_at = NULL, updated_at = now()
 WHERE j.run < excluded.run
 """
 
@@ -115,7 +120,7 @@ DUE_JOBS = """
 SELECT j.id FROM jobs j
 LEFT JOIN sources s ON s.id = j.source_id
 WHERE j.state IN ('waiting', 'running') AND j.due_at <= now()
-  AND (s.paused_at IS NULL OR j.cancelled_by IS NOT NULL)
+  AND (s.paused_at IS NULL AND j.paused_by IS NULL OR j.cancelled_by IS NOT NULL)
 ORDER BY j.due_at, j.id LIMIT $1
 """
 
@@ -146,7 +151,8 @@ HOLD_JOB = """
 SELECT j.id, j.kind, j.run, j.source_id, j.tenant, j.actor, j.arguments, j.state, j.cursor, j.done,
        j.failed, j.total, j.counts, j.attempts, j.deaths, j.mark, j.cancelled_by,
        j.mark IS NOT NULL AND j.updated_at >= pg_postmaster_start_time() AS is_left,
-       EXISTS (SELECT FROM sources s WHERE s.id = j.source_id AND s.paused_at IS NOT NULL)
+       j.paused_by IS NOT NULL
+           OR EXISTS (SELECT FROM sources s WHERE s.id = j.source_id AND s.paused_at IS NOT NULL)
            AS is_paused
 FROM jobs j WHERE j.id = $1 FOR UPDATE OF j SKIP LOCKED
 """
@@ -198,8 +204,8 @@ SAVE_PROGRESS = """
 UPDATE jobs SET cursor = $2, done = $3, failed = $4, total = $5, counts = $6, result = $7,
                 state = CASE WHEN $8 THEN 'done' ELSE 'running' END,
                 finished_at = CASE WHEN $8 THEN now() END,
-                attempts = 0, deaths = 0, mark = NULL, error = NULL, due_at = now(),
-                updated_at = now()
+                attempts = 0, deaths = 0, mark = NULL, error = NULL,
+                due_at = now() + make_interval(secs => $9), updated_at = now()
 WHERE id = $1
 """
 
@@ -216,6 +222,7 @@ async def save(conn: Conn, job: UUID, progress: Progress) -> None:
         json.dumps(progress.counts),
         None if progress.result is None else json.dumps(progress.result),
         progress.is_finished,
+        progress.wait_s,
     )
 
 
@@ -255,47 +262,14 @@ async def end_cancelled(conn: Conn, job: UUID) -> None:
     await conn.execute(END_CANCELLED, job)
 
 
-CANCEL_JOB = """
-UPDATE jobs SET cancelled_by = $2, due_at = now(), updated_at = now()
-WHERE id = $1 AND state IN ('waiting', 'running', 'paused') AND cancelled_by IS NULL
-"""
-
-
-async def cancel(conn: Conn, job: UUID, by: str) -> bool:
-    """Have the job end before its next step; whether that was news."""
-    return await conn.execute(CANCEL_JOB, job, by) == "UPDATE 1"
-
-
-READ_STATE = "SELECT state, tenant FROM jobs WHERE id = $1"
-
-
-class State(NamedTuple):
-    """How a job stands, and whose it is."""
-
-    state: str
-    tenant: str | None
-
-
-async def read_state(conn: Conn, job: UUID) -> State | None:
-    """None where there is no such job."""
-    row = await conn.fetchrow(READ_STATE, job)
-    return None if row is None else State(*row.values())
-
-
-IS_UNFINISHED = "SELECT EXISTS (SELECT FROM work WHERE tracking_id = $1 AND kind = 'event')"
-
-
-async def is_unfinished(conn: Conn, tracking_id: UUID) -> bool:
-    """Whether the event that may come to ask for a job of this id waits to be applied."""
-    return bool(await conn.fetchval(IS_UNFINISHED, tracking_id))
-
-
 # A job that is paused, or put off after a failure, keeps nobody waiting.
 COUNT_JOBS = """
-SELECT j.kind, CASE WHEN s.paused_at IS NULL THEN j.state ELSE 'paused' END AS state,
+SELECT j.kind, CASE WHEN num_nonnulls(s.paused_at, j.paused_by) > 0 THEN 'paused'
+            ELSE j.state END AS state,
        count(*) AS jobs,
        coalesce(max(extract(epoch FROM now() - j.due_at))
-                FILTER (WHERE s.paused_at IS NULL AND j.due_at <= now()), 0)::float8 AS waits_s
+                FILTER (WHERE num_nonnulls(s.paused_at, j.paused_by) = 0 AND j.due_at <= now()),
+                0)::float8 AS waits_s
 FROM jobs j
 LEFT JOIN sources s ON s.id = j.source_id
 WHERE j.state IN ('waiting', 'running')
@@ -313,7 +287,7 @@ class Count(NamedTuple):
 
 
 async def count_jobs(conn: Conn) -> list[Count]:
-    """By kind and state: "waiting", "running", or "paused" with their source."""
+    """By kind and state: "waiting", "running", or "paused", themselves or with their source."""
     return [Count(*row.values()) for row in await conn.fetch(COUNT_JOBS)]
 
 

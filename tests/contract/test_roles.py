@@ -57,7 +57,7 @@ MAY: dict[str, dict[str, set[str]]] = {
     "operator": {
         "SELECT": READS_ALL_BUT_SECRETS | FETCHING | {"seals", "source_secrets", "tokens"},
         "INSERT": {"audit", "audit_content", "audit_heads", "catalogs", "configuration",
-                   "customers", "grants", "joints", "lanes", "manual_grants", "objects",
+                   "customers", "grants", "jobs", "joints", "lanes", "manual_grants", "objects",
                    "outbox", "seals", "source_keys", "source_secrets", "sources", "tenants",
                    "tokens", "work"},
         "UPDATE": {"audit_heads", "customers", "grants", "jobs", "joints", "lanes", "manual_grants",

@@ -50,9 +50,11 @@ RUN_BY = {
     "shared.store.redeliveries": ("worker",),
     "shared.store.replays": ("operator",),
     "shared.store.rereading": ("worker",),
+    "shared.store.selecting": ("worker", "operator"),
     "shared.store.source_keys": ("operator",),
     "shared.store.source_rows": ("worker", "operator"),
     "shared.store.sources": ("gateway",),
+    "shared.store.steering": ("worker", "operator"),
     "shared.store.tenants": ("operator",),
     "shared.store.tokens": ("operator",),
     "shared.store.trail": ("operator",),
@@ -88,7 +90,6 @@ ALSO = {
         "shared.store.operating": (
             "HOLD_SOURCE", "NEXT_WORK", "SET_PAUSED", "NOTE_ORDER", "TAKE_TURN", "ADD_VERSION",
         ),
-        "shared.store.jobs": ("CANCEL_JOB", "READ_STATE"),
     },
 }  # fmt: skip
 

@@ -10,12 +10,13 @@ import pytest
 
 from shared.db import LOOKUPS_ONLY, Database
 from shared.domain.outcomes import RetryPolicy
-from shared.store import job_lists, jobs
+from shared.store import job_lists, jobs, steering
 from shared.store.job_lists import Wanted
 from tests.support.stack import Stack, new_crew
 from tests.support.working import CREATE, KINDS, Count, finish, start, turns
 from workers.jobs.counting import Counting
 from workers.jobs.kinds import Tools
+from workers.steering import IsOver, begin_job, cancel_job, pause_job, resume_job
 
 
 @pytest.fixture
@@ -163,12 +164,39 @@ async def test_cancelled_on_its_way(counting: Stack, when: str) -> None:
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.1)
     async with counting.crew.db.transaction() as conn:
-        assert await jobs.cancel(conn, job, "operator:ana")
-        assert not await jobs.cancel(conn, job, "operator:ana")
+        assert await steering.cancel(conn, job, "operator:ana")
+        assert not await steering.cancel(conn, job, "operator:ana")
     await running
     row = await job_of(counting, job)
     assert (row["state"], row["cancelled_by"]) == ("cancelled", "operator:ana")
     assert await counted(counting, job) == ([0, 1] if when == "prepare:2" else [0, 1, 2])
+
+
+async def test_a_paused_job_waits_and_can_still_be_cancelled(counting: Stack) -> None:
+    """It is begun by an operator: no event stands behind it."""
+    async with counting.crew.db.transaction() as conn:
+        job = await begin_job(conn, "count", {"to": 3}, "operator:ana", "to see it")
+        ended = await begin_job(conn, "count", {"to": 3}, "operator:ana", "to see it")
+        for one in (job, ended):
+            await pause_job(conn, one, "operator:ana", "not now")
+    with pytest.raises(IsOver, match="paused already"):
+        async with counting.crew.db.transaction() as conn:
+            await pause_job(conn, job, "operator:ana", "not now")
+    assert not await turns(counting).turn_of_each()
+    assert await counted(counting, job) == []
+    async with counting.crew.db.connection() as conn:
+        row = await job_lists.read_job(conn, job)
+    assert row is not None
+    assert (row["state"], row["paused_by"]) == ("paused", "operator:ana")
+    async with counting.crew.db.transaction() as conn:
+        await resume_job(conn, job, "operator:ana", "now")
+        await cancel_job(conn, ended, "operator:ana", "never")
+    await finish(counting, turns(counting))
+    assert (await job_of(counting, job))["state"] == "done"
+    assert (await job_of(counting, ended))["state"] == "cancelled"
+    assert await counted(counting, job) == [0, 1, 2]
+    actions = await counting.fetch("SELECT action FROM audit WHERE subject = $1", f"job/{job}")
+    assert [row["action"] for row in actions] == ["job.begun", "job.paused", "job.resumed"]
 
 
 async def test_jobs_of_a_paused_source_wait(counting: Stack) -> None:

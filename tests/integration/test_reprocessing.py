@@ -11,7 +11,7 @@ import pytest
 
 from shared.artifacts import Artifacts
 from shared.domain.commands import CancelJob, ReprocessRecord, StartJob
-from shared.store import jobs
+from shared.store import steering
 from tests.support.acme import EVENT, REPORTS, SIGNATURE, add_acme, remap, report
 from tests.support.carrying import apply_order
 from tests.support.ordering import Ordering
@@ -369,4 +369,4 @@ async def test_whose_jobs_an_order_may_end(acme: Stack) -> None:
         assert answer.outcome == outcome
     assert await acme.value("SELECT cancelled_by FROM jobs") == "token:test"
     async with acme.crew.db.transaction() as conn:
-        assert await jobs.read_state(conn, mine) == ("waiting", "acme")
+        assert await steering.read_state(conn, mine) == ("export", "waiting", "acme")

@@ -120,7 +120,7 @@ def cancel_command(
     job: JobArgument, reason: ReasonOption, actor: ActorOption = None, as_json: JsonOption = False
 ) -> None:
     """End a job before its next step. What it has done stays."""
-    from workers.cancelling import IsOver, UnknownJob, cancel_job
+    from workers.steering import IsOver, UnknownJob, cancel_job
 
     number, who, why = _job_id(job), actor_name(actor), checked_reason(reason)
 

@@ -35,6 +35,10 @@ ActorOption = Annotated[
     str | None,
     typer.Option("--actor", help="Who is acting, for the audit trail; $USER unless given."),
 ]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+]
 
 #: An operator may wait for a long list; a worker may not.
 _SESSION = {"statement_timeout": "60s"}
@@ -93,23 +97,53 @@ def operate(work: "Callable[[Conn, Endpoints], Awaitable[Result]]") -> Result:
         ) from None
 
 
-async def in_transaction(conn: "Conn", work: Callable[[], Awaitable[Result]]) -> Result:
+class _DryRun(Exception):
+    """Rolls a transaction back that has shown what it would do."""
+
+    def __init__(self, result: Any) -> None:
+        super().__init__("nothing of this is written")
+        self.result = result
+
+
+async def in_transaction(
+    conn: "Conn", work: Callable[[], Awaitable[Result]], *, dry_run: bool = False
+) -> Result:
     """
     Run `work` in one transaction, and again where a worker held a row for too long or the
-    database broke a deadlock.
+    database broke a deadlock. With `dry_run` everything is done, and then taken back: what would
+    fail fails, and what is returned is what would be.
     """
     from shared import db
 
     for attempt in range(1, _TRIES + 1):
         try:
             async with conn.transaction():
-                return await work()
+                result = await work()
+                if dry_run:
+                    raise _DryRun(result)
+                return result
+        except _DryRun as done:
+            found: Result = done.result
+            return found
         except Exception as error:
             state = getattr(error, "sqlstate", None) or ""
             if attempt == _TRIES or not (db.is_lock_timeout(error) or state[:2] == "40"):
                 raise
             await asyncio.sleep(random.uniform(0.05, 0.2) * attempt)  # noqa: S311 - jitter
     raise AssertionError("the last attempt returns or raises")
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """
+    Ask whoever sits at a terminal; elsewhere there is nobody to ask, and saying it was enough.
+
+    Raises:
+        CommandError: the answer is no.
+    """
+    if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    if not typer.confirm(question, err=True):
+        raise CommandError("nothing was done")
 
 
 def actor_name(given: str | None) -> str:
@@ -120,14 +154,16 @@ def actor_name(given: str | None) -> str:
     return f"operator:{name}"
 
 
-async def deriving(conn: "Conn", work: "Callable[[Locks], Awaitable[Result]]") -> Result:
+async def deriving(
+    conn: "Conn", work: "Callable[[Locks], Awaitable[Result]]", *, dry_run: bool = False
+) -> Result:
     """The same for what derives entitlements, and again where more has to be locked."""
     from workers.entries import NO_LOCKS, SetGrew
 
     more = NO_LOCKS
     while True:
         try:
-            return await in_transaction(conn, partial(work, more))
+            return await in_transaction(conn, partial(work, more), dry_run=dry_run)
         except SetGrew as grew:
             more = grew.locks
 

@@ -7,7 +7,7 @@ from shared.db import Conn
 from shared.domain.commands import CancelJob, Ordered, StartJob
 from shared.domain.events import StoredEvent
 from shared.domain.jobs import NOT_ALLOWED, UNKNOWN_SOURCE, UnfitError, read_arguments
-from shared.store import jobs
+from shared.store import jobs, steering
 from workers.entries import Answer
 from workers.handlers.scope import Scope
 from workers.surroundings import UnknownSource
@@ -60,12 +60,12 @@ async def cancel(
     Raises:
         JobNotBegun: its order was received, and is applied later than this one.
     """
-    found = await jobs.read_state(conn, order.job)
-    if found is None and await jobs.is_unfinished(conn, order.job):
+    found = await steering.read_state(conn, order.job)
+    if found is None and await steering.is_unfinished(conn, order.job):
         raise JobNotBegun(f"job {order.job} has not begun yet")
     if found is None or ordered.tenant not in (None, found.tenant):
         return _answer("ignored", order.job, UNKNOWN_JOB, ordered.tenant)
-    is_news = await jobs.cancel(conn, order.job, ordered.actor)
+    is_news = await steering.cancel(conn, order.job, ordered.actor)
     return _answer("applied" if is_news else "unchanged", order.job, None, found.tenant)
 
 
