@@ -110,9 +110,10 @@ async def admit(api: Api, request: Request) -> Token | None:
     if tracking_id is None or value.strip().startswith(PREFIX):
         return None
     async with reading(api.reader) as conn:
-        name = await ingested.source_of(conn, tracking_id)
-    if name is None:
+        found = await ingested.read_ingested(conn, tracking_id)
+    if found is None:
         return None
+    name = found.source
     ingress = request.app.state.ingress
     try:
         entrance = await api.sources.find(name)

@@ -70,26 +70,6 @@ async def read_ingested(conn: Conn, tracking_id: UUID) -> Ingested | None:
     return Ingested(*values)
 
 
-SOURCE_OF = """
-SELECT s.name
-FROM (SELECT $1::uuid AS id) asked
-LEFT JOIN LATERAL (
-    SELECT source_id FROM inbox
-    WHERE received_at = $2 AND tracking_id = $1 AND event_type = $3 OFFSET 0
-) i ON true
-LEFT JOIN jobs j ON j.id = $1 AND j.kind = 'import'
-JOIN sources s ON s.id = coalesce(j.source_id, i.source_id)
-"""
-
-
-async def source_of(conn: Conn, tracking_id: UUID) -> str | None:
-    """Which source pushed it; None where the tracking id is no import's."""
-    name = await conn.fetchval(
-        SOURCE_OF, tracking_id, events.received_at_of(tracking_id), events.IMPORT
-    )
-    return None if name is None else str(name)
-
-
 READ_FAILURES = """
 SELECT line, number, code, pointer, message FROM job_failures
 WHERE job = $1 AND run = $2 AND (line, number) > ($3, $4)

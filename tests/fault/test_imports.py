@@ -30,6 +30,7 @@ from shared.store import intake
 from shared.store.intake import Delivery
 from tests.stack.processes import ROOT
 from tests.support.importing import Importer, add_pushed, ndjson, row
+from tests.support.load import selling_pro
 from tests.support.stack import Stack
 from tests.support.stripe_events import NOW_S, event, subscription
 from workers.jobs.importing import CHUNK_ROWS
@@ -37,15 +38,9 @@ from workers.stack.spawn import Child
 from workers.stack.supervisor import Supervisor
 
 SECRET = "whsec_imports"
-CONFIGURATION = f"""
-[sources.stripe]
-provider = "stripe"
-secrets = ["{SECRET}"]
-livemode = true
-[plans.pro]
-products = ["stripe:prod_pro"]
-features = {{ seats = 10 }}
-
+CONFIGURATION = (
+    selling_pro(SECRET)
+    + """
 [sources.acme]
 provider = "bearer"
 secrets = ["a-secret-that-nobody-knows"]
@@ -68,6 +63,7 @@ tenant = "tenant"
 score = "score"
 title = "title"
 """
+)
 ROWS = 1_000_000
 #: Every so many rows one says again what the row before said of a record, and one cannot be taken.
 AGAIN_EVERY, BAD_EVERY = 100, 5_000

@@ -10,18 +10,10 @@ from pathlib import Path
 import pytest
 
 from shared.conformance.running import RunningStack, running_stack
-from tests.support.load import Acknowledged, Load
+from tests.support.load import Acknowledged, Load, selling_pro
 
 SECRET = "whsec_kills"
-CONFIGURATION = f"""
-[sources.stripe]
-provider = "stripe"
-secrets = ["{SECRET}"]
-livemode = true
-[plans.pro]
-products = ["stripe:prod_pro"]
-features = {{ seats = 10 }}
-"""
+CONFIGURATION = selling_pro(SECRET)
 
 
 @pytest.fixture

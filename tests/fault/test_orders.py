@@ -14,7 +14,7 @@ from shared.conformance.running import running_stack
 from shared.settings import Endpoints
 from shared.store import tokens
 from tests.gateway.test_process import configured, listening, process
-from tests.support.load import Load
+from tests.support.load import Load, selling_pro
 from tests.support.stack import Stack, drain
 from workers import trail
 
@@ -68,15 +68,7 @@ async def test_an_answered_order_survives_the_gateways_death(
 
 
 SECRET = "whsec_orders"
-CONFIGURATION = f"""
-[sources.stripe]
-provider = "stripe"
-secrets = ["{SECRET}"]
-livemode = true
-[plans.pro]
-products = ["stripe:prod_pro"]
-features = {{ seats = 10 }}
-"""
+CONFIGURATION = selling_pro(SECRET)
 SETTLED = """
 SELECT count(*) FROM settlements WHERE source_id = (SELECT id FROM sources WHERE name = 'stripe')
 """

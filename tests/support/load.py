@@ -10,6 +10,19 @@ from shared.providers import providers
 from tests.support.stripe_events import NOW_S, event, subscription
 
 
+def selling_pro(secret: str) -> str:
+    """The configuration that `Load` sends to: Stripe, and a plan."""
+    return f"""
+[sources.stripe]
+provider = "stripe"
+secrets = ["{secret}"]
+livemode = true
+[plans.pro]
+products = ["stripe:prod_pro"]
+features = {{ seats = 10 }}
+"""
+
+
 @dataclass
 class Acknowledged:
     """event id → when its 2xx came (monotonic), and every other answer by its status."""
