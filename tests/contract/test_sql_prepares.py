@@ -31,6 +31,7 @@ RUN_BY = {
     "shared.store.ingested": ("reader",),
     "shared.store.intake": ("gateway",),
     "shared.store.integrations": ("reader",),
+    "shared.store.issues": ("operator",),
     "shared.store.job_lists": ("reader", "operator"),
     "shared.store.jobs": ("worker",),
     "shared.store.ledger": ("worker",),
