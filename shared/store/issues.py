@@ -1,7 +1,7 @@
 """
 Issues: events that are dead or failing, grouped by what fails.
 
-Only failures are looked at, whatever was applied beside them. Like in lists, an event counts as long
+Only failures are looked at, whatever was applied beside them. As in lists, an event counts as long
 as its evidence is kept.
 """
 

@@ -14,6 +14,7 @@ RUN_BY = {
     "shared.migrate": ("owner",),
     "shared.store.audit": ("worker", "operator"),
     "shared.store.backlog": ("worker",),
+    "shared.store.candidates": ("worker", "operator"),
     "shared.store.catalogs": ("operator",),
     "shared.store.configuration": ("operator",),
     "shared.store.customers": ("worker", "operator"),
