@@ -14,7 +14,7 @@ from shared.domain.events import received_at_of
 from shared.domain.selection import Selection
 
 #: Of a source with fewer events in the ledger than that, all are looked at.
-_FEW = 20_000
+_FEW = 5_000
 
 
 class Stretch(NamedTuple):
@@ -24,14 +24,29 @@ class Stretch(NamedTuple):
     high: UUID
 
 
-async def find_candidates(  # noqa: C901, PLR0911 - a line for each index
-    conn: Conn, wanted: Selection, within: Stretch, limit: int, *, is_small: bool
-) -> list[UUID]:
+class Asked(NamedTuple):
     """
-    Up to `limit` events that may be meant, the newest first. `is_small`: `wanted.source` is.
+    A selection, and what has to be known to look for it: whether its source has few events, and all
+    the names of its tenant.
+    """
 
-    Fewer than `limit` are all there are.
-    """
+    wanted: Selection
+    is_small: bool
+    tenants: list[str] | None
+
+
+async def ask(conn: Conn, wanted: Selection) -> Asked:
+    """Find out what has to be known."""
+    is_small = wanted.source is not None and await _is_small_source(conn, wanted.source)
+    tenants = None if wanted.tenant is None else await _names_of(conn, wanted.tenant)
+    return Asked(wanted, is_small, tenants)
+
+
+async def find_candidates(  # noqa: C901, PLR0911 - a line for each index
+    conn: Conn, asked: Asked, within: Stretch, limit: int
+) -> list[UUID]:
+    """Up to `limit` events that may be meant, the newest first. Fewer are all there are."""
+    wanted = asked.wanted
     if wanted.ids is not None:
         inside = {one for one in wanted.ids if within.low <= one < within.high}
         return sorted(inside, reverse=True)[:limit]
@@ -48,13 +63,13 @@ async def find_candidates(  # noqa: C901, PLR0911 - a line for each index
         return await _of_outcome(conn, outcome, within, limit)
     if wanted.code is not None:
         return await _of_code(conn, wanted.code, within, limit)
-    if wanted.tenant is not None:
-        return await _of_tenant(conn, wanted.tenant, within, limit)
+    if asked.tenants is not None:
+        return await _of_tenant(conn, asked.tenants, within, limit)
     if wanted.attempts is not None and wanted.attempts > 1:
         return await _tried_again(conn, within, limit)
     if outcome is not None and outcome != "applied":
         return await _of_outcome(conn, outcome, within, limit)
-    if is_small and wanted.source is not None:
+    if asked.is_small and wanted.source is not None:
         return await _of_source(conn, wanted.source, within, limit)
     return await _in_inbox(conn, wanted, within, limit)
 
@@ -168,26 +183,28 @@ async def _tried_again(conn: Conn, within: Stretch, limit: int) -> list[UUID]:
     return _ids(await conn.fetch(TRIED_AGAIN, *within, limit))
 
 
-# What failed at it, or is not finished, has observed nothing, and is told by its subject alone.
+# What failed, or is not finished, has observed nothing, and is told by its subject alone. When it
+# was received is known before the inbox is asked: OFFSET 0 keeps the planner on that one partition.
 _ABOUT_OBJECTS = """
 , reported AS (
     SELECT b.tracking_id FROM owned AS o
     JOIN observations AS b ON b.object = o.id
-), open AS (
-    SELECT tracking_id FROM work WHERE kind = 'event'
-    UNION
-    SELECT tracking_id FROM settlements WHERE outcome = 'dead'
+), open AS MATERIALIZED (
+    SELECT tracking_id, received_at FROM work
+    WHERE kind = 'event' AND tracking_id >= $2 AND tracking_id < $3
+    UNION ALL
+    SELECT tracking_id, to_timestamp(
+        ('x' || translate(left(tracking_id::text, 13), '-', ''))::bit(48)::bigint::float8 / 1000)
+    FROM settlements
+    WHERE outcome = 'dead' AND tracking_id >= $2 AND tracking_id < $3
 ), about AS (
     SELECT n.tracking_id
     FROM open AS n
     CROSS JOIN LATERAL (
         SELECT source_id, account, livemode, subject FROM inbox
-        WHERE tracking_id = n.tracking_id
-          AND received_at = to_timestamp(
-              ('x' || translate(left(n.tracking_id::text, 13), '-', ''))::bit(48)::bigint / 1000.0)
-        OFFSET 0
+        WHERE received_at = n.received_at AND tracking_id = n.tracking_id OFFSET 0
     ) AS i
-    WHERE EXISTS (SELECT FROM owned) AND n.tracking_id >= $2 AND n.tracking_id < $3
+    WHERE EXISTS (SELECT FROM owned)
       AND (i.source_id, i.account, i.livemode, i.subject) IN (
           SELECT source_id, account, livemode, kind || '/' || object_id FROM owned)
 )
@@ -211,24 +228,33 @@ async def _of_customer(conn: Conn, customer: str, within: Stretch, limit: int) -
     return _ids(await conn.fetch(OF_CUSTOMER, customer, *within, limit))
 
 
-# By any name of the tenant: what was applied before a merge is in the trail under the name of then.
+# What was applied before a merge is in the trail under the name of then.
+NAMES_OF_TENANT = """
+WITH own AS (SELECT coalesce((SELECT merged_into FROM tenants WHERE tenant = $1), $1) AS tenant)
+SELECT tenant FROM own
+UNION
+SELECT tenant FROM tenants WHERE merged_into = (SELECT tenant FROM own)
+"""
+
+
+async def _names_of(conn: Conn, tenant: str) -> list[str]:
+    return [row[0] for row in await conn.fetch(NAMES_OF_TENANT, tenant)]
+
+
 OF_TENANT = (
     """
-WITH names AS MATERIALIZED (
-    SELECT tenant FROM tenants
-    WHERE merged_into = coalesce((SELECT merged_into FROM tenants WHERE tenant = $1), $1)
-    UNION SELECT $1
-    UNION SELECT merged_into FROM tenants WHERE tenant = $1 AND merged_into IS NOT NULL
-), owned AS MATERIALIZED (
+WITH owned AS MATERIALIZED (
     SELECT id, source_id, account, livemode, kind, object_id FROM objects
-    WHERE tenant IN (SELECT tenant FROM names)
+    WHERE tenant = ANY ($1::text[])
 )"""  # noqa: S608
     + _ABOUT_OBJECTS
     + """
+, told AS MATERIALIZED (
+    SELECT cause_id FROM audit WHERE tenant = ANY ($1::text[]) AND cause = 'event'
+)
 SELECT DISTINCT tracking_id
 FROM (
-    SELECT cause_id::uuid AS tracking_id FROM audit
-    WHERE tenant IN (SELECT tenant FROM names) AND cause = 'event'
+    SELECT cause_id::uuid AS tracking_id FROM told
     UNION ALL
     SELECT tracking_id FROM reported
     UNION ALL
@@ -240,8 +266,8 @@ ORDER BY tracking_id DESC LIMIT $4
 )
 
 
-async def _of_tenant(conn: Conn, tenant: str, within: Stretch, limit: int) -> list[UUID]:
-    return _ids(await conn.fetch(OF_TENANT, tenant, *within, limit))
+async def _of_tenant(conn: Conn, names: list[str], within: Stretch, limit: int) -> list[UUID]:
+    return _ids(await conn.fetch(OF_TENANT, names, *within, limit))
 
 
 COUNT_FEW = """
@@ -251,11 +277,8 @@ FROM (SELECT FROM ledger
 """
 
 
-async def is_small_source(conn: Conn, wanted: Selection) -> bool:
-    """Whether the source that is asked for, if any, has few events."""
-    if wanted.source is None:
-        return False
-    count: int = await conn.fetchval(COUNT_FEW, wanted.source, _FEW)
+async def _is_small_source(conn: Conn, source: str) -> bool:
+    count: int = await conn.fetchval(COUNT_FEW, source, _FEW)
     return count < _FEW
 
 

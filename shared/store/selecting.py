@@ -15,7 +15,7 @@ from uuid import UUID
 from shared.db import Conn
 from shared.domain.events import received_at_of
 from shared.domain.selection import Selection
-from shared.store.candidates import Stretch, find_candidates, is_small_source
+from shared.store.candidates import Asked, Stretch, ask, find_candidates
 
 #: Candidates that are looked at at once: the first time, and at most.
 _FIRST, _MOST = 500, 5000
@@ -48,12 +48,10 @@ async def select_events(
         high = min(high, after[1])
     found: list[Selected] = []
     some = min(max(_FIRST, limit), _MOST)
-    is_small = await is_small_source(conn, wanted)
+    asked = await ask(conn, wanted)
     while len(found) < limit and low < high:
-        candidates = await find_candidates(
-            conn, wanted, Stretch(low, high), some, is_small=is_small
-        )
-        found += await _fitting(conn, wanted, candidates, limit - len(found))
+        candidates = await find_candidates(conn, asked, Stretch(low, high), some)
+        found += await _fitting(conn, asked, candidates, limit - len(found))
         if len(candidates) < some:
             break
         high, some = candidates[-1], min(some * 4, _MOST)
@@ -66,7 +64,7 @@ async def fitting(conn: Conn, wanted: Selection, tracking_ids: Sequence[UUID]) -
     high = _LARGEST if wanted.until is None else _first_since(wanted.until)
     named = tracking_ids if wanted.ids is None else set(wanted.ids).intersection(tracking_ids)
     inside = [one for one in tracking_ids if low <= one < high and one in named]
-    return await _fitting(conn, wanted, inside, len(inside))
+    return await _fitting(conn, await ask(conn, wanted), inside, len(inside))
 
 
 def _first_since(moment: datetime) -> UUID:
@@ -107,26 +105,18 @@ WHERE ($3::text IS NULL OR i.source_id = (SELECT id FROM sources WHERE name = $3
        OR CASE WHEN w.id IS NULL
                THEN $7 = z.code OR z.code = 'attempts_exhausted' AND $7 = a.code
                ELSE $7 = a.code END)
-  AND ($8::text IS NULL
+  AND ($8::text[] IS NULL
        OR EXISTS (SELECT FROM audit AS e
                   WHERE e.cause = 'event' AND e.cause_id = c.tracking_id::text
-                    AND e.tenant IN (SELECT n.tenant FROM tenants AS n
-                        WHERE n.merged_into = coalesce((SELECT t.merged_into FROM tenants AS t
-                                                        WHERE t.tenant = $8), $8)
-                        UNION SELECT coalesce((SELECT t.merged_into FROM tenants AS t
-                                               WHERE t.tenant = $8), $8)
-                        UNION SELECT $8))
+                    AND e.tenant = ANY ($8))
        OR EXISTS (SELECT FROM observations AS b JOIN objects AS o ON o.id = b.object
-                  WHERE b.tracking_id = c.tracking_id
-                    AND o.tenant = coalesce((SELECT t.merged_into FROM tenants AS t
-                                             WHERE t.tenant = $8), $8))
+                  WHERE b.tracking_id = c.tracking_id AND o.tenant = ANY ($8))
        OR (w.id IS NOT NULL OR z.outcome = 'dead')
           AND EXISTS (SELECT FROM objects AS o
                       WHERE o.object_id = substr(i.subject, strpos(i.subject, '/') + 1)
                         AND o.kind = split_part(i.subject, '/', 1) AND o.source_id = i.source_id
                         AND o.account = i.account AND o.livemode = i.livemode
-                        AND o.tenant = coalesce((SELECT t.merged_into FROM tenants AS t
-                                                 WHERE t.tenant = $8), $8)))
+                        AND o.tenant = ANY ($8)))
   AND ($9::text IS NULL
        OR EXISTS (SELECT FROM observations AS b JOIN objects AS o ON o.id = b.object
                   WHERE b.tracking_id = c.tracking_id AND o.customer = $9)
@@ -151,10 +141,11 @@ LIMIT $14
 
 
 async def _fitting(
-    conn: Conn, wanted: Selection, tracking_ids: Sequence[UUID], limit: int
+    conn: Conn, asked: Asked, tracking_ids: Sequence[UUID], limit: int
 ) -> list[Selected]:
     if not tracking_ids:
         return []
+    wanted = asked.wanted
     rows = await conn.fetch(
         FITTING,
         [received_at_of(one) for one in tracking_ids],
@@ -164,7 +155,7 @@ async def _fitting(
         wanted.status,
         wanted.outcome,
         wanted.code,
-        wanted.tenant,
+        asked.tenants,
         wanted.customer,
         wanted.event,
         wanted.attempts,

@@ -28,7 +28,7 @@ DAYS = 4
 #: Measured at some 2 to 60 ms on two cores that nobody else uses.
 WITHIN_S = 0.2 * 4
 
-#: Number n of EVENTS, the oldest first. Its id is the time it was received and its number. Every
+#: Number n of EVENTS, the oldest first. Its id is the time of its receipt and its number. Every
 #: 32nd is dead, of which half by attempts that are used up; every 20th is ignored, every 50th has
 #: been applied after an attempt that failed, the last 3,000 are unfinished, 500 of them failed once.
 SEED = [
@@ -40,7 +40,7 @@ SELECT n,
        n % 32 = 0 AND n < {events} - 3000 AS is_dead,
        n % 20 = 1 AND n < {events} - 3000 AS is_ignored,
        n % 50 = 3 AND n < {events} - 3000 AS is_retried,
-       n > {events} - 3000 AS is_open,
+       n >= {events} - 3000 AS is_open,
        's' || (n % 40000) AS object_id,
        CASE WHEN n % 4000 = 7 THEN 'rare.kind' WHEN n % 3 = 0 THEN 'customer.subscription.updated'
             ELSE 'invoice.paid' END AS event_type
@@ -158,7 +158,7 @@ async def made_where(conn: Conn, condition: str) -> list[UUID]:
     return [row[0] for row in rows]
 
 
-NOW_OPEN = f"n > {EVENTS - 3000}"
+NOW_OPEN = f"n >= {EVENTS - 3000}"
 SETTLED = f"n < {EVENTS - 3000}"
 IS_DEAD = f"n % 32 = 0 AND {SETTLED}"
 IS_IGNORED = f"n % 20 = 1 AND {SETTLED} AND n % 32 <> 0"
