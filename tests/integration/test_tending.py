@@ -1,4 +1,4 @@
-"""Ignoring and retrying against workers that are at it, or have died at it; and a tail of it all."""
+"""Ignoring and retrying against workers that are at it, or died at it; and a tail of it all."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
