@@ -14,10 +14,7 @@ import pytest
 
 from shared import db
 from shared.db import Conn
-from shared.domain.issues import IssueKey
 from shared.domain.selection import Selection
-from shared.store import candidates, issues, selecting
-from shared.store.issues import find_issue, list_issues
 from shared.store.selecting import select_events
 from tests.conftest import with_database
 from workers.stack.servers import Servers

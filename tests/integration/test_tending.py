@@ -9,8 +9,8 @@ import pytest
 
 from shared.domain.outcomes import RetryPolicy
 from shared.store import intake
-from shared.store.work import Visit, mark_visit
 from shared.store.tended import read_acts
+from shared.store.work import Visit, mark_visit
 from tests.support.stack import Stack, drain, new_crew
 from tests.support.stripe_events import event, subscription
 from workers import process
