@@ -119,9 +119,8 @@ async def test_a_dead_event_is_ignored_and_no_issue_any_more(
     assert (done.code, done.json) == (0, told)
     assert (await sluice("events", "list", "--status", "dead", "--json")).json["items"] == []
     issues = (await sluice("issues", "list", "--json")).json["items"]
-    assert [(one["code"], one["dead"], one["retrying"]) for one in issues] == [
-        ("ConnectError", 0, 1)
-    ]
+    left = [(one["code"], one["dead"], one["retrying"]) for one in issues]
+    assert left == [("ConnectError", 0, 1)]
     story = (await sluice("events", "show", dead, "--json")).json
     assert (story["status"], story["code"]) == ("ignored", "ignored_by_operator")
     assert (story["runs"][-1]["actor"], story["runs"][-1]["reason"]) == ("operator:ada", "a test")
