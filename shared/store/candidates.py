@@ -26,20 +26,20 @@ class Stretch(NamedTuple):
 
 class Asked(NamedTuple):
     """
-    A selection, and what has to be known to look for it: whether its source has few events, and all
-    the names of its tenant.
+    A selection, and what has to be known to look for it: its source, where that has few events, and
+    all the names of its tenant.
     """
 
     wanted: Selection
-    is_small: bool
+    small_source: int | None
     tenants: list[str] | None
 
 
 async def ask(conn: Conn, wanted: Selection) -> Asked:
     """Find out what has to be known."""
-    is_small = wanted.source is not None and await _is_small_source(conn, wanted.source)
+    source = None if wanted.source is None else await _small_source(conn, wanted.source)
     tenants = None if wanted.tenant is None else await _names_of(conn, wanted.tenant)
-    return Asked(wanted, is_small, tenants)
+    return Asked(wanted, source, tenants)
 
 
 async def find_candidates(  # noqa: C901, PLR0911 - a line for each index
@@ -69,8 +69,8 @@ async def find_candidates(  # noqa: C901, PLR0911 - a line for each index
         return await _tried_again(conn, within, limit)
     if outcome is not None and outcome != "applied":
         return await _of_outcome(conn, outcome, within, limit)
-    if asked.is_small and wanted.source is not None:
-        return await _of_source(conn, wanted.source, within, limit)
+    if asked.small_source is not None:
+        return await _of_source(conn, asked.small_source, within, limit)
     return await _in_inbox(conn, wanted, within, limit)
 
 
@@ -274,27 +274,28 @@ async def _of_tenant(conn: Conn, names: list[str], within: Stretch, limit: int) 
     return _ids(await conn.fetch(OF_TENANT, names, *within, limit))
 
 
+# By its number in a statement of its own: the planner knows how many events that one has.
+FIND_SOURCE = "SELECT id FROM sources WHERE name = $1"
 COUNT_FEW = """
-SELECT count(*)
-FROM (SELECT FROM ledger
-      WHERE source_id = (SELECT id FROM sources WHERE name = $1) LIMIT $2) AS l
+SELECT count(*) FROM (SELECT FROM ledger WHERE source_id = $1 LIMIT $2) AS l
 """
 
 
-async def _is_small_source(conn: Conn, source: str) -> bool:
-    count: int = await conn.fetchval(COUNT_FEW, source, _FEW)
-    return count < _FEW
+async def _small_source(conn: Conn, name: str) -> int | None:
+    source: int | None = await conn.fetchval(FIND_SOURCE, name)
+    if source is None:
+        return -1  # there is none, and nothing of it
+    return source if await conn.fetchval(COUNT_FEW, source, _FEW) < _FEW else None
 
 
 OF_SOURCE = """
 SELECT tracking_id FROM ledger
-WHERE source_id = (SELECT id FROM sources WHERE name = $1)
-  AND tracking_id >= $2 AND tracking_id < $3
+WHERE source_id = $1 AND tracking_id >= $2 AND tracking_id < $3
 ORDER BY tracking_id DESC LIMIT $4
 """
 
 
-async def _of_source(conn: Conn, source: str, within: Stretch, limit: int) -> list[UUID]:
+async def _of_source(conn: Conn, source: int, within: Stretch, limit: int) -> list[UUID]:
     return _ids(await conn.fetch(OF_SOURCE, source, *within, limit))
 
 
