@@ -1,5 +1,6 @@
 """`sluice issues`: what fails, grouped by what it fails at."""
 
+import shlex
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -7,6 +8,7 @@ from shared.domain.issues import IssueKey
 from shared.domain.selection import Selection, read_selection
 from shared.store.issues import find_issue, list_issues
 from shared.store.selecting import select_events
+from tests.cli.conftest import Sluice
 from tests.support.acme import add_acme
 from tests.support.stack import Stack
 from tests.support.stripe_events import event, subscription
@@ -87,3 +89,60 @@ async def test_an_issue_is_found_by_its_id_as_the_selection_of_its_dead(stack: S
         assert only.tracking_id == unreadable
         assert await find_issue(conn, "0123456789") is None
     assert isinstance(selection, Selection)
+
+
+async def test_issues_are_listed_and_shown_with_how_to_go_on(sluice: Sluice, stack: Stack) -> None:
+    (known,) = await stack.apply(
+        event("customer.subscription.created", subscription("sub_9", tenant="acme"), event_id="a")
+    )
+    body = event("customer.subscription.updated", subscription("sub_9"), event_id="b")
+    about = (await stack.receive(body))[0].tracking_id
+    await fail(stack, about, "KeyError", dead=True)
+    for number in range(3):
+        await fail(stack, await receive(stack, number), f"Code{number}", dead=number > 0)
+    first = (await sluice("issues", "list", "--limit", "3", "--json")).json
+    assert [one["code"] for one in first["items"]] == ["Code2", "Code1", "Code0"]
+    assert [(one["dead"], one["retrying"]) for one in first["items"]] == [(1, 0), (1, 0), (0, 1)]
+    rest = (await sluice("issues", "list", "--cursor", first["next"], "--json")).json
+    assert [one["code"] for one in rest["items"]] == ["KeyError"]
+    assert rest["next"] is None
+    assert (await sluice("issues", "list", "--source", "nobody", "--json")).json["items"] == []
+    issue = rest["items"][0]
+    shown = (await sluice("issues", "show", issue["id"], "--json")).json
+    assert {name: shown[name] for name in issue} == issue
+    assert shown["tenants"] == [{"tenant": "acme", "events": 1}]
+    (error,) = shown["errors"]
+    assert (error["error"], error["events"], error["samples"]) == (
+        "it says KeyError", 1, [str(about)],
+    )  # fmt: skip
+    assert f"sluice replay plan --issue {issue['id']}" in shown["commands"]
+    # What is said there can be typed as it stands, but for the plan, which is another page's.
+    for command in shown["commands"]:
+        if " replay " not in command:
+            words = shlex.split(command.replace("WHY", "'a test'"))[1:]
+            assert (await sluice(*words)).code == 0, command
+    text = await sluice("issues", "show", first["items"][0]["id"])
+    assert "How to go on" in text.out
+    assert (await sluice("issues", "show", issue["id"])).code == 3  # it was ignored just now
+    assert (await sluice("issues", "list", "--cursor", "x")).code == 2
+    assert str(known) not in text.out
+
+
+async def test_what_was_opened_again_is_no_issue_until_it_fails(
+    sluice: Sluice, stack: Stack
+) -> None:
+    tracking = await receive(stack, 1)
+    await fail(stack, tracking, "KeyError", dead=True)
+    assert len((await sluice("issues", "list", "--json")).json["items"]) == 1
+    await sluice("replay", tracking, "--reason", "fixed")
+    assert (await sluice("issues", "list", "--json")).json["items"] == []
+    await stack.drain()
+    assert (await sluice("issues", "list", "--json")).json["items"] == []
+    assert (await sluice("issues", "list")).err == "nothing fails\n"
+
+
+def test_a_handler_is_known_of_what_is_brought_to_it() -> None:
+    assert IssueKey("sluice-handlers", "sluice.handler/slack", "no_channel").handler == "slack"
+    assert IssueKey("stripe", "charge.failed", "KeyError").handler is None
+    # Stable: a plan, or a ticket, may name it.
+    assert IssueKey("stripe", "charge.failed", "KeyError").id == "e430d18b88"
