@@ -26,8 +26,9 @@ from workers.stack.servers import Servers
 EVENTS = 320_000
 DEAD = 10_000
 DAYS = 4
-#: Measured at some 2 to 60 ms on two cores that nobody else uses.
-WITHIN_S = 0.2 * 4
+#: Measured at 1 to 200 ms; this is for two cores with eight others at work. What each may read is
+#: asked of its plan below.
+WITHIN_S = 1.6
 
 #: Number n of EVENTS, the oldest first. Its id is the time of its receipt and its number. Every
 #: 32nd is dead, of which half by attempts that are used up; every 20th is ignored, every 50th has
@@ -252,7 +253,8 @@ async def test_no_narrow_filter_reads_a_whole_table(
     whole = [line for line in plan if any(f"Seq Scan on {name}" in line for name in LARGE)]
     read = [line.partition("Scan on ")[2].split()[0] for line in whole]
     # Days without an event are read without their index.
-    assert not [name for name in read if await conn.fetchval(f"SELECT EXISTS (SELECT FROM {name})")]
+    some = "SELECT reltuples > 0 FROM pg_class WHERE relname = $1"
+    assert not [name for name in read if await conn.fetchval(some, name)], plan
 
 
 async def test_ids_are_looked_up_one_by_one(conn: Conn) -> None:
