@@ -30,20 +30,22 @@ class Issue:
     error: str | None
 
 
-# A tracking id begins with the millisecond of its receipt, which is its inbox row's. OFFSET 0 keeps
-# the planner on the inbox's primary key and the one partition. NOT EXISTS after the join of what
-# is dead: a later run, settled or not, says what became of it.
+# A tracking id begins with the millisecond of its receipt, which is its inbox row's. LIMIT and OFFSET
+# keep the planner on look-ups, whatever it thinks of reading all that was ever settled at once. A
+# later run of what is dead, settled or not, says what became of it.
 _FAILING = """
 WITH failing AS MATERIALIZED (
     SELECT z.tracking_id, z.run, z.code, z.error, z.settled_at, true AS is_dead, to_timestamp(
            ('x' || translate(left(z.tracking_id::text, 13), '-', ''))::bit(48)::bigint::float8
            / 1000) AS received_at
     FROM settlements AS z
-    WHERE z.outcome = 'dead'
-      AND NOT EXISTS (SELECT FROM settlements AS n
-                      WHERE n.tracking_id = z.tracking_id AND n.run > z.run)
-      AND NOT EXISTS (SELECT FROM work AS w
-                      WHERE w.tracking_id = z.tracking_id AND w.kind = 'event')
+    CROSS JOIN LATERAL (
+        SELECT run FROM settlements WHERE tracking_id = z.tracking_id ORDER BY run DESC LIMIT 1
+    ) AS n
+    LEFT JOIN LATERAL (
+        SELECT id FROM work WHERE tracking_id = z.tracking_id AND kind = 'event' LIMIT 1
+    ) AS o ON true
+    WHERE z.outcome = 'dead' AND n.run = z.run AND o.id IS NULL
     UNION ALL
     SELECT w.tracking_id, w.run, NULL, NULL, NULL, false, w.received_at
     FROM work AS w
