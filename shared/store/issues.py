@@ -30,8 +30,8 @@ class Issue:
     error: str | None
 
 
-# A tracking id begins with the millisecond of its receipt, which is its inbox row's. LIMIT and OFFSET
-# keep the planner on look-ups, whatever it thinks of reading all that was ever settled at once. A
+# A tracking id begins with the millisecond of its receipt, which is its inbox row's. LIMIT and
+# OFFSET keep the planner on look-ups, whatever it thinks of reading all that was ever settled. A
 # later run of what is dead, settled or not, says what became of it.
 _FAILING = """
 WITH failing AS MATERIALIZED (
