@@ -12,7 +12,7 @@ import pytest
 
 from shared.db import Database
 from shared.domain.outcomes import RetryPolicy
-from shared.domain.selection import ALL
+from shared.domain.selection import Selection
 from shared.store.paging import iso
 from shared.store.selecting import Selected, select_events
 from tests.support.acme import add_acme
@@ -25,15 +25,9 @@ from workers.rehearsal import Rehearsed, rehearse
 from workers.replay import open_run
 
 
-async def settled(stack: Stack) -> list[Selected]:
+async def settled(stack: Stack, ids: Sequence[UUID]) -> list[Selected]:
     async with stack.crew.db.connection() as conn:
-        return await select_events(conn, ALL, None, 100_000)
-
-
-async def rehearsed(stack: Stack, only: Sequence[UUID] | None = None) -> Rehearsed:
-    events = await settled(stack)
-    wanted = [one for one in events if only is None or one.tracking_id in only]
-    return await rehearse(stack.crew, wanted)
+        return await select_events(conn, Selection(ids=tuple(ids)), None, len(ids))
 
 
 def told(found: Rehearsed) -> dict[tuple[str, str], tuple[Any, Any]]:
@@ -55,7 +49,7 @@ def created(name: str, tenant: str | None = None, product: str = "prod_pro") -> 
 async def test_what_was_applied_changes_nothing(stack: Stack) -> None:
     await stack.configure()
     ids = await stack.apply(created("a", "a"), created("b", "b"), created("c"))
-    found = await rehearsed(stack)
+    found = await rehearse(stack.crew, await settled(stack, ids))
     assert found.outcomes == {
         ids[0]: ("unchanged", None),
         ids[1]: ("unchanged", None),
@@ -88,6 +82,8 @@ async def endings(stack: Stack, events: Sequence[Selected]) -> dict[UUID, tuple[
     rows = await stack.fetch(
         "SELECT z.tracking_id, z.run, z.outcome, z.code, a.code AS failed FROM settlements z"
         " LEFT JOIN attempts a ON (a.tracking_id, a.run, a.number) = (z.tracking_id, z.run, 1)"
+        " WHERE z.tracking_id = ANY ($1)",
+        [one.tracking_id for one in events],
     )
     found = {(row["tracking_id"], row["run"]): row for row in rows}
     came = {}
@@ -122,7 +118,7 @@ async def test_what_is_shown_is_what_happens(stack: Stack) -> None:
         await case.tell()
         for _ in range(case.rng.choice([0, 1, 2])):
             await case.operate()
-        events = [one for one in await settled(stack) if one.tracking_id in set(case.ids)]
+        events = await settled(stack, case.ids)
         if case.rng.random() < 0.5:
             events = case.rng.sample(events, max(1, len(events) // 2))
         with drawn_bugs(case.rng, 0.4).at_work():

@@ -21,7 +21,6 @@ from shared.domain.commands import Ignore, Observe
 from shared.domain.events import StoredEvent
 from shared.domain.keys import CustomerKey
 from shared.providers.base import PayloadError
-from shared.store import grants
 from tests.support.acme import LICENCES, REPORTS, licence, remap, report
 from tests.support.draw import live
 from tests.support.life import Life
@@ -166,10 +165,13 @@ class Case:
                     await give(conn, tenant, "seats", rng.choice([2, 50]), None, "operator:t", "x")
 
     async def derive_all(self) -> None:
-        async with self.stack.crew.db.connection() as conn:
-            outdated = await grants.outdated_tenants(conn, 1000)
-        for tenant in outdated:
-            await derive_again(self.stack.crew, tenant)
+        """As the sweep would, but not of other cases' tenants."""
+        rows = await self.stack.fetch(
+            "SELECT tenant FROM tenants WHERE starts_with(tenant, $1) AND merged_into IS NULL",
+            self.name + "x",
+        )
+        for row in rows:
+            await derive_again(self.stack.crew, row["tenant"])
 
     async def entitlements(self) -> dict[tuple[str, str], str]:
         """(tenant, feature) → what the database says of it, of all tenants of the case."""
