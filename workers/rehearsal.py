@@ -44,9 +44,9 @@ MOST_EVENTS = 10_000
 #: How long one piece may take in all, whatever it had to begin again for.
 MOST_S = 20.0
 #: How often a piece gives way before it holds on; and how long it then does. Whoever applies events
-#: waits twice as long for a lock before putting them off.
+#: waits four times as long for a lock before putting them off.
 _TRIES = 5
-_HOLDS_S = 1.0
+_HOLDS_S = 0.5
 _PAUSE_S = 0.1
 
 #: Told how many events have been looked at, and of how many.
