@@ -163,9 +163,11 @@ async def find_tenants(conn: Conn, ground: Ground) -> None:
     for first in range(0, len(kept), _AT_ONCE):
         for record, tenant in await tenants_of_records(conn, kept[first : first + _AT_ONCE]):
             ground.connect((RECORD, record), (TENANT, tenant))
-    names = {name for root in ground.roots() for name in ground.tenants(root)}
-    for name, meant in (await grants.read_aliases(conn, names)).items():
-        ground.connect((TENANT, name), (TENANT, meant))
+    names = sorted({name for root in ground.roots() for name in ground.tenants(root)})
+    for first in range(0, len(names), _AT_ONCE):
+        aliases = await grants.read_aliases(conn, names[first : first + _AT_ONCE])
+        for name, meant in aliases.items():
+            ground.connect((TENANT, name), (TENANT, meant))
 
 
 def _sighted(event: StoredEvent, command: Observe) -> Sighted:

@@ -150,11 +150,13 @@ class Rehearsal:
             changes += found.changes
             tenants.update(self._ground.tenants(root))
         changes.sort(key=lambda change: (change.tenant, change.feature))
-        missed = {
-            tenant: why
+        lacking = {
+            self._ground.root((EVENT, place)): why
             for place, one in enumerate(self._events)
             if (why := self._left_out.get(one.tracking_id)) is not None
-            for tenant in self._ground.tenants(self._ground.root((EVENT, place)))
+        }
+        missed = {
+            tenant: why for root, why in lacking.items() for tenant in self._ground.tenants(root)
         }
         return Rehearsed(outcomes, changes, frozenset(tenants), self._left_out, missed)
 

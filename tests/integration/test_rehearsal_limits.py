@@ -202,3 +202,26 @@ async def test_live_events_of_the_tenant_are_not_kept_waiting(
     assert set(found.left_out.values()) <= {"busy"}
     attempts = await stack.value("SELECT count(*) FROM attempts")
     assert attempts == 0
+
+
+CUT = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'sluice test'
+"""
+
+
+async def test_connections_that_are_cut_cost_time_and_nothing_else(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rehearsal, "BATCH", 10)
+    ids = await stack.apply(*(created(f"a{number}", f"t{number}") for number in range(150)))
+    events = await settled(stack, ids)
+    before = await everything(stack)
+    task = asyncio.create_task(rehearse(stack.crew, events))
+    cut = 0
+    while not task.done() and cut < 3:
+        await asyncio.sleep(0.05)
+        cut += len(await stack.fetch(CUT)) > 0
+    found = await task
+    assert cut == 3
+    assert found.outcomes == dict.fromkeys(ids, ("unchanged", None))
+    assert await everything(stack) == before
