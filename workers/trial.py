@@ -8,7 +8,7 @@ meets us at such an object waits until we have rolled back, or we for them, and 
 """
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -73,7 +73,7 @@ class Patience:
 async def apply_and_take_back(
     crew: Crew,
     batches: Sequence[Sequence[Settled]],
-    nodes: Collection[Node],
+    nodes: frozenset[Node],
     patience: Patience,
 ) -> Found:
     """

@@ -42,7 +42,7 @@ class Outgrown(Exception):
 class Watched:
     """A `Conn` whose transaction holds the locks of `held`, and is to take no others."""
 
-    def __init__(self, conn: Conn, held: Collection[Node]) -> None:
+    def __init__(self, conn: Conn, held: frozenset[Node]) -> None:
         self._conn = conn
         self._held = held
 
@@ -93,7 +93,7 @@ class Watched:
             nodes = frozenset((kind, key(*values)) for values in zip(*args, strict=True))
         else:
             return
-        if not nodes <= set(self._held):
+        if not nodes <= self._held:
             raise Outgrown(nodes.difference(self._held))
 
 

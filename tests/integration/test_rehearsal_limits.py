@@ -8,14 +8,15 @@ from uuid import UUID
 import pytest
 
 from shared import telemetry
-from shared.domain.commands import Observe
+from shared.domain.commands import Extension, Observe
+from shared.domain.events import StoredEvent
 from shared.domain.keys import CustomerKey
 from shared.domain.selection import Selection
 from shared.store.selecting import Selected, select_events
 from tests.support.acme import LICENCES, add_acme, licence, remap, report
 from tests.support.stack import Stack
 from tests.support.stripe_events import customer, event, subscription
-from workers import handlers, rehearsal
+from workers import handlers, rehearsal, settling
 from workers.process import Progress, visit
 from workers.rehearsal import rehearse
 
@@ -121,6 +122,40 @@ async def test_what_is_left_out_and_of_whom_nothing_is_known(stack: Stack) -> No
     }
     assert found.missed == {"a": "killed_a_process"}
     assert (found.tenants, found.outcomes) == ({"c"}, {ids[2]: ("unchanged", None)})
+
+
+class Ring(Extension, frozen=True):
+    """What a package of one's own might ask for."""
+
+
+async def test_what_acts_on_more_than_entitlements_is_not_rehearsed(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = await stack.apply(*(created(name, name) for name in "abcd"))
+    events = await settled(stack, ids)
+    read = settling._commands_of
+    own = "SELECT id FROM sources WHERE name = $2"
+    for one, change, value in (
+        (0, "event_type = $2", "sluice.import"),
+        (1, f"source_id = ({own})", "operator"),
+        (2, f"source_id = ({own})", "sluice-handlers"),
+    ):
+        await stack.fetch(f"UPDATE inbox SET {change} WHERE tracking_id = $1", ids[one], value)
+
+    def commands(provider: Any, one: StoredEvent, headers: Any) -> Any:
+        asked = read(provider, one, headers)
+        return (*asked, Ring()) if one.tracking_id == ids[3] else asked
+
+    monkeypatch.setattr(settling, "_commands_of", commands)
+    before = await everything(stack)
+    found = await rehearse(stack.crew, events)
+    assert found.left_out == dict(
+        zip(ids, ("import", "order", "extension", "extension"), strict=True)
+    )
+    assert (found.outcomes, found.changes) == ({}, [])
+    # What a handler is brought may be of any tenant: by what that event itself did before.
+    assert found.missed == {"c": "extension", "d": "extension"}
+    assert await everything(stack) == before
 
 
 async def test_pieces_that_turn_out_to_meet_are_joined(
