@@ -167,8 +167,10 @@ class Case:
     async def derive_all(self) -> None:
         """As the sweep would, but not of other cases' tenants."""
         rows = await self.stack.fetch(
-            "SELECT tenant FROM tenants WHERE starts_with(tenant, $1) AND merged_into IS NULL",
+            "SELECT tenant FROM tenants WHERE merged_into IS NULL"
+            " AND (starts_with(tenant, $1) OR tenant = $2)",
             self.name + "x",
+            self.name + "-other",
         )
         for row in rows:
             await derive_again(self.stack.crew, row["tenant"])
