@@ -20,22 +20,18 @@ from typing import Any, TypeVar
 
 from shared import telemetry
 from shared.db import Conn, is_lock_timeout, is_platform_fault, storable
-from shared.domain.events import IMPORT, StoredEvent
+from shared.domain.events import StoredEvent
 from shared.domain.outcomes import ATTEMPTS_EXHAUSTED, NO_HANDLER, PROCESS_DIED
 from shared.store import work
 from shared.store.work import LaneLock, Redelivery, Settlement
-from workers import entitle, handlers, judging, settling
+from workers import applying, judging, settling
 from workers.crew import Crew
 from workers.entries import NO_LOCKS, Locks, SetGrew
 from workers.extensions.presence import is_elsewhere
 from workers.extensions.running import HandlerFailed, NoHandler
-from workers.handlers import records
-from workers.handlers.scope import Scope
 from workers.marks import AloneMark, VisitMark, marked
 from workers.reporting import report
-from workers.settling import TranslationFailed
 from workers.surroundings import UnknownSource
-from workers.undoing import undo
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +166,7 @@ async def apply_alone(crew: Crew, lane: int, work_id: int, mark: VisitMark | Alo
 
 async def charge(crew: Crew, lane: int, work_id: int, error: Exception) -> bool:
     """Write down a failed attempt; put the event off, or settle it dead. Whether it was ours."""
-    code, text = _code_of(error), storable(str(error) or repr(error))
+    code, text = applying.code_of(error), storable(str(error) or repr(error))
     is_permanent = isinstance(error, HandlerFailed) and error.is_permanent
 
     async def act(conn: Conn, held: LaneLock, _: Locks) -> bool:
@@ -302,31 +298,15 @@ async def _apply(
     conn: Conn, crew: Crew, held: LaneLock, batch: Batch, more: Locks, *, alone: bool = False
 ) -> _Applied:
     """Everything that a batch changes, in the transaction that holds its lane."""
-    if any(event.run > 1 for event in batch.events):
-        # Whoever asked for it may just have applied the configuration that it is to be read by.
-        await crew.surroundings.refresh(conn)
     if batch.redeliveries:
         await judging.judge(conn, crew.surroundings, batch.redeliveries)
-    translated, refused = await settling.read_commands(conn, crew.surroundings, batch.events)
-    apart, here = [], batch.events
-    if not alone:
-        apart = [event for event, asked in translated if handlers.runs_extensions(asked)]
-    if apart:
-        left = {event.work_id for event in apart}
-        translated = [one for one in translated if one[0].work_id not in left]
-        here = [event for event in here if event.work_id not in left]
-    # What an earlier run of an import reported may be a million records: its job sees to them.
-    again = [event for event in here if event.run > 1 and event.event_type != IMPORT]
-    replayed = [event.tracking_id for event in again]
-    if replayed:
-        # What they take back comes last, and must not wait for customers behind tenants.
-        more |= await entitle.locks_of_runs(conn, replayed)
-    more |= await records.locks_of(conn, translated, replayed)
-    scope = Scope(crew.surroundings, held.now, more)
-    done = await handlers.apply(conn, scope, translated)
-    done, refused = await undo(conn, scope, translated, done, refused)
-    settled = await settling.settle(conn, crew.surroundings, held, done, refused, batch.lost)
-    return _Applied(held, batch.begun_ns, here, apart, settled)
+    applied = await applying.apply(
+        conn, crew.surroundings, held.now, batch.events, more, alone=alone
+    )
+    settled = await settling.settle(
+        conn, crew.surroundings, held, applied.done, applied.refused, batch.lost
+    )
+    return _Applied(held, batch.begun_ns, applied.events, applied.apart, settled)
 
 
 class _NotOurs(Exception):
@@ -381,12 +361,6 @@ async def _leave_to_others(crew: Crew, lane: int, work_id: int) -> bool:
         return True
 
     return await _in_lane(crew, lane, act) is not None
-
-
-def _code_of(error: Exception) -> str:
-    if isinstance(error, HandlerFailed | NoHandler | TranslationFailed):
-        return error.code
-    return "unknown_source" if isinstance(error, UnknownSource) else type(error).__name__
 
 
 def _log_fault(lane: int, error: Exception) -> None:

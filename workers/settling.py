@@ -178,6 +178,20 @@ async def settle(
     lost: Sequence[Row],
 ) -> list[Settlement]:
     """Write the audit records and the settlements of a batch, and delete its work."""
+    drafts, settled = conclude(surroundings, held, done, refused)
+    for row in lost:
+        # The body went by retention before this run: there is nothing to read any more.
+        drafts.append(_step_zero(held, str(row["tracking_id"]), row["run"], "dead", BODY_GONE))
+        settled.append(_settlement_of_lost(row))
+    await audit.append(conn, drafts, now=held.now, xid=held.xid)
+    await work.settle(conn, settled)
+    return settled
+
+
+def conclude(
+    surroundings: Surroundings, held: LaneLock, done: Sequence[Done], refused: Sequence[Refused]
+) -> tuple[list[Draft], list[Settlement]]:
+    """How the runs of a batch end, and what the trail is told of them. Writes nothing."""
     drafts: list[Draft] = []
     settled: list[Settlement] = []
     for one in done:
@@ -195,13 +209,7 @@ async def settle(
         settled.append(
             _settlement(refusal.event, refusal.outcome, refusal.code, refusal.error, None)
         )
-    for row in lost:
-        # The body went by retention before this run: there is nothing to read any more.
-        drafts.append(_step_zero(held, str(row["tracking_id"]), row["run"], "dead", BODY_GONE))
-        settled.append(_settlement_of_lost(row))
-    await audit.append(conn, drafts, now=held.now, xid=held.xid)
-    await work.settle(conn, settled)
-    return settled
+    return drafts, settled
 
 
 async def bury(

@@ -48,6 +48,7 @@ RUN_BY = {
     "shared.store.recorded": ("operator", "reader"),
     "shared.store.records": ("worker",),
     "shared.store.redeliveries": ("worker",),
+    "shared.store.rehearsals": ("worker",),
     "shared.store.replays": ("operator",),
     "shared.store.rereading": ("worker",),
     "shared.store.selecting": ("worker", "operator"),
