@@ -57,7 +57,8 @@ async def find_effect(crew: Crew, job: Job) -> Effect:
 def _shown(found: Rehearsed, outcomes: Mapping[str, int]) -> dict[str, Any]:
     """
     {"outcomes", "codes", "tenants", "features", "changes": [{"tenant", "feature", "action",
-    "from", "to"}], "notListed", "notRehearsed"}: counts of all, and the first of the changes.
+    "from", "to"}], "notListed", "notRehearsed", "missed"}: counts of all, and the first of the
+    changes. Of `missed` tenants not everything is known.
     """
     changes = sorted(found.changes, key=lambda one: (one.tenant, one.feature))
     return {
@@ -77,6 +78,7 @@ def _shown(found: Rehearsed, outcomes: Mapping[str, int]) -> dict[str, Any]:
         ],
         "notListed": max(0, len(changes) - MOST_CHANGES),
         "notRehearsed": dict(Counter(found.left_out.values())),
+        "missed": len(found.missed),
     }
 
 
