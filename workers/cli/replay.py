@@ -34,9 +34,11 @@ from workers.cli.output import (
     plain,
     tracking_id,
 )
+from workers.cli.selecting import check_not_all, selecting
 
 if TYPE_CHECKING:
     from shared.db import Conn
+    from shared.domain.selection import Selection
     from shared.settings import Endpoints
     from workers.replay import Opened
 
@@ -128,6 +130,72 @@ def events_command(
         _say_runs(items, dry_run=dry_run)
     if any(one["outcome"] == "dead" for one in ended.values()):
         raise typer.Exit(PARTLY_FAILED)
+
+
+@app.command("plan", epilog="Example: sluice replay plan --source stripe --status dead --since 48h")
+@selecting
+def plan_command(
+    wanted: "Selection",
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID]…", help="These events, by tracking id.")
+    ] = None,
+    issue: Annotated[
+        str | None, typer.Option("--issue", metavar="ID", help="The dead events of an issue.")
+    ] = None,
+    is_all: Annotated[bool, typer.Option("--all", help="All events there are.")] = False,
+    reason: Annotated[
+        str, typer.Option("--reason", help="Why, for the audit trail.")
+    ] = "to see what replaying them would change",
+    actor: ActorOption = None,
+    detach: DetachOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """
+    Freeze which events are meant, and find what applying them again would change.
+
+    Changes nothing. Ctrl-C stops the watching, and nothing else.
+    """
+    from workers.plans import PLAN
+    from workers.steering import begin_job
+
+    who, why = actor_name(actor), checked_reason(reason)
+    if ids:
+        ways = [not wanted.is_empty, issue is not None, is_all]
+        if any(ways):
+            raise CommandError("either ids, or a filter, or --issue, or --all", USAGE)
+        fields: dict[str, Any] = {"ids": [str(tracking_id(one)) for one in dict.fromkeys(ids)]}
+    elif issue is not None:
+        if is_all or not wanted.is_empty:
+            raise CommandError("--issue says which events: no filter beside it", USAGE)
+        fields = {}
+    else:
+        check_not_all(wanted, is_all=is_all)
+        fields = _fields_of(wanted)
+
+    async def run(conn: "Conn", _: "Endpoints") -> UUID:
+        select = fields if issue is None else _fields_of(await _dead_of(conn, issue))
+        arguments = {"select": select, **({"all": True} if is_all else {})}
+        _check(PLAN, arguments)
+        return await in_transaction(conn, lambda: begin_job(conn, PLAN, arguments, who, why))
+
+    _go_on(operate(run), detach=detach, as_json=as_json)
+
+
+def _fields_of(wanted: "Selection") -> dict[str, Any]:
+    """What a selection says, as a job's arguments do."""
+    import msgspec
+
+    said = msgspec.to_builtins(wanted)
+    return {name: value for name, value in said.items() if value not in (None, False)}
+
+
+async def _dead_of(conn: "Conn", issue: str) -> "Selection":
+    from shared.store.issues import find_issue
+
+    found = await find_issue(conn, issue)
+    if found is None:
+        raise CommandError(f"no issue {plain(issue)}: sluice issues list", NOT_FOUND)
+    return found
 
 
 @app.command(

@@ -152,7 +152,7 @@ class Turns:
             # Somebody has its row: what was prepared is taken up again, and is no death until then.
             await self._withdraw(job_id)
             return False
-        telemetry.job_stepped(job.kind, progress.done - job.done)
+        telemetry.job_stepped(job.kind, progress.done - job.done, progress.failed - job.failed)
         if progress.is_finished:
             await self._forget(job_id)
             log.info("job is done", extra={"job": str(job_id), "rows": progress.done})
