@@ -16,6 +16,7 @@ MODE_MISMATCH = "mode_mismatch"
 ATTEMPTS_EXHAUSTED = "attempts_exhausted"
 PROCESS_DIED = "process_died"
 NO_HANDLER = "no_handler"
+IGNORED_BY_OPERATOR = "ignored_by_operator"
 NOT_FOR_HANDLER = "not_for_handler"
 HANDLER_TIMEOUT = "handler_timeout"
 #: Why an order was refused.

@@ -12,6 +12,7 @@ from shared.domain.outcomes import Outcome
 
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+Type = Annotated[str, msgspec.Meta(max_length=255)]
 
 
 class SelectionError(ValueError):
@@ -27,14 +28,17 @@ class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     Events for which all of this is so; None asks nothing.
 
     `status`, `outcome` and `code` are the latest run's, `code` of an unfinished one its last failed
-    attempt's; `attempts` is how many there were at least, of all runs. `type` may end in "*".
-    `event` is the provider's id. `tenant` and `customer` are whom the event was applied to, or
-    whose the object is that it is about. `trace` is the trace id of its receipt, `replay` the id of
-    the job that had it applied again; `ids` are tracking ids. `until` itself is not in it.
+    attempt's; one that is dead because its attempts are used up has the code of the last of them,
+    too. `attempts` is how many there were at least, of all runs. `type` may end in "*", and is ""
+    of what could not be read. `event` is the provider's id. `tenant`, by any of its names, and
+    `customer` are whom the event was applied to, or whose the object is that it reported of or,
+    where it failed or is unfinished, is about. `trace` is the trace id of one of its deliveries,
+    `replay` the id of the job that had it applied again; `ids` are tracking ids. `until` itself is
+    not in it.
     """
 
     source: Text | None = None
-    type: Text | None = None
+    type: Type | None = None
     status: Status | None = None
     outcome: Outcome | None = None
     code: Text | None = None

@@ -5,25 +5,14 @@ Read only. An event is listed as long as its evidence is kept; afterwards only i
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from shared.db import Conn, Row
-from shared.domain.events import Arrival, Identity, Status, received_at_of
-from shared.store.paging import Page, iso, page_of
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which events to list; None asks nothing."""
-
-    source: str | None = None
-    event_type: str | None = None
-    status: Status | None = None
-    event_id: str | None = None
-    with_conflicts: bool = False  # only where another body came under the event's id
+from shared.domain.events import Arrival, Identity, received_at_of
+from shared.store.paging import iso
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +37,7 @@ SELECT i.received_at, i.tracking_id, s.name AS source, i.source_id, i.event_id, 
             WHEN w.attempts > 0 OR w.due_at IS NOT NULL THEN 'retrying'
             ELSE 'received' END AS status,
        CASE WHEN w.id IS NOT NULL THEN a.error ELSE coalesce(z.error, z.code) END AS error,
+       CASE WHEN w.id IS NOT NULL THEN a.code ELSE z.code END AS code, z.settled_at,
        (SELECT coalesce(sum(t.attempts), 0) FROM settlements AS t
         WHERE t.tracking_id = i.tracking_id) AS settled_attempts,
        (SELECT count(*) FROM deliveries AS d WHERE d.tracking_id = i.tracking_id) AS redeliveries
@@ -55,60 +45,36 @@ FROM inbox AS i
 JOIN sources AS s ON s.id = i.source_id
 LEFT JOIN work AS w ON w.tracking_id = i.tracking_id AND w.kind = 'event'
 LEFT JOIN LATERAL (
-    SELECT status, outcome, code, error, tenant FROM settlements
+    SELECT status, outcome, code, error, tenant, settled_at FROM settlements
     WHERE tracking_id = i.tracking_id ORDER BY run DESC LIMIT 1
 ) AS z ON true
 LEFT JOIN LATERAL (
-    SELECT error FROM attempts
+    SELECT code, error FROM attempts
     WHERE tracking_id = i.tracking_id AND run = w.run ORDER BY number DESC LIMIT 1
 ) AS a ON true
 """
-# The IN conditions say nothing new: they let the scan skip, before the joins, what cannot match.
 LIST_EVENTS = (
-    _EVENT  # noqa: S608 - two constants
+    _EVENT
     + """
-WHERE ($1::timestamptz IS NULL OR (i.received_at, i.tracking_id) < ($1, $2::uuid))
-  AND ($3::text IS NULL OR i.source_id = (SELECT id FROM sources WHERE name = $3))
-  AND ($4::text IS NULL OR i.event_type = $4)
-  AND ($5::text IS NULL OR i.event_id = $5)
-  AND ($6::text IS NULL OR $6 = CASE WHEN w.id IS NULL THEN coalesce(z.status, 'received')
-       WHEN w.attempts > 0 OR w.due_at IS NOT NULL THEN 'retrying' ELSE 'received' END)
-  AND ($6::text IS NULL OR $6 <> 'dead'
-       OR i.tracking_id IN (SELECT tracking_id FROM settlements WHERE status = 'dead'))
-  AND ($6::text IS NULL OR $6 NOT IN ('received', 'retrying')
-       OR i.tracking_id IN (SELECT tracking_id FROM work))
-  AND (NOT $7 OR i.tracking_id IN (SELECT tracking_id FROM conflicts))
-ORDER BY i.received_at DESC, i.tracking_id DESC
-LIMIT $8
+JOIN unnest($1::timestamptz[], $2::uuid[]) WITH ORDINALITY AS c (received_at, tracking_id, place)
+  ON i.received_at = c.received_at AND i.tracking_id = c.tracking_id
+ORDER BY c.place
 """
 )
 
 
-async def list_events(
-    conn: Conn, wanted: Filter, after: tuple[datetime, UUID] | None, limit: int
-) -> Page:
+async def list_events(conn: Conn, tracking_ids: Sequence[UUID]) -> list[dict[str, Any]]:
     """
-    Newest first.
+    These events in their order, as lists show them; one whose evidence is gone is missing.
 
-    {"trackingId", "source", "eventId", "type", "status", "outcome", "occurredAt", "receivedAt",
-    "tenant", "attempts", "deliveries", "error"}: `status`, `outcome` and `error` are the latest
-    run's, `attempts` counts failed and successful ones of all runs, `deliveries` the first too.
+    {"trackingId", "source", "eventId", "type", "status", "outcome", "code", "occurredAt",
+    "receivedAt", "settledAt", "tenant", "attempts", "deliveries", "error"}: `status`, `outcome`,
+    `code` and `error` are the latest run's, `attempts` counts failed and successful ones of all
+    runs, `deliveries` the first too.
     """
-    received_at, tracking_id = after or (None, None)
-    rows = await conn.fetch(
-        LIST_EVENTS,
-        received_at,
-        tracking_id,
-        wanted.source,
-        wanted.event_type,
-        wanted.event_id,
-        wanted.status,
-        wanted.with_conflicts,
-        limit + 1,
-    )
-    return page_of(
-        rows, limit, _shown, lambda row: (iso(row["received_at"]), str(row["tracking_id"]))
-    )
+    received_at = [received_at_of(one) for one in tracking_ids]
+    rows = await conn.fetch(LIST_EVENTS, received_at, list(tracking_ids))
+    return [_shown(row) for row in rows]
 
 
 READ_EVENT = _EVENT + "WHERE i.received_at = $1 AND i.tracking_id = $2"
@@ -175,24 +141,49 @@ async def read_redeliveries(conn: Conn, tracking_id: UUID) -> list[dict[str, Any
     ]
 
 
+READ_REDELIVERED = """
+SELECT body, body_sha FROM deliveries WHERE tracking_id = $1 ORDER BY id OFFSET $2 LIMIT 1
+"""
+
+
+async def read_redelivered(
+    conn: Conn, tracking_id: UUID, number: int
+) -> tuple[bytes | None, bytes] | None:
+    """
+    The body of a redelivery, the first being number 0, and its SHA-256; None where there is none.
+
+    No body: it was the event's own, to the byte. An empty one with another digest than that of
+    nothing lies in the artifact store.
+    """
+    row = await conn.fetchrow(READ_REDELIVERED, tracking_id, number)
+    return None if row is None else (row["body"], row["body_sha"])
+
+
 READ_RUNS = """
 SELECT s.run, s.status, s.outcome, s.code, s.error, s.tenant, s.attempts, s.settled_at,
-       NULL::timestamptz AS due_at, a.actor, convert_from(c.reason, 'UTF8') AS reason
+       NULL::timestamptz AS due_at, a.actor, convert_from(c.reason, 'UTF8') AS reason, r.replay
 FROM settlements AS s
 LEFT JOIN audit AS a ON a.cause = 'event' AND a.cause_id = s.tracking_id::text AND a.run = s.run
-                    AND a.step = 0 AND a.actor LIKE 'operator:%'
+                    AND a.step = 0
+                    AND (a.actor LIKE 'operator:%' OR a.actor LIKE 'token:%' AND a.run > 1)
 LEFT JOIN audit_content AS c ON c.audit_id = a.id
+LEFT JOIN replay_items AS r ON r.tracking_id = s.tracking_id AND r.opened_run = s.run
 WHERE s.tracking_id = $1
 UNION ALL
-SELECT run, CASE WHEN attempts > 0 OR due_at IS NOT NULL THEN 'retrying' ELSE 'received' END,
-       NULL, NULL, NULL, NULL, attempts, NULL, due_at, actor, reason
-FROM work WHERE tracking_id = $1 AND kind = 'event'
+SELECT w.run, CASE WHEN w.attempts > 0 OR w.due_at IS NOT NULL THEN 'retrying' ELSE 'received' END,
+       NULL, NULL, NULL, NULL, w.attempts, NULL, w.due_at, w.actor, w.reason, r.replay
+FROM work AS w
+LEFT JOIN replay_items AS r ON r.tracking_id = w.tracking_id AND r.opened_run = w.run
+WHERE w.tracking_id = $1 AND w.kind = 'event'
 ORDER BY run
 """
 
 
 async def read_runs(conn: Conn, tracking_id: UUID) -> list[dict[str, Any]]:
-    """Every run in order, with who asked for it; an unfinished one is last, with when it is due."""
+    """
+    Every run in order, with who asked for it, and `replay`, the job that opened it, where one did;
+    an unfinished one is last, with when it is due.
+    """
     return [
         {
             "run": row["run"],
@@ -206,6 +197,7 @@ async def read_runs(conn: Conn, tracking_id: UUID) -> list[dict[str, Any]]:
             "dueAt": iso(row["due_at"]),
             "actor": row["actor"],
             "reason": row["reason"],
+            "replay": None if row["replay"] is None else str(row["replay"]),
         }
         for row in await conn.fetch(READ_RUNS, tracking_id)
     ]
@@ -268,8 +260,10 @@ def _shown(row: Row) -> dict[str, Any]:
         "type": row["event_type"],
         "status": row["status"],
         "outcome": None if row["unfinished"] else row["outcome"],
+        "code": row["code"],
         "occurredAt": iso(row["occurred_at"]),
         "receivedAt": iso(row["received_at"]),
+        "settledAt": None if row["unfinished"] else iso(row["settled_at"]),
         "tenant": row["tenant"],
         "attempts": row["settled_attempts"] + (row["open_attempts"] or 0),
         "deliveries": 1 + row["redeliveries"],

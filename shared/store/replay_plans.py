@@ -54,7 +54,10 @@ async def frozen_at(conn: Conn) -> datetime:
 
 
 class Told(NamedTuple):
-    """What a plan counts by; `status` and `code` are of the latest settled run."""
+    """
+    What a plan counts by: `status` and `code` are of the latest settled run, `code` the last
+    attempt's where they were used up.
+    """
 
     tracking_id: UUID
     event_type: str
@@ -63,11 +66,15 @@ class Told(NamedTuple):
 
 
 DESCRIBE_EVENTS = """
-SELECT i.tracking_id, i.event_type, z.status, z.code
+SELECT i.tracking_id, i.event_type, z.status, coalesce(
+           CASE z.code WHEN 'attempts_exhausted' THEN (
+               SELECT a.code FROM attempts AS a
+               WHERE a.tracking_id = i.tracking_id AND a.run = z.run ORDER BY a.number DESC LIMIT 1)
+           END, z.code) AS code
 FROM unnest($1::timestamptz[], $2::uuid[]) AS asked (received_at, tracking_id)
 JOIN inbox AS i ON i.received_at = asked.received_at AND i.tracking_id = asked.tracking_id
 LEFT JOIN LATERAL (
-    SELECT status, code FROM settlements
+    SELECT run, status, code FROM settlements
     WHERE tracking_id = i.tracking_id ORDER BY run DESC LIMIT 1
 ) AS z ON true
 """
@@ -109,7 +116,9 @@ SELECT z.tracking_id, z.run, z.source_id, z.status, z.code
 FROM settlements AS z
 WHERE z.status = 'dead' AND z.tracking_id < $1
   AND ($2::text IS NULL OR z.source_id = (SELECT id FROM sources WHERE name = $2))
-  AND ($3::text IS NULL OR z.code = $3)
+  AND ($3::text IS NULL OR z.code = $3 OR z.code = 'attempts_exhausted' AND $3 = (
+      SELECT a.code FROM attempts AS a
+      WHERE a.tracking_id = z.tracking_id AND a.run = z.run ORDER BY a.number DESC LIMIT 1))
   AND ($4::uuid IS NULL OR z.tracking_id >= $4)
   AND NOT EXISTS (SELECT FROM settlements AS n
                   WHERE n.tracking_id = z.tracking_id AND n.run > z.run)

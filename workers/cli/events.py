@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
 
-from workers.cli.exits import NOT_FOUND, USAGE, CommandError, write_json
+from workers.cli.exits import NOT_FOUND, CommandError, write_json
 from workers.cli.output import (
     CursorOption,
     JsonOption,
@@ -19,10 +19,12 @@ from workers.cli.output import (
     print_table,
     tracking_id,
 )
+from workers.cli.selecting import selecting
 
 if TYPE_CHECKING:
     from shared.db import Conn
     from shared.domain.commands import Command
+    from shared.domain.selection import Selection
     from shared.settings import Endpoints
     from shared.store.events import Evidence
     from workers.surroundings import Surroundings
@@ -30,42 +32,32 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Events: what was received, and what became of it.", no_args_is_help=True)
 
 
-@app.command("list", epilog="Example: sluice events list --status dead --json")
+@app.command("list", epilog="Example: sluice events list --status dead --since 48h --json")
+@selecting
 def list_command(
-    source: Annotated[str | None, typer.Option("--source", help="Of this source only.")] = None,
-    event_type: Annotated[str | None, typer.Option("--type", help="Of this type only.")] = None,
-    status: Annotated[
-        str | None,
-        typer.Option("--status", help="received, retrying, processed, ignored or dead."),
-    ] = None,
-    event: Annotated[
-        str | None, typer.Option("--event", help="With this id at the provider.")
-    ] = None,
-    conflicts: Annotated[
-        bool, typer.Option("--conflicts", help="Where another body came under the event's id.")
-    ] = False,
+    wanted: "Selection",
     limit: LimitOption = 50,
     cursor: CursorOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List events, newest first."""
-    from shared.domain.events import Status
-    from shared.store.events import Filter, list_events
-    from shared.store.paging import decode_cursor
-
-    # A filter that is not understood must never mean "all".
-    if status is not None and status not in get_args(Status):
-        raise CommandError(f"--status: one of {', '.join(get_args(Status))}", USAGE)
-    wanted = Filter(source, event_type, status, event, conflicts)  # type: ignore[arg-type] # checked above
+    from shared.store.events import list_events
+    from shared.store.paging import Page, decode_cursor, encode_cursor, iso
+    from shared.store.selecting import select_events
 
     def key(received_at: str, number: str) -> tuple[datetime, UUID]:
         return datetime.fromisoformat(received_at), UUID(number)
 
     async def run(conn: "Conn", _: "Endpoints") -> None:
         after = decode_cursor(cursor, key) if cursor else None
-        page = await list_events(conn, wanted, after, limit)
+        found = await select_events(conn, wanted, after, limit + 1)
+        shown = found[:limit]
+        items = await list_events(conn, [one.tracking_id for one in shown])
+        more = None
+        if len(found) > limit:
+            more = encode_cursor(iso(shown[-1].received_at), str(shown[-1].tracking_id))
         # All of them have the status that was asked for: why is what tells them apart.
-        failed = status in ("dead", "retrying")
+        failed = wanted.status in ("dead", "retrying")
         columns = {
             "trackingId": "tracking id",
             **({"error": "error"} if failed else {"status": "status"}),
@@ -74,7 +66,7 @@ def list_command(
             "tenant": "tenant",
             "receivedAt": "received",
         }
-        print_page(page, columns, as_json=as_json, nothing="no events")
+        print_page(Page(items, more), columns, as_json=as_json, nothing="no events")
 
     operate(run)
 
@@ -107,7 +99,7 @@ async def tell(conn: "Conn", wanted: UUID) -> dict[str, Any]:
         CommandError: no such event (3).
     """
     from shared.store import events, trail
-    from workers.actions import replay_action
+    from workers.actions import begin_action, replay_action
     from workers.surroundings import Surroundings
 
     evidence = await events.read_event(conn, wanted)
@@ -116,6 +108,7 @@ async def tell(conn: "Conn", wanted: UUID) -> dict[str, Any]:
         raise CommandError(f"no event {wanted}", NOT_FOUND)
     redeliveries = await events.read_redeliveries(conn, wanted)
     actions = [replay_action(wanted, run["run"]) for run in runs if run["run"] > 1]
+    actions += {begin_action(UUID(run["replay"])) for run in runs if run["replay"] is not None}
     audit = await trail.list_records_of_event(conn, wanted, actions, None, None, 500)
     surroundings = Surroundings()
     await surroundings.refresh(conn)

@@ -7,7 +7,11 @@ from workers.cli import (
     audit,
     catalog,
     events,
+    events_acting,
+    events_reading,
+    events_tail,
     handlers,
+    issues,
     jobs,
     manual,
     outbox,
@@ -26,7 +30,10 @@ def register(app: typer.Typer) -> None:
     app.add_typer(replay.app, name="replay")
     app.add_typer(catalog.app, name="catalog")
     app.add_typer(sources.app, name="sources")
+    for more in (events_tail, events_reading, events_acting):
+        more.register(events.app)
     app.add_typer(events.app, name="events")
+    app.add_typer(issues.app, name="issues")
     app.add_typer(parked.app, name="parked")
     app.add_typer(records.app, name="records")
     app.add_typer(jobs.app, name="jobs")

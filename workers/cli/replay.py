@@ -34,6 +34,7 @@ from workers.cli.output import (
     plain,
     tracking_id,
 )
+from workers.cli.ringing import ring
 from workers.cli.selecting import check_not_all, selecting
 
 if TYPE_CHECKING:
@@ -86,7 +87,6 @@ def events_command(
 
     With --wait, an event that is dead again ends this with 6.
     """
-    from shared.queue import Doorbell
     from workers.replay import BodyGone, Unfinished, UnknownEvent, open_runs
 
     who, why = actor_name(actor), checked_reason(reason)
@@ -104,10 +104,7 @@ def events_command(
         except (Unfinished, BodyGone) as error:
             raise CommandError(str(error), CONFLICT) from None
         if not dry_run:
-            # Only a hint: without Redis the sweep finds the work.
-            bell = Doorbell(endpoints.redis)
-            bell.ring({one.lane for one in opened})
-            await bell.close()
+            await ring(endpoints, sorted({one.lane for one in opened}))
         return opened
 
     opened = operate(run)

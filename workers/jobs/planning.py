@@ -67,7 +67,8 @@ class Planning:
         cursor = job.cursor
         if not cursor:
             self._mark = await replay_plans.frozen_at(conn)
-            after = (self._mark, _LAST)
+            # The first id of the millisecond after it.
+            after = (self._mark, UUID(int=(int(self._mark.timestamp() * 1000) + 1) << 80))
         else:
             self._mark = datetime.fromisoformat(cursor["mark"])
             after = (datetime.fromisoformat(cursor["after"][0]), UUID(cursor["after"][1]))
