@@ -86,14 +86,18 @@ class Ground:
         return [str(name) for kind, name in self._members[root] if kind == TENANT]
 
 
-async def sound(conn: Conn, ground: Ground, asked: Asked, events: Mapping[UUID, Node]) -> None:
+async def sound(
+    conn: Conn, ground: Ground, asked: Asked, events: Mapping[UUID, Node]
+) -> dict[UUID, frozenset[type[Command]]]:
     """
     Connect events with what they ask for, and with what earlier runs of them saw or reported.
     `events` are the nodes of all that are looked at, those too that ask for nothing.
+
+    Returns of those that take something back what they do not ask for any more.
     """
     for node in events.values():
         ground.root(node)
-    standing = await _of_earlier_runs(conn, ground, events)
+    standing, did = await _of_earlier_runs(conn, ground, events)
     keys: set[ObjectKey] = set()
     joints: set[JointKey] = {joint for one in standing for joint in one.joints}
     for event, commands in asked:
@@ -109,18 +113,25 @@ async def sound(conn: Conn, ground: Ground, asked: Asked, events: Mapping[UUID, 
                 ground.connect(at, (RECORD, key), *_named(command.tenant))
     standing += await standing_at(conn, keys)
     await _follow_joints(conn, ground, standing, joints)
+    asks = {event.tracking_id: {type(one) for one in commands} for event, commands in asked}
+    taken = {one: frozenset(kinds - asks.get(one, set())) for one, kinds in did.items()}
+    return {one: kinds for one, kinds in taken.items() if kinds}
 
 
 async def _of_earlier_runs(
     conn: Conn, ground: Ground, events: Mapping[UUID, Node]
-) -> list[Standing]:
+) -> tuple[list[Standing], dict[UUID, set[type[Command]]]]:
+    """The objects that they saw, and which of the two each event did."""
     standing = []
+    did: dict[UUID, set[type[Command]]] = {}
     for tracking_id, seen in await seen_by(conn, events):
         ground.connect(events[tracking_id], (OBJECT, seen.key))
         standing.append(seen)
+        did.setdefault(tracking_id, set()).add(Observe)
     for tracking_id, reported in (await records.keys_of_events(conn, list(events))).items():
         ground.connect(events[tracking_id], *((RECORD, key) for key in reported))
-    return standing
+        did.setdefault(tracking_id, set()).add(ImportRecord)
+    return standing, did
 
 
 async def _follow_joints(
@@ -152,9 +163,11 @@ async def find_tenants(conn: Conn, ground: Ground) -> None:
     for first in range(0, len(kept), _AT_ONCE):
         for record, tenant in await tenants_of_records(conn, kept[first : first + _AT_ONCE]):
             ground.connect((RECORD, record), (TENANT, tenant))
-    names = {name for root in ground.roots() for name in ground.tenants(root)}
-    for name, meant in (await grants.read_aliases(conn, names)).items():
-        ground.connect((TENANT, name), (TENANT, meant))
+    names = sorted({name for root in ground.roots() for name in ground.tenants(root)})
+    for first in range(0, len(names), _AT_ONCE):
+        aliases = await grants.read_aliases(conn, names[first : first + _AT_ONCE])
+        for name, meant in aliases.items():
+            ground.connect((TENANT, name), (TENANT, meant))
 
 
 def _sighted(event: StoredEvent, command: Observe) -> Sighted:

@@ -11,11 +11,13 @@ code is that of a worker (`workers.applying`), only nothing is settled, and so n
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from uuid import UUID
 
 from shared.db import is_platform_fault
+from shared.domain.commands import Command
 from shared.store.rehearsals import Settled
 from shared.store.selecting import Selected
 from workers.crew import Crew
@@ -23,7 +25,6 @@ from workers.entries import FeatureChange
 from workers.ground import EVENT, Ground, find_tenants, sound
 from workers.sounding import BODY_EXPIRED, EXTENSION, UNTOUCHING, read_settled
 from workers.trial import (
-    BATCH,
     Ending,
     Found,
     Patience,
@@ -38,13 +39,14 @@ UNFINISHED = "unfinished"  # it is applied anyway
 TOO_MANY = "too_many"
 BUSY = "busy"
 
+BATCH = 100
 MOST_EVENTS = 10_000
 #: How long one piece may take in all, whatever it had to begin again for.
 MOST_S = 20.0
 #: How often a piece gives way before it holds on; and how long it then does. Whoever applies events
-#: waits twice as long for a lock before putting them off.
+#: waits four times as long for a lock before putting them off.
 _TRIES = 5
-_HOLDS_S = 1.0
+_HOLDS_S = 0.5
 _PAUSE_S = 0.1
 
 #: Told how many events have been looked at, and of how many.
@@ -112,6 +114,8 @@ class Rehearsal:
         self._ground = Ground()
         #: Those that already cannot be read.
         self._failing: dict[UUID, Ending] = {}
+        #: What some did and do not ask for any more.
+        self._takes_back: dict[UUID, frozenset[type[Command]]] = {}
         self._pieces: deque[_Piece] = deque()
         self._is_cut = False
         self._kept: dict[Node, Found] = {}
@@ -146,11 +150,13 @@ class Rehearsal:
             changes += found.changes
             tenants.update(self._ground.tenants(root))
         changes.sort(key=lambda change: (change.tenant, change.feature))
-        missed = {
-            tenant: why
+        lacking = {
+            self._ground.root((EVENT, place)): why
             for place, one in enumerate(self._events)
             if (why := self._left_out.get(one.tracking_id)) is not None
-            for tenant in self._ground.tenants(self._ground.root((EVENT, place)))
+        }
+        missed = {
+            tenant: why for root, why in lacking.items() for tenant in self._ground.tenants(root)
         }
         return Rehearsed(outcomes, changes, frozenset(tenants), self._left_out, missed)
 
@@ -181,7 +187,7 @@ class Rehearsal:
                 for one, node in nodes.items()
                 if one not in asked.failing and asked.left_out.get(one) not in UNTOUCHING
             }
-            await sound(conn, self._ground, asked.commands, touching)
+            self._takes_back |= await sound(conn, self._ground, asked.commands, touching)
         self._left_out |= asked.left_out
         self._failing |= asked.failing
         self._sounded += len(some)
@@ -256,12 +262,19 @@ class Rehearsal:
         places = sorted(place for one in together for place in one.places)
         left_s = MOST_S - max(one.spent_s for one in together)
         is_last = any(one.tries == _TRIES for one in together)
-        return await apply_and_take_back(
-            self._crew,
-            [self._events[place] for place in places],
-            nodes,
-            Patience(left_s, _HOLDS_S if is_last else 0.0),
-        )
+        patience = Patience(left_s, _HOLDS_S if is_last else 0.0)
+        return await apply_and_take_back(self._crew, list(self._batches(places)), nodes, patience)
+
+    def _batches(self, places: Sequence[int]) -> Iterator[list[Settled]]:
+        """
+        In the order of receipt. Within a batch what is taken back comes last: so who takes back is
+        in none with who does not, or the order would be another one.
+        """
+        events = [self._events[place] for place in places]
+        none = frozenset[type[Command]]()
+        for _, group in groupby(events, lambda one: self._takes_back.get(one.tracking_id, none)):
+            alike = list(group)
+            yield from (alike[first : first + BATCH] for first in range(0, len(alike), BATCH))
 
     def _put_back(self, together: Sequence[_Piece], spent_s: float) -> None:
         """They come again, last and each by itself: only then is it known who was the cause."""

@@ -28,7 +28,6 @@ from workers.entries import NO_LOCKS, FeatureChange, SetGrew
 from workers.surroundings import Surroundings
 from workers.watched import TENANT, Node, Outgrown, Watched, lock_all
 
-BATCH = 100
 #: What an event comes to whose next attempt fails, and is not its last.
 RETRYING = "retrying"
 #: How often a batch may find out what else it needs.
@@ -72,10 +71,13 @@ class Patience:
 
 
 async def apply_and_take_back(
-    crew: Crew, settled: Sequence[Settled], nodes: Collection[Node], patience: Patience
+    crew: Crew,
+    batches: Sequence[Sequence[Settled]],
+    nodes: Collection[Node],
+    patience: Patience,
 ) -> Found:
     """
-    Apply settled events in their order, under these locks, and roll back.
+    Apply settled events in their order, batch by batch under these locks, and roll back.
 
     Raises:
         Outgrown: there is more to lock.
@@ -95,10 +97,10 @@ async def apply_and_take_back(
                 Watched(conn, nodes), crew, LaneLock(0, *await audit.moment(conn)), found
             )
             before = await grants.read_grants(conn, tenants)
-            for first in range(0, len(settled), BATCH):
-                if first:
+            for number, batch in enumerate(batches):
+                if number:
                     await _check(conn, patience, _now_s() - begun_s)
-                await trial.apply(settled[first : first + BATCH])
+                await trial.apply(batch)
             after = await grants.read_grants(conn, tenants)
             if version != await _version(conn, surroundings):
                 raise GiveWay  # its first events were read by another one than its last

@@ -47,12 +47,15 @@ if TYPE_CHECKING:
 class _OrEvents(TyperGroup):
     """`sluice replay ID… --reason TEXT` is `sluice replay events ID… --reason TEXT`."""
 
+    #: The command that is meant where none is named.
+    default = "events"
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """What is neither a command nor a word begins what `events` is told."""
         first = args[0] if args else ""
         is_help = first in self.get_help_option_names(ctx)
         if first and first not in self.commands and not is_help and not first.isalpha():
-            args = ["events", *args]
+            args = [self.default, *args]
         return super().parse_args(ctx, args)
 
 
