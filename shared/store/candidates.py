@@ -160,12 +160,16 @@ FROM (
      WHERE code = $1 AND tracking_id >= $2 AND tracking_id < $3
      ORDER BY tracking_id DESC LIMIT $4)
     UNION ALL
-    (SELECT tracking_id FROM settlements
+    (SELECT tracking_id FROM settlements AS z
      WHERE code = 'attempts_exhausted' AND tracking_id >= $2 AND tracking_id < $3
+       AND EXISTS (SELECT FROM attempts
+                   WHERE tracking_id = z.tracking_id AND run = z.run AND code = $1)
      ORDER BY tracking_id DESC LIMIT $4)
     UNION ALL
-    (SELECT tracking_id FROM work
+    (SELECT tracking_id FROM work AS w
      WHERE kind = 'event' AND attempts > 0 AND tracking_id >= $2 AND tracking_id < $3
+       AND EXISTS (SELECT FROM attempts
+                   WHERE tracking_id = w.tracking_id AND run = w.run AND code = $1)
      ORDER BY tracking_id DESC LIMIT $4)
 ) AS f
 ORDER BY tracking_id DESC LIMIT $4

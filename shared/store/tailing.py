@@ -24,8 +24,8 @@ class Clock(NamedTuple):
     horizon: int
 
 
-# The snapshot's own upper end is behind the last transaction that has ended: one that is open may be
-# above it, and only a number of our own is not.
+# The snapshot's own upper end is behind the last transaction that has ended: one that is open may
+# be above it. A number of our own is above all.
 READ_CLOCK = """
 SELECT coalesce(pg_sequence_last_value('work_order'), 0) AS last_work,
        pg_current_xact_id()::text::bigint AS xid, pg_snapshot_xmin(s)::text::bigint AS horizon

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from shared.db import Conn
@@ -33,6 +34,16 @@ class Tended:
     def ended_run(self) -> int:
         """Which run it is that ends now: the open one, or one more that never began."""
         return self.run if self.work_id is not None else self.run + 1
+
+
+class Act(NamedTuple):
+    """A record of what an operator did to an event; `note` is what a note says."""
+
+    action: str
+    actor: str
+    at: datetime
+    reason: str | None
+    note: str | None
 
 
 FIND_EVENTS = """
@@ -139,7 +150,7 @@ async def count_acts(conn: Conn, acts: Sequence[UUID]) -> Mapping[str, int]:
     return {row["cause_id"]: row["number"] for row in await conn.fetch(READ_ACTS, names)}
 
 
-READ_NOTES = """
+READ_ACTED = """
 SELECT a.action, a.actor, a.at, convert_from(c.reason, 'UTF8') AS reason,
        convert_from(c.after, 'UTF8')::json ->> 'note' AS note
 FROM audit AS a
@@ -149,8 +160,6 @@ ORDER BY a.run
 """
 
 
-async def read_acts(
-    conn: Conn, act: UUID
-) -> list[tuple[str, str, datetime, str | None, str | None]]:
-    """(action, actor, when, reason, note) of what operators did to an event, in order."""
-    return [tuple(row.values()) for row in await conn.fetch(READ_NOTES, str(act))]
+async def read_acts(conn: Conn, act: UUID) -> list[Act]:
+    """What operators did to an event, in order."""
+    return [Act(*row.values()) for row in await conn.fetch(READ_ACTED, str(act))]

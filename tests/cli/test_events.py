@@ -10,7 +10,7 @@ from tests.support.stripe_events import customer, event, subscription
 
 KEYS = {
     "trackingId", "source", "eventId", "type", "status", "outcome", "occurredAt", "receivedAt",
-    "tenant", "attempts", "deliveries", "error",
+    "tenant", "attempts", "deliveries", "error", "code", "settledAt",
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@ Which events somebody means, among some hundred thousand of several days: found 
 that was asked, and all of them.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import AsyncIterator
@@ -30,7 +31,7 @@ WITHIN_S = 0.2 * 4
 
 #: Number n of EVENTS, the oldest first. Its id is the time of its receipt and its number. Every
 #: 32nd is dead, of which half by attempts that are used up; every 20th is ignored, every 50th has
-#: been applied after an attempt that failed, the last 3,000 are unfinished, 500 of them failed once.
+#: been applied after an attempt that failed, the last 3,000 are unfinished, and 500 have failed.
 SEED = [
     """
 CREATE TABLE made AS
@@ -50,8 +51,9 @@ FROM generate_series(1, {events}) AS n
 ALTER TABLE made ADD tracking_id uuid, ADD lane integer
 """,
     """
-UPDATE made SET tracking_id = (lpad(to_hex((extract(epoch FROM received_at) * 1000)::bigint), 12, '0')
-    || '7000' || '8' || lpad(to_hex(n), 15, '0'))::uuid, lane = (SELECT min(id) FROM lanes) + n % 16
+UPDATE made SET lane = (SELECT min(id) FROM lanes) + n % 16, tracking_id = (
+    lpad(to_hex((extract(epoch FROM received_at) * 1000)::bigint), 12, '0')
+    || '7000' || '8' || lpad(to_hex(n), 15, '0'))::uuid
 """,
     """
 INSERT INTO inbox (received_at, tracking_id, source_id, account, livemode, event_id, event_type,
@@ -83,7 +85,8 @@ UNION ALL SELECT tracking_id, 1, 1, 'TimeoutError', 'late', 'w' FROM made
 WHERE is_retried AND NOT is_dead
 """,
     """
-INSERT INTO settlements (tracking_id, run, source_id, status, outcome, code, error, tenant, attempts)
+INSERT INTO settlements (tracking_id, run, source_id, status, outcome, code, error, tenant,
+                         attempts)
 SELECT tracking_id, 1, 900,
        CASE WHEN is_dead THEN 'dead' WHEN is_ignored THEN 'ignored' ELSE 'processed' END,
        CASE WHEN is_dead THEN 'dead' WHEN is_ignored THEN 'ignored'
@@ -104,8 +107,9 @@ SELECT tracking_id, received_at, lane, (n % 6 = 0)::int,
 INSERT INTO audit (chain, position, previous_hash, hash, cause, cause_id, run, tenant, step, action,
                    actor, source, subject, feature, catalog_version, xid, at)
 SELECT 'made', n, '', '', 'event', tracking_id, 1,
-       CASE WHEN is_dead OR is_ignored THEN '' ELSE 't' || (n % 40000 % 1000) END, 0, 'event.applied',
-       'provider:stripe', 'main', 'subscription/' || object_id, '', 1, '5', received_at
+       CASE WHEN is_dead OR is_ignored THEN '' ELSE 't' || (n % 40000 % 1000) END, 0,
+       'event.applied', 'provider:stripe', 'main', 'subscription/' || object_id, '', 1, '5',
+       received_at
 FROM made WHERE NOT is_open
 """,
     "INSERT INTO deliveries (tracking_id, received_at, body_sha, body, secret, trace_context)"
@@ -190,6 +194,8 @@ ASKED: list[tuple[dict[str, Any], str]] = [
     ({"type": "rare.kind"}, "n % 4000 = 7"),
     ({"type": "customer.*"}, "n % 3 = 0 AND n % 4000 <> 7"),
     ({"type": "nobody.*"}, "false"),
+    ({"trace": hashlib.md5(b"77777").hexdigest()}, "n = 77777"),
+    ({"trace": hashlib.md5(b"again77005").hexdigest()}, "n = 77005"),
     ({"conflicts": True}, "tracking_id IN (SELECT tracking_id FROM conflicts)"),
     ({"status": "dead", "tenant": "t32"}, f"{IS_DEAD} AND {SUBJECT} % 1000 = 32"),
     ({"status": "dead", "type": "rare.kind"}, "false"),
@@ -217,3 +223,67 @@ async def test_each_filter_finds_what_it_means_and_a_page_of_it_at_once(
         last = page[-1]
         second = await select_events(conn, wanted, (last.received_at, last.tracking_id), 20)
         assert [one.tracking_id for one in second] == expected[51:71]
+
+
+LOW, HIGH = UUID(int=0), UUID(int=2**128 - 1)
+#: Whatever has an index is looked for by it.
+NARROW: list[tuple[str, str, tuple[Any, ...]]] = [
+    ("dead", candidates.OF_OUTCOME, ("dead", LOW, HIGH, 500)),
+    ("ignored", candidates.OF_OUTCOME, ("ignored", LOW, HIGH, 500)),
+    ("unfinished", candidates.UNFINISHED, (LOW, HIGH, 500)),
+    ("code", candidates.OF_CODE, ("KeyError", LOW, HIGH, 500)),
+    ("tenant", candidates.OF_TENANT, (["t7"], LOW, HIGH, 500)),
+    ("customer", candidates.OF_CUSTOMER, ("c7", LOW, HIGH, 500)),
+    ("event", candidates.OF_EVENT_ID, ("evt_7", LOW, HIGH, 500)),
+    ("small", candidates.OF_SOURCE, ("small", LOW, HIGH, 500)),
+    ("attempts", candidates.TRIED_AGAIN, (LOW, HIGH, 500)),
+    ("issues", issues.GROUP_FAILURES, ()),
+]
+LARGE = ("inbox_2", "settlements", "audit", "observations", "ledger", "objects")
+
+
+@pytest.mark.parametrize(
+    ("statement", "args"), [one[1:] for one in NARROW], ids=[one[0] for one in NARROW]
+)
+async def test_no_narrow_filter_reads_a_whole_table(
+    conn: Conn, statement: str, args: tuple[Any, ...]
+) -> None:
+    plan = [row[0] for row in await conn.fetch(f"EXPLAIN {statement}", *args)]
+    whole = [line for line in plan if any(f"Seq Scan on {name}" in line for name in LARGE)]
+    # Days that are still to come are empty, and read without their index.
+    today = f"inbox_{datetime.now(UTC):%Y%m%d}"
+    read = [line.partition("Scan on ")[2].split()[0] for line in whole]
+    assert not [name for name in read if not name.startswith("inbox_") or name <= today], plan
+
+
+async def test_ids_are_looked_up_one_by_one(conn: Conn) -> None:
+    ids = await made_where(conn, "n % 30000 = 5")
+    applied = {*await made_where(conn, f"n % 30000 = 5 AND n % 32 <> 0 AND {SETTLED}")}
+    wanted = Selection(ids=tuple(reversed(ids)), status="processed")
+    found = await select_events(conn, wanted, None, 50)
+    assert [one.tracking_id for one in found] == [one for one in ids if one in applied]
+    received_at = [one.received_at for one in found]
+    named = [one.tracking_id for one in found]
+    rows = await conn.fetch(
+        f"EXPLAIN {selecting.FITTING}", received_at, named, *[None] * 10, False, 50
+    )
+    plan = [row[0] for row in rows]
+    assert any("Index Scan using inbox_" in line for line in plan)
+    assert not [line for line in plan if "Seq Scan on settlements" in line]
+
+
+async def test_issues_are_few_whatever_was_applied(conn: Conn) -> None:
+    began_s = time.perf_counter()
+    found = {issue.key: issue for issue in await list_issues(conn)}
+    print(f"{len(found)} issues of {DEAD} dead: {time.perf_counter() - began_s:.3f} s")
+    dead = len(await made_where(conn, IS_DEAD))
+    assert sum(issue.dead for issue in found.values()) == dead > DEAD * 0.95
+    assert sum(issue.retrying for issue in found.values()) == 500
+    key = IssueKey("main", "invoice.paid", "KeyError")
+    wanted = await find_issue(conn, key.id)
+    assert wanted is not None
+    chosen = f"{IS_DEAD} AND n % 64 = 0 AND n % 3 <> 0 AND n % 4000 <> 7 AND n % 5000 <> 11"
+    expected = await made_where(conn, chosen)
+    assert found[key].dead == len(expected)
+    page = await select_events(conn, wanted, None, 5000)
+    assert [one.tracking_id for one in page] == expected

@@ -1,4 +1,4 @@
-"""Ignoring and retrying against workers that are at it, or have died at it; and a tail of it all."""
+"""Ignoring and retrying against workers that are at it, or died at it; and a tail of it all."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,8 +9,8 @@ import pytest
 
 from shared.domain.outcomes import RetryPolicy
 from shared.store import intake
-from shared.store.work import Visit, mark_visit
 from shared.store.tended import read_acts
+from shared.store.work import Visit, mark_visit
 from tests.support.stack import Stack, drain, new_crew
 from tests.support.stripe_events import event, subscription
 from workers import process

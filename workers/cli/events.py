@@ -93,14 +93,18 @@ async def tell(conn: "Conn", wanted: UUID) -> dict[str, Any]:
     """
     The story: the event as lists show it, and "account", "livemode", "subject", "secret" (the
     slot and version that matched), "verdict", "bodyBytes", "artifact", "traceContext", "receipts",
-    "runs", "failures", "commands", "objects", "audit".
+    "trace" (its id), "refused" ({"code", "error", "handler"}: why it is not applied; None where it
+    is, or was not tried), "notes" (what operators noted, and had tried again), "runs", "failures",
+    "commands", "objects", "audit".
 
     Raises:
         CommandError: no such event (3).
     """
-    from shared.store import events, trail
+    from shared.store import events, tended, trail
+    from shared.store.paging import iso
     from workers.actions import begin_action, replay_action
     from workers.surroundings import Surroundings
+    from workers.tending import act_of
 
     evidence = await events.read_event(conn, wanted)
     runs = await events.read_runs(conn, wanted)
@@ -109,6 +113,7 @@ async def tell(conn: "Conn", wanted: UUID) -> dict[str, Any]:
     redeliveries = await events.read_redeliveries(conn, wanted)
     actions = [replay_action(wanted, run["run"]) for run in runs if run["run"] > 1]
     actions += {begin_action(UUID(run["replay"])) for run in runs if run["replay"] is not None}
+    actions.append(act_of(wanted))
     audit = await trail.list_records_of_event(conn, wanted, actions, None, None, 500)
     surroundings = Surroundings()
     await surroundings.refresh(conn)
@@ -122,13 +127,39 @@ async def tell(conn: "Conn", wanted: UUID) -> dict[str, Any]:
     }
     return {
         **story,
+        "trace": _trace_of(story["traceContext"]),
+        "refused": _refusal(story, runs),
         "receipts": [first, *redeliveries],
+        "notes": [
+            {
+                "at": iso(act.at),
+                "what": act.action.removeprefix("event."),
+                "actor": act.actor,
+                "text": act.note or act.reason,
+            }
+            for act in await tended.read_acts(conn, act_of(wanted))
+        ],
         "runs": runs,
         "failures": await events.read_failures(conn, wanted),
         "commands": _commands(surroundings, evidence),
         "objects": await events.read_objects(conn, wanted),
         "audit": audit.items[::-1],
     }
+
+
+def _trace_of(trace_context: str | None) -> str | None:
+    """The trace id of a W3C traceparent."""
+    parts = (trace_context or "").split("-")
+    return parts[1] if len(parts) == 4 else None
+
+
+def _refusal(story: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any] | None:
+    from shared.domain.issues import IssueKey
+
+    if story["status"] not in ("dead", "retrying", "ignored") or not runs:
+        return None
+    key = IssueKey(story["source"] or "", story["type"] or "", story["code"] or "")
+    return {"code": story["code"], "error": story["error"], "handler": key.handler}
 
 
 def _of_evidence(evidence: "Evidence") -> dict[str, Any]:
@@ -162,7 +193,9 @@ def _without_evidence(wanted: UUID, runs: list[dict[str, Any]]) -> dict[str, Any
         "status": last["status"],
         "outcome": last["outcome"],
         "receivedAt": iso(received_at_of(wanted)),
+        "settledAt": last["settledAt"],
         "tenant": last["tenant"],
+        "code": last["code"],
         "attempts": sum(run["attempts"] for run in runs),
         "deliveries": None,
         "error": last["error"] or last["code"],
@@ -248,6 +281,7 @@ _PARTS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
         "failures",
         {"run": "run", "number": "no.", "failedAt": "failed", "code": "code", "error": "error"},
     ),
+    ("Notes", "notes", {"at": "at", "what": "what", "actor": "by", "text": "text"}),
     ("Commands", "commands", {"command": "command", "object": "object", "status": "status"}),
     (
         "Objects, as they stand now",

@@ -130,7 +130,7 @@ def _line(item: dict[str, Any]) -> str:
     head = f"{(at or item['receivedAt'])[11:19]} {word:<10} {item['trackingId']} "
     event_type = plain(item["type"]) or "-"
     if width is not None and len(head) + len(event_type) > width:
-        event_type = "…" + event_type[len(head) + len(event_type) - width + 1 :]
+        return head + "…" + event_type[len(head) + len(event_type) - width + 1 :]
     rest = [plain(item["source"])]
     if word in ("dead", "retrying") and item["error"]:
         rest.append(plain(item["error"]))
