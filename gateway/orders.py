@@ -23,8 +23,10 @@ from shared.domain.commands import (
     CancelJob,
     Order,
     Ordered,
+    PauseJob,
     PauseSource,
     ReprocessRecord,
+    ResumeJob,
     ResumeSource,
     RotateSecret,
 )
@@ -125,7 +127,7 @@ def subject_of(order: Order) -> str | None:
             # A record's id may be as long as a subject alone may be.
             name = _encode([order.source, order.account, order.livemode, order.record_id])
             return f"record/{sha256(name).hexdigest()[:32]}"
-        case CancelJob():
+        case CancelJob() | PauseJob() | ResumeJob():
             return f"job/{order.job}"
         case _:
             return None

@@ -198,6 +198,7 @@ _attempts = _Counter("sluice_attempts_failed", "Failed attempts by their code.",
 _fetches = _Counter("sluice_fetches", "Fetches by what became of them.", "source", "code")
 _sent = _Counter("sluice_outbox_sendings", "Attempts to send, by outcome.", "handler", "outcome")
 _job_rows = _Counter("sluice_job_rows", "Rows that jobs have gone through.", "kind")
+_job_rows_failed = _Counter("sluice_job_rows_failed", "Of those, the ones not taken.", "kind")
 _job_steps_failed = _Counter("sluice_job_steps_failed", "Failed steps of jobs.", "kind", "code")
 _reconciled = _Counter(
     "sluice_customers_reconciled", "Customers looked at in rounds.", "source", "found"
@@ -310,9 +311,11 @@ def turned(seconds: float) -> None:
     _turn_delay.record(seconds)
 
 
-def job_stepped(kind: str, rows: int) -> None:
-    """A job's step has committed, which went through so many rows."""
+def job_stepped(kind: str, rows: int, failed: int) -> None:
+    """A job's step has committed, which went through so many rows, and did not take some."""
     _job_rows.add(rows, kind)
+    if failed:
+        _job_rows_failed.add(failed, kind)
 
 
 def job_failed(kind: str, code: str) -> None:

@@ -15,6 +15,7 @@ from shared.domain.audit import Draft
 from shared.store import audit
 
 _REPLAYS = uuid5(NAMESPACE_OID, "sluice.replay")
+_JOBS = uuid5(NAMESPACE_OID, "sluice.job")
 
 
 def new_action() -> UUID:
@@ -25,6 +26,11 @@ def new_action() -> UUID:
 def replay_action(tracking_id: UUID, run: int) -> UUID:
     """The id of the action that opened this run: found from the event, without an index."""
     return uuid5(_REPLAYS, f"{tracking_id}:{run}")
+
+
+def begin_action(job: UUID) -> UUID:
+    """The id of the action that began this job: found from the job, without an index."""
+    return uuid5(_JOBS, str(job))
 
 
 def encoded(content: Mapping[str, Any]) -> bytes:

@@ -9,7 +9,7 @@ from uuid import UUID
 from shared.db import Conn
 from shared.domain.events import new_tracking_id
 from shared.store import steering
-from workers.actions import new_action, record_action
+from workers.actions import begin_action, new_action, record_action
 
 OPEN = frozenset({"waiting", "running", "paused"})
 
@@ -44,7 +44,7 @@ async def begin_job(
     )
     await record_action(
         conn,
-        new_action(),
+        begin_action(job),
         "job.begun",
         actor,
         subject=f"job/{job}",

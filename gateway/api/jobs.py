@@ -21,7 +21,7 @@ from gateway.api.operations import (
 from gateway.envelope import Detail, Refusal
 from shared.db import Conn, Row
 from shared.domain.audit import actor_for_tenant
-from shared.domain.commands import CancelJob, Order, StartJob
+from shared.domain.commands import CancelJob, Order, PauseJob, ResumeJob, StartJob
 from shared.domain.events import is_storable
 from shared.domain.jobs import RECEIVED, UnfitError, read_arguments
 from shared.store import job_lists
@@ -95,7 +95,7 @@ class Accepted(msgspec.Struct, rename="camel"):
 class JobsQuery(Paged, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """Which jobs; all of them unless it says less."""
 
-    kind: Literal["import", "export", "reprocess"] | None = None
+    kind: Literal["import", "export", "reprocess", "replay-plan", "replay"] | None = None
     state: State | None = None
     source: str | None = None
 
@@ -104,10 +104,12 @@ class NewJob(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=
     """
     A job to be done. `arguments` of an "export": {"what": "records" | "events" | "entitlements",
     "format"?: "ndjson" | "csv", "compression"?: "none" | "gzip", "since"?, "until"?}; of a
-    "reprocess": {"select"?: "outdated" | "waiting" | "all"}.
+    "reprocess": {"select"?: "outdated" | "waiting" | "all"}; of a "replay-plan": {"select"?: which
+    events, "all"?: true where all are meant}; of a "replay": {"plan": the id of a plan that is
+    made, "reason": for the audit trail, "rate"?: events a second}.
     """
 
-    kind: Literal["export", "reprocess"]
+    kind: Literal["export", "reprocess", "replay-plan", "replay"]
     arguments: dict[str, Any] = {}
     tenant: str | None = None
     source: str | None = None
@@ -164,12 +166,34 @@ async def show_job(call: Call[Nothing, Nothing]) -> Shown:
 
 async def cancel_job(call: Call[Nothing, Nothing]) -> Shown:
     """End a job before its next step. What it has done stays; one that is over stays as it is."""
+    job = await _steerable(call)
+    return await _place(call, CancelJob(job), job)
+
+
+async def pause_job(call: Call[Nothing, Nothing]) -> Shown:
+    """Take no further step of a job until it is resumed. One that is over stays as it is."""
+    job = await _steerable(call)
+    return await _place(call, PauseJob(job), job)
+
+
+async def resume_job(call: Call[Nothing, Nothing]) -> Shown:
+    """Go on with a job where it was paused."""
+    job = await _steerable(call)
+    return await _place(call, ResumeJob(job), job)
+
+
+async def _steerable(call: Call[Any, Any]) -> UUID:
+    """
+    The job of the path.
+
+    Raises:
+        Refusal: there is none, or none that the token may see, or may do anything about.
+    """
     async with call.reading() as conn:
         found = await _find(conn, call)
     if found["kind"] not in _READS_ONLY and call.token.scope != "operator":
         raise Refusal("forbidden", "The token's scope does not cover jobs of this kind.")
-    job = UUID(found["id"])
-    return await _place(call, CancelJob(job), job)
+    return UUID(found["id"])
 
 
 async def list_assets(call: Call[Nothing, Nothing]) -> Shown:
@@ -303,6 +327,26 @@ OPERATIONS = (
         "/api/v1/jobs/{job}/cancel",
         cancel_job,
         "End a job before its time",
+        Accepted,
+        status=202,
+        errors=("forbidden", *ORDER_ERRORS),
+        tag="jobs",
+    ),
+    Operation(
+        "POST",
+        "/api/v1/jobs/{job}/pause",
+        pause_job,
+        "Have a job wait",
+        Accepted,
+        status=202,
+        errors=("forbidden", *ORDER_ERRORS),
+        tag="jobs",
+    ),
+    Operation(
+        "POST",
+        "/api/v1/jobs/{job}/resume",
+        resume_job,
+        "Have a job go on",
         Accepted,
         status=202,
         errors=("forbidden", *ORDER_ERRORS),

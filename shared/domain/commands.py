@@ -108,6 +108,18 @@ class CancelJob(msgspec.Struct, frozen=True, tag_field="do", tag="cancel-job"):
     job: UUID
 
 
+class PauseJob(msgspec.Struct, frozen=True, tag_field="do", tag="pause-job"):
+    """Take no further step of a job until it is resumed."""
+
+    job: UUID
+
+
+class ResumeJob(msgspec.Struct, frozen=True, tag_field="do", tag="resume-job"):
+    """Go on with a job where it was paused."""
+
+    job: UUID
+
+
 class PauseSource(msgspec.Struct, frozen=True, tag_field="do", tag="pause-source"):
     """Receive and store the source's events, and apply none."""
 
@@ -141,7 +153,16 @@ class RotateSecret(msgspec.Struct, frozen=True, tag_field="do", tag="rotate-secr
     replaces_version: int
 
 
-Order = ReprocessRecord | StartJob | CancelJob | PauseSource | ResumeSource | RotateSecret
+Order = (
+    ReprocessRecord
+    | StartJob
+    | CancelJob
+    | PauseJob
+    | ResumeJob
+    | PauseSource
+    | ResumeSource
+    | RotateSecret
+)
 
 
 class Ordered(msgspec.Struct, frozen=True):

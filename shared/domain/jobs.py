@@ -4,8 +4,11 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 import msgspec
+
+from shared.domain.selection import SelectionError, read_selection
 
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
@@ -46,11 +49,40 @@ class Reprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     select: Literal["outdated", "waiting", "all"] = "outdated"
 
 
-Arguments = Export | Reprocess
+class ReplayPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """
+    Freeze which events a selection means, and find what replaying them would change.
+
+    `select` are the fields of a `Selection`. One that asks nothing means all events, and has to be
+    said: `all`.
+    """
+
+    select: dict[str, Any] = {}
+    all: bool = False
+
+
+#: Runs that a replay opens in a second, unless it is told how many.
+DEFAULT_RATE = 100.0
+
+
+class Replay(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """
+    Have the events of a plan applied again, at most `rate` of them in a second. `reason` is for the
+    audit trail of each.
+    """
+
+    plan: UUID
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+    rate: Annotated[float, msgspec.Meta(ge=0.1, le=10_000)] = DEFAULT_RATE
+
+
+Arguments = Export | Reprocess | ReplayPlan | Replay
 #: Those that somebody may ask for; "import" comes by itself.
-ARGUMENTS: Mapping[str, type[Export] | type[Reprocess]] = {
+ARGUMENTS: Mapping[str, type[Arguments]] = {
     "export": Export,
     "reprocess": Reprocess,
+    "replay-plan": ReplayPlan,
+    "replay": Replay,
 }
 
 
@@ -89,9 +121,34 @@ def read_arguments(
         raise UnfitError(INVALID_ARGUMENTS, f"/arguments{place}", found["what"]) from None
     if isinstance(read, Export):
         _check_export(read, source)
-    elif tenant is not None:
-        raise UnfitError(INVALID_ARGUMENTS, "/tenant", "records are read again for all tenants")
+    elif isinstance(read, Reprocess):
+        if tenant is not None:
+            message = "records are read again for all tenants"
+            raise UnfitError(INVALID_ARGUMENTS, "/tenant", message)
+    else:
+        _check_replay(read, tenant, source)
     return read
+
+
+def _check_replay(read: ReplayPlan | Replay, tenant: str | None, source: str | None) -> None:
+    for name, value in (("tenant", tenant), ("source", source)):
+        if value is not None:
+            raise UnfitError(INVALID_ARGUMENTS, f"/{name}", "the selection says which events")
+    if isinstance(read, Replay):
+        if not read.reason.strip() or "\0" in read.reason:
+            raise UnfitError(INVALID_ARGUMENTS, "/arguments/reason", "must say why")
+        return
+    try:
+        is_empty = read_selection(read.select).is_empty
+    except SelectionError as error:
+        place = f"/{error.field}" if error.field else ""
+        raise UnfitError(INVALID_ARGUMENTS, f"/arguments/select{place}", str(error)) from None
+    if is_empty and not read.all:
+        message = "asks nothing, and so means all events: say `all` where that is meant"
+        raise UnfitError(INVALID_ARGUMENTS, "/arguments/select", message)
+    if read.all and not is_empty:
+        message = "all events are meant, or those of the selection"
+        raise UnfitError(INVALID_ARGUMENTS, "/arguments/all", message)
 
 
 def _check_export(read: Export, source: str | None) -> None:

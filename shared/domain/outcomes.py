@@ -25,6 +25,13 @@ UNKNOWN_SOURCE = "unknown_source"
 UNKNOWN_JOB = "unknown_job"
 NOT_COVERED = "not_covered"
 SECRET_MOVED_ON = "secret_moved_on"  # noqa: S105 - a code
+#: Why an event of a plan is not applied again: what it was received as went by retention; it has a
+#: run that is not settled; its id is nobody's; it is an order; since it was frozen it moved on.
+BODY_EXPIRED = "body_expired"
+UNFINISHED = "unfinished"
+UNKNOWN_EVENT = "unknown_event"
+IS_AN_ORDER = "order"
+OVERTAKEN = "overtaken"
 
 
 @dataclass(frozen=True, slots=True)

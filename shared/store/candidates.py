@@ -50,6 +50,8 @@ async def find_candidates(  # noqa: C901, PLR0911 - a line for each index
     if wanted.ids is not None:
         inside = {one for one in wanted.ids if within.low <= one < within.high}
         return sorted(inside, reverse=True)[:limit]
+    if wanted.replay is not None:
+        return await _of_replay(conn, wanted.replay, within, limit)
     if wanted.event is not None:
         return await _of_event_id(conn, wanted.event, within, limit)
     if wanted.conflicts:
@@ -103,6 +105,17 @@ ORDER BY l.tracking_id DESC LIMIT $4
 
 async def _of_event_id(conn: Conn, event_id: str, within: Stretch, limit: int) -> list[UUID]:
     return _ids(await conn.fetch(OF_EVENT_ID, event_id, *within, limit))
+
+
+OF_REPLAY = """
+SELECT tracking_id FROM replay_items
+WHERE replay = $1 AND opened_run IS NOT NULL AND tracking_id >= $2 AND tracking_id < $3
+ORDER BY tracking_id DESC LIMIT $4
+"""
+
+
+async def _of_replay(conn: Conn, job: UUID, within: Stretch, limit: int) -> list[UUID]:
+    return _ids(await conn.fetch(OF_REPLAY, job, *within, limit))
 
 
 IN_CONFLICT = """

@@ -161,22 +161,29 @@ async def read_redelivered(
 
 READ_RUNS = """
 SELECT s.run, s.status, s.outcome, s.code, s.error, s.tenant, s.attempts, s.settled_at,
-       NULL::timestamptz AS due_at, a.actor, convert_from(c.reason, 'UTF8') AS reason
+       NULL::timestamptz AS due_at, a.actor, convert_from(c.reason, 'UTF8') AS reason, r.replay
 FROM settlements AS s
 LEFT JOIN audit AS a ON a.cause = 'event' AND a.cause_id = s.tracking_id::text AND a.run = s.run
-                    AND a.step = 0 AND a.actor LIKE 'operator:%'
+                    AND a.step = 0
+                    AND (a.actor LIKE 'operator:%' OR a.actor LIKE 'token:%' AND a.run > 1)
 LEFT JOIN audit_content AS c ON c.audit_id = a.id
+LEFT JOIN replay_items AS r ON r.tracking_id = s.tracking_id AND r.opened_run = s.run
 WHERE s.tracking_id = $1
 UNION ALL
-SELECT run, CASE WHEN attempts > 0 OR due_at IS NOT NULL THEN 'retrying' ELSE 'received' END,
-       NULL, NULL, NULL, NULL, attempts, NULL, due_at, actor, reason
-FROM work WHERE tracking_id = $1 AND kind = 'event'
+SELECT w.run, CASE WHEN w.attempts > 0 OR w.due_at IS NOT NULL THEN 'retrying' ELSE 'received' END,
+       NULL, NULL, NULL, NULL, w.attempts, NULL, w.due_at, w.actor, w.reason, r.replay
+FROM work AS w
+LEFT JOIN replay_items AS r ON r.tracking_id = w.tracking_id AND r.opened_run = w.run
+WHERE w.tracking_id = $1 AND w.kind = 'event'
 ORDER BY run
 """
 
 
 async def read_runs(conn: Conn, tracking_id: UUID) -> list[dict[str, Any]]:
-    """Every run in order, with who asked for it; an unfinished one is last, with when it is due."""
+    """
+    Every run in order, with who asked for it, and `replay`, the job that opened it, where one did;
+    an unfinished one is last, with when it is due.
+    """
     return [
         {
             "run": row["run"],
@@ -190,6 +197,7 @@ async def read_runs(conn: Conn, tracking_id: UUID) -> list[dict[str, Any]]:
             "dueAt": iso(row["due_at"]),
             "actor": row["actor"],
             "reason": row["reason"],
+            "replay": None if row["replay"] is None else str(row["replay"]),
         }
         for row in await conn.fetch(READ_RUNS, tracking_id)
     ]

@@ -135,8 +135,11 @@ WHERE ($3::text IS NULL OR i.source_id = (SELECT id FROM sources WHERE name = $3
        OR EXISTS (SELECT FROM deliveries AS d
                   WHERE d.tracking_id = c.tracking_id AND substring(d.trace_context, 4, 32) = $12))
   AND (NOT $13 OR EXISTS (SELECT FROM conflicts AS x WHERE x.tracking_id = c.tracking_id))
+  AND ($14::uuid IS NULL OR EXISTS (SELECT FROM replay_items AS r
+                                    WHERE r.tracking_id = c.tracking_id AND r.replay = $14
+                                      AND r.opened_run IS NOT NULL))
 ORDER BY c.place
-LIMIT $14
+LIMIT $15
 """
 
 
@@ -161,6 +164,7 @@ async def _fitting(
         wanted.attempts,
         wanted.trace,
         wanted.conflicts,
+        wanted.replay,
         limit,
     )
     return [Selected(*row.values()) for row in rows]

@@ -244,6 +244,8 @@ def test_every_command_in_the_documents_exists() -> None:
             words = line.split()
             while words and hasattr(command, "commands") and words[0] in command.commands:
                 command = command.commands[words.pop(0)]
+            if words and hasattr(command, "default"):  # what it is without a command's name
+                command = command.commands[command.default]  # type: ignore[attr-defined]
             known = {option for parameter in command.params for option in parameter.opts}
             if command is root and words and not words[0].startswith("--"):
                 assert words[0] in {"…", "NAME"}, f"{path.name}: sluice {line}"

@@ -21,8 +21,9 @@ READS_ALL_BUT_SECRETS = {
     "attempts", "audit", "audit_content", "audit_heads", "catalogs", "configuration", "conflicts",
     "customers", "deliveries", "grants", "handlers", "inbox", "job_assets", "job_failures",
     "jobs", "joints", "lanes", "ledger", "ledger_horizon", "manual_grants", "messages",
-    "migrations", "objects", "observations", "outbox", "record_versions", "records", "sendings",
-    "settlements", "sources", "tenants", "visits", "work",
+    "migrations", "objects", "observations", "outbox", "record_versions", "records",
+    "replay_items", "replay_plans", "replay_tenants", "sendings", "settlements", "sources",
+    "tenants", "visits", "work",
 }  # fmt: skip
 
 #: The sealed API keys, and what is fetched with them.
@@ -45,11 +46,13 @@ MAY: dict[str, dict[str, set[str]]] = {
                    "conflicts", "customers", "fetch_budgets", "fetches", "grants", "handlers",
                    "inbox", "job_assets", "job_failures", "jobs", "joints", "ledger",
                    "messages", "objects", "observations", "outbox", "reconciled_customers",
-                   "reconciliations", "record_versions", "records", "seals", "sendings",
+                   "reconciliations", "record_versions", "records", "replay_items",
+                   "replay_plans", "replay_tenants", "seals", "sendings",
                    "settlements", "source_secrets", "tenants", "visits", "work"},
         "UPDATE": {"audit_heads", "customers", "fetch_budgets", "fetches", "grants", "handlers",
                    "jobs", "joints", "lanes", "objects", "outbox", "reconciled_customers",
-                   "reconciliations", "records", "source_secrets", "sources", "tenants", "tokens",
+                   "reconciliations", "records", "replay_items", "replay_plans",
+                   "source_secrets", "sources", "tenants", "tokens",
                    "visits", "work"},
         "DELETE": {"fetches", "grants", "job_assets", "job_failures", "observations", "outbox",
                    "record_versions", "visits", "work"},

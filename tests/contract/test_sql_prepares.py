@@ -51,7 +51,9 @@ RUN_BY = {
     "shared.store.records": ("worker",),
     "shared.store.redeliveries": ("worker",),
     "shared.store.rehearsals": ("worker",),
-    "shared.store.replays": ("operator",),
+    "shared.store.replay_lists": ("operator",),
+    "shared.store.replay_plans": ("worker",),
+    "shared.store.replays": ("worker",),
     "shared.store.rereading": ("worker",),
     "shared.store.selecting": ("worker", "operator"),
     "shared.store.source_keys": ("operator",),
@@ -91,6 +93,13 @@ ALSO = {
     # What operators link, grant or merge is derived in their own transaction.
     "operator": {
         "shared.store.observations": ("READ_OBSERVATIONS",),
+        # `sluice replay` opens named runs itself, and looks at a plan before its job does.
+        "shared.store.replays": (
+            "FIND_EVIDENCE", "WAIT_LONGER", "LOCK_LANES", "LATEST_RUNS", "INSERT_RUNS",
+        ),
+        "shared.store.replay_plans": (
+            "READ_STANDING", "COUNT_TO_OPEN", "FIND_MOVED", "FIND_CHANGED",
+        ),
         # `sluice sources pause` and `resume` do at once what an order does.
         "shared.store.operating": (
             "HOLD_SOURCE", "NEXT_WORK", "SET_PAUSED", "NOTE_ORDER", "TAKE_TURN", "ADD_VERSION",

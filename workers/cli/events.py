@@ -102,7 +102,7 @@ async def tell(conn: "Conn", wanted: UUID) -> dict[str, Any]:
     """
     from shared.store import events, tended, trail
     from shared.store.paging import iso
-    from workers.actions import replay_action
+    from workers.actions import begin_action, replay_action
     from workers.surroundings import Surroundings
     from workers.tending import act_of
 
@@ -112,6 +112,7 @@ async def tell(conn: "Conn", wanted: UUID) -> dict[str, Any]:
         raise CommandError(f"no event {wanted}", NOT_FOUND)
     redeliveries = await events.read_redeliveries(conn, wanted)
     actions = [replay_action(wanted, run["run"]) for run in runs if run["run"] > 1]
+    actions += {begin_action(UUID(run["replay"])) for run in runs if run["replay"] is not None}
     actions.append(act_of(wanted))
     audit = await trail.list_records_of_event(conn, wanted, actions, None, None, 500)
     surroundings = Surroundings()

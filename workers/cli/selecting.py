@@ -28,6 +28,7 @@ _OPTIONS: Mapping[str, tuple[Any, str]] = {
     "since": (_TEXT, "Received then or later: a time, a day, or an age like 48h or 15m."),
     "until": (_TEXT, "Received before then."),
     "trace": (_TEXT, "With this trace id in one of its deliveries."),
+    "replay": (_TEXT, "Applied again by this job: sluice replay list."),
     "conflicts": (bool, "Where another body came under the event's id."),
 }
 

@@ -1,13 +1,14 @@
-"""`StartJob` and `CancelJob`: what was ordered becomes a job, or an end of one."""
+"""`StartJob` and what is ordered about jobs: one begins, waits, goes on, or ends."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+from uuid import UUID
 
 from shared.db import Conn
-from shared.domain.commands import CancelJob, Ordered, StartJob
+from shared.domain.commands import CancelJob, Ordered, PauseJob, ResumeJob, StartJob
 from shared.domain.events import StoredEvent
 from shared.domain.jobs import NOT_ALLOWED, UNKNOWN_SOURCE, UnfitError, read_arguments
-from shared.store import jobs, steering
+from shared.store import jobs, operating, steering
 from workers.entries import Answer
 from workers.handlers.scope import Scope
 from workers.surroundings import UnknownSource
@@ -60,13 +61,49 @@ async def cancel(
     Raises:
         JobNotBegun: its order was received, and is applied later than this one.
     """
-    found = await steering.read_state(conn, order.job)
-    if found is None and await steering.is_unfinished(conn, order.job):
-        raise JobNotBegun(f"job {order.job} has not begun yet")
+    del scope
+    by = ordered.actor
+    return await _steer(
+        conn, event, ordered, order.job, lambda: steering.cancel(conn, order.job, by)
+    )
+
+
+async def pause(
+    conn: Conn, scope: Scope, event: StoredEvent, ordered: Ordered, order: PauseJob
+) -> Answer:
+    """Have a job take no further step until it is resumed. Otherwise as `cancel`."""
+    del scope
+    by = ordered.actor
+    return await _steer(
+        conn, event, ordered, order.job, lambda: steering.pause(conn, order.job, by)
+    )
+
+
+async def resume(
+    conn: Conn, scope: Scope, event: StoredEvent, ordered: Ordered, order: ResumeJob
+) -> Answer:
+    """Have a job go on where it was paused. Otherwise as `cancel`."""
+    del scope
+    return await _steer(conn, event, ordered, order.job, lambda: steering.resume(conn, order.job))
+
+
+async def _steer(
+    conn: Conn,
+    event: StoredEvent,
+    ordered: Ordered,
+    job: UUID,
+    act: Callable[[], Awaitable[bool]],
+) -> Answer:
+    """Do that to the job, once, where whoever ordered it may."""
+    found = await steering.read_state(conn, job)
+    if found is None and await steering.is_unfinished(conn, job):
+        raise JobNotBegun(f"job {job} has not begun yet")
     if found is None or ordered.tenant not in (None, found.tenant):
-        return _answer("ignored", order.job, UNKNOWN_JOB, ordered.tenant)
-    is_news = await steering.cancel(conn, order.job, ordered.actor)
-    return _answer("applied" if is_news else "unchanged", order.job, None, found.tenant)
+        return _answer("ignored", job, UNKNOWN_JOB, ordered.tenant)
+    is_news = False
+    if event.run == 1 or not await operating.was_applied(conn, event.tracking_id):
+        is_news = await act()
+    return _answer("applied" if is_news else "unchanged", job, None, found.tenant)
 
 
 def _problem_with(ordered: Ordered, order: StartJob) -> UnfitError | None:

@@ -13,8 +13,10 @@ from shared.db import Conn
 from shared.domain.commands import (
     CancelJob,
     Ordered,
+    PauseJob,
     PauseSource,
     ReprocessRecord,
+    ResumeJob,
     ResumeSource,
     RotateSecret,
     StartJob,
@@ -163,5 +165,7 @@ ORDERS: Mapping[type, CarryOut] = {
     RotateSecret: rotate,
     StartJob: jobs.start,
     CancelJob: jobs.cancel,
+    PauseJob: jobs.pause,
+    ResumeJob: jobs.resume,
     ReprocessRecord: rereading.reprocess,
 }

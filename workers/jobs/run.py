@@ -29,7 +29,7 @@ from shared.settings import Endpoints, Settings
 from shared.store import jobs
 from shared.store.jobs import Job, Progress
 from workers.crew import Crew, run_process
-from workers.jobs import exporting, importing, reprocessing
+from workers.jobs import exporting, importing, planning, replaying, reprocessing
 from workers.jobs.counting import Counting
 from workers.jobs.kinds import Begin, JobFailed, Tools, Work
 
@@ -39,6 +39,8 @@ KINDS: Mapping[str, Begin] = {
     "import": importing.begin,
     "export": exporting.begin,
     "reprocess": reprocessing.begin,
+    "replay-plan": planning.begin,
+    "replay": replaying.begin,
 }
 
 EVERY_S = 0.25
@@ -150,14 +152,15 @@ class Turns:
             # Somebody has its row: what was prepared is taken up again, and is no death until then.
             await self._withdraw(job_id)
             return False
-        telemetry.job_stepped(job.kind, progress.done - job.done)
+        telemetry.job_stepped(job.kind, progress.done - job.done, progress.failed - job.failed)
         if progress.is_finished:
             await self._forget(job_id)
             log.info("job is done", extra={"job": str(job_id), "rows": progress.done})
             return False
         begun = self._begun[job_id]
         begun.done, begun.cursor = progress.done, json.loads(json.dumps(progress.cursor))
-        return True
+        # What is put off comes again when it is due, and keeps no other waiting until then.
+        return progress.wait_s <= 0
 
     async def _say_who(self, conn: Conn, job_id: UUID) -> Job | None:
         """
