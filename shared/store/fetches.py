@@ -324,7 +324,9 @@ SELECT customer FROM (
     SELECT o.customer, o.id FROM objects o
     WHERE o.source_id = $1 AND o.account = '' AND o.livemode = $2 AND o.customer IS NOT NULL
       AND EXISTS (SELECT FROM observations v
-                  WHERE v.object = o.id AND v.observation !~ '^(sluice[.])?fetch/')
+                  WHERE v.object = o.id AND v.observation !~ '^(sluice[.])?fetch/'
+                    AND NOT EXISTS (SELECT FROM missed_events m
+                                    WHERE m.tracking_id = v.tracking_id))
     ORDER BY o.id DESC
     LIMIT 10 * $3::int
 ) AS latest

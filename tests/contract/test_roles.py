@@ -26,7 +26,9 @@ READS_ALL_BUT_SECRETS = {
 }  # fmt: skip
 
 #: The sealed API keys, and what is fetched with them.
-FETCHING = {"fetch_budgets", "fetches", "reconciliations", "source_keys"}
+FETCHING = {
+    "fetch_budgets", "fetches", "missed_events", "pulls", "reconciliations", "source_keys",
+}  # fmt: skip
 
 #: role → action → tables it may do that to, in part at least. Everything else is refused.
 MAY: dict[str, dict[str, set[str]]] = {
@@ -40,15 +42,16 @@ MAY: dict[str, dict[str, set[str]]] = {
     },
     "worker": {
         "SELECT": READS_ALL_BUT_SECRETS | FETCHING
-                  | {"reconciled_customers", "seals", "source_secrets", "tokens"},
-        "INSERT": {"attempts", "audit", "audit_content", "audit_heads", "configuration",
-                   "conflicts", "customers", "fetch_budgets", "fetches", "grants", "handlers",
+                  | {"compared_objects", "reconciled_customers", "seals", "source_secrets",
+                     "tokens"},
+        "INSERT": {"attempts", "audit", "audit_content", "audit_heads", "compared_objects",
+                   "configuration", "conflicts", "customers", "fetch_budgets", "fetches", "grants", "handlers",
                    "inbox", "job_assets", "job_failures", "jobs", "joints", "ledger",
-                   "messages", "objects", "observations", "outbox", "reconciled_customers",
-                   "reconciliations", "record_versions", "records", "seals", "sendings",
+                   "messages", "missed_events", "objects", "observations", "outbox", "pulls",
+                   "reconciled_customers", "reconciliations", "record_versions", "records", "seals", "sendings",
                    "settlements", "source_secrets", "tenants", "visits", "work"},
-        "UPDATE": {"audit_heads", "customers", "fetch_budgets", "fetches", "grants", "handlers",
-                   "jobs", "joints", "lanes", "objects", "outbox", "reconciled_customers",
+        "UPDATE": {"audit_heads", "compared_objects", "customers", "fetch_budgets", "fetches", "grants", "handlers",
+                   "jobs", "joints", "lanes", "objects", "outbox", "pulls", "reconciled_customers",
                    "reconciliations", "records", "source_secrets", "sources", "tenants", "tokens",
                    "visits", "work"},
         "DELETE": {"fetches", "grants", "job_assets", "job_failures", "observations", "outbox",

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from shared.db import Conn
-from shared.store import fetches, reconciliations
+from shared.store import fetches, pulls, reconciliations
 from shared.store.fetches import Budget
 from workers.fetching import breaker, pacing
+from workers.fetching.answers import FetchFailed
 from workers.fetching.targets import Target
 
 Decide = Callable[[Budget, datetime], Budget]
@@ -32,6 +33,7 @@ async def take(conn: Conn, target: Target) -> tuple[Budget, datetime] | None:
         budget = breaker.with_key(budget, target.key_version)
         await fetches.start_afresh(conn, target.source.id)
         await reconciliations.start_round_afresh(conn, target.source.id)
+        await pulls.start_pulls_afresh(conn, target.source.id)
     return pacing.refill(budget, now, target.pace), now
 
 
@@ -57,3 +59,20 @@ async def decide(conn: Conn, target: Target, what: Decide) -> tuple[Budget, Budg
     if after != before:
         await fetches.save_budget(conn, target.source.id, after)
     return before, after
+
+
+async def tell(
+    conn: Conn, target: Target, outcomes: Sequence[tuple[int, FetchFailed | int]]
+) -> None:
+    """Tell the budget of each request by its number: how many requests it took, or the failure."""
+
+    def decided(budget: Budget, now: datetime) -> Budget:
+        for number, outcome in outcomes:
+            if isinstance(outcome, FetchFailed):
+                budget = breaker.failed(budget, number, target.key_version, outcome, now)
+            else:
+                budget = pacing.spend(budget, outcome - 1)
+                budget = breaker.answered(budget, number, target.key_version)
+        return budget
+
+    await decide(conn, target, decided)

@@ -16,7 +16,6 @@ import logging
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 
 from opentelemetry.trace import SpanKind
 
@@ -29,10 +28,10 @@ from shared.domain.register import Seen
 from shared.domain.standings import families_of
 from shared.domain.summaries import tells_news
 from shared.store import fetches, objects, reconciliations
-from shared.store.fetches import AnswerEvent, Budget, Claim
+from shared.store.fetches import AnswerEvent, Claim
 from shared.store.reconciliations import Phase, Progress, Round
 from workers.crew import Crew
-from workers.fetching import breaker, budgets, pacing
+from workers.fetching import budgets, pacing
 from workers.fetching.answers import (
     ABOUT_THE_OBJECT,
     ANSWERED,
@@ -238,7 +237,7 @@ class Reconciling:
             failure = failed
         telemetry.fetched(target.source.name, failure.code if failure else ANSWERED)
         async with self._crew.db.transaction() as conn:
-            await _decide(conn, step, [(step.claim, failure or 1)])
+            await budgets.tell(conn, target, [(step.claim, failure or 1)])
             if failure is not None:
                 await self._put_off(conn, step, Progress(), failure, fields)
             elif page is not None:
@@ -254,9 +253,9 @@ class Reconciling:
         claims = step.claims(target.api)
         outcomes = await asyncio.gather(*(self._ask(step, claim) for claim in claims))
         async with self._crew.db.transaction() as conn:
-            await _decide(
+            await budgets.tell(
                 conn,
-                step,
+                target,
                 [
                     (claim.number, one if isinstance(one, FetchFailed) else one[0].requests)
                     for claim, one in zip(claims, outcomes, strict=True)
@@ -369,21 +368,3 @@ def _say(error: Exception, **fields: str) -> None:
         log.warning("reconciling put off", extra=fields | {"error": repr(error)})
     else:
         log.error("reconciling failed", extra=fields, exc_info=error)
-
-
-async def _decide(
-    conn: Conn, step: Step, outcomes: Sequence[tuple[int, FetchFailed | int]]
-) -> None:
-    """Tell the budget of each request by its number: how many requests it took, or the failure."""
-    target = step.target
-
-    def decide(budget: Budget, now: datetime) -> Budget:
-        for number, outcome in outcomes:
-            if isinstance(outcome, FetchFailed):
-                budget = breaker.failed(budget, number, target.key_version, outcome, now)
-            else:
-                budget = pacing.spend(budget, outcome - 1)
-                budget = breaker.answered(budget, number, target.key_version)
-        return budget
-
-    await budgets.decide(conn, target, decide)
