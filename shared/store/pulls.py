@@ -191,6 +191,15 @@ async def next_numbers(conn: Conn, count: int) -> list[int]:
     return [row["number"] for row in await conn.fetch(NEXT_NUMBERS, count)]
 
 
+NOW = "SELECT now()"
+
+
+async def now(conn: Conn) -> datetime:
+    """The database's clock, by which places are counted."""
+    found: datetime = await conn.fetchval(NOW)
+    return found
+
+
 NOTE_COMPARED = """
 INSERT INTO compared_objects (object, run)
 SELECT object, $2 FROM unnest($1::bigint[]) AS seen (object) ORDER BY object

@@ -42,7 +42,7 @@ async def secrets_of(scene: ArchiveScene) -> dict[str, str]:
 
 
 async def test_a_webhook_that_commits_while_it_is_pulled_is_the_one(scene: ArchiveScene) -> None:
-    """The pull has looked, and not inserted; the webhook's transaction is open on the other side."""
+    """The pull has looked, and waits for the webhook's transaction on the other connection."""
     body = created()
     scene.api.made(body)
     waiting, go_on = asyncio.Event(), asyncio.Event()
@@ -50,7 +50,8 @@ async def test_a_webhook_that_commits_while_it_is_pulled_is_the_one(scene: Archi
     async def webhook() -> None:
         async with scene.stack.owner.transaction() as conn:
             await conn.execute(
-                "INSERT INTO ledger VALUES ($1, '', true, 'evt_sub_1', gen_random_uuid(), '', now())",
+                "INSERT INTO ledger"
+                " VALUES ($1, '', true, 'evt_sub_1', gen_random_uuid(), '', now())",
                 scene.stack.sources["stripe"],
             )
             waiting.set()

@@ -4,16 +4,19 @@ A source's budget, in Postgres: taken before its provider is asked, and told wha
 Lock order: the budget comes before everything that is claimed with it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from typing import TypeVar
 
-from shared.db import Conn
+from shared.db import Conn, Database
 from shared.store import fetches, pulls, reconciliations
 from shared.store.fetches import Budget
 from workers.fetching import breaker, pacing
 from workers.fetching.answers import FetchFailed
+from workers.fetching.api import Listed
 from workers.fetching.targets import Target
 
+T = TypeVar("T")
 Decide = Callable[[Budget, datetime], Budget]
 
 
@@ -59,6 +62,43 @@ async def decide(conn: Conn, target: Target, what: Decide) -> tuple[Budget, Budg
     if after != before:
         await fetches.save_budget(conn, target.source.id, after)
     return before, after
+
+
+async def admitted(db: Database, target: Target, count: int) -> list[int] | None:
+    """
+    So many numbers for one request, if the budget has it and half of its burst besides: fetches go
+    first. They are committed before it is made. None: not now.
+    """
+    async with db.transaction() as conn:
+        taken = await take(conn, target)
+        if taken is None:
+            return None
+        budget, now = taken
+        is_free = allowed(budget, now, reserve=target.pace.burst / 2) > 0
+        numbers = await pulls.next_numbers(conn, count) if is_free else []
+        await charge(conn, target, budget, now, numbers[:1])
+    return numbers or None
+
+
+async def paid(db: Database, target: Target, number: int, asking: Awaitable[T]) -> T:
+    """
+    What the provider answers; the budget is told what came of it.
+
+    Raises:
+        FetchFailed: there is no answer.
+    """
+    outcome: FetchFailed | int = 1
+    try:
+        answer = await asking
+        if isinstance(answer, Listed):
+            outcome = answer.requests
+        return answer
+    except FetchFailed as failure:
+        outcome = failure
+        raise
+    finally:
+        async with db.transaction() as conn:
+            await tell(conn, target, [(number, outcome)])
 
 
 async def tell(
