@@ -1,14 +1,22 @@
 """What the tests of pulling share: a source with a key, and a provider that forgets to send."""
 
+import asyncio
+import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+from shared.artifacts import Artifacts
 from shared.store.pulls import What
 from tests.support.fetching import PACE, Scene, look
 from tests.support.stripe_archive import StripeArchive
 from workers.crew import Crew
 from workers.fetching.pull import Pulling
 from workers.fetching.targets import Targets
+from workers.jobs.kinds import Tools
+from workers.jobs.run import Turns
+from workers.steering import begin_job
 
 DAY_S = 86400.0
 
@@ -83,3 +91,42 @@ async def finish(*processes: Pulling, steps: int = 2000) -> None:
         if not await processes[step % len(processes)].turn():
             return
     raise AssertionError("the pull does not end")
+
+
+def turns(scene: ArchiveScene, crew: Crew | None = None) -> Turns:
+    """The turns of a process that does long work, with the kinds that there are."""
+    tools = Tools(crew or scene.stack.crew, Artifacts(None, Path("/nowhere")), scene.keys)
+    return Turns(tools, asyncio.Event())
+
+
+async def work_off(scene: ArchiveScene, kind: str = "reconcile", **arguments: Any) -> Any:
+    """Begin a job as an operator does, let it end, and apply what it stored; its row."""
+    job = await begin(scene, kind, **arguments)
+    await finish_jobs(scene, turns(scene))
+    (row,) = await scene.stack.fetch("SELECT * FROM jobs WHERE id = $1", job)
+    assert row["state"] == "done", dict(row)
+    await scene.settle()
+    return json.loads(row["result"])
+
+
+async def begin(scene: ArchiveScene, kind: str, **arguments: Any) -> UUID:
+    """The id of a new job."""
+    async with scene.stack.owner.transaction() as conn:
+        source_id = scene.stack.sources["stripe"]
+        who = "operator:test"
+        return await begin_job(conn, kind, arguments, who, "a test", source_id=source_id)
+
+
+async def finish_jobs(scene: ArchiveScene, *several: Turns, within_s: float = 60) -> None:
+    """Let these take turns, and events be applied, until no job is left."""
+    running = [asyncio.create_task(one.run()) for one in several]
+    waiting = "SELECT count(*) FROM jobs WHERE state IN ('waiting', 'running')"
+    try:
+        async with asyncio.timeout(within_s):
+            while await scene.stack.value(waiting):
+                await scene.stack.drain()
+                await asyncio.sleep(0.02)
+    finally:
+        for one in several:
+            one.stop.set()
+        await asyncio.gather(*running)

@@ -295,9 +295,7 @@ class Reconcile:
                     return None
                 assert isinstance(target.api, Archive)
                 livemode = target.source.livemode is not False
-                asking: Awaitable[bool] = target.api.is_any_before(
-                    place.accounts[0], livemode, moment
-                )
+                asking = target.api.is_any_before(place.accounts[0], livemode, moment)
                 return await budgets.paid(db, target, numbers[0], asking)
 
             span = (newest, await oldest_of(last, is_any_before))
