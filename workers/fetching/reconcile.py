@@ -52,7 +52,7 @@ IDLE_S = 1.0
 MEASURE_EVERY_S = 15.0
 ACTOR = "system:reconcile"
 _UNLISTED_AT_ONCE = 100
-_NOT_OURS = "the key sees nobody of whom events told: is it of another organization?"
+NOT_OURS = "the key sees nobody of whom events told: is it of another organization?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +228,7 @@ class Reconciling:
         failure: FetchFailed | None = None
         try:
             if number == 1 and await self._is_ours(step) is False:
-                raise FetchFailed(FORBIDDEN, _NOT_OURS)
+                raise FetchFailed(FORBIDDEN, NOT_OURS)
             listing = target.api.list_customers(number)
             page = await in_time(listing, target, step.deadline, fields)
             if page.has_more and not page.customers:
@@ -297,7 +297,7 @@ class Reconciling:
     async def _settle(self, conn: Conn, step: Step, looked: Looked) -> list[int]:
         """Store what is news, and move the round on; the lanes that have something to apply."""
         target = step.target
-        news = await self._news(conn, target, looked)
+        news = await news_of(conn, target, looked)
         for event in news:
             await fetches.insert_answer(conn, event, ACTOR)
         refused = [one for one in looked.failures if one[1].code in ABOUT_THE_OBJECT]
@@ -320,28 +320,6 @@ class Reconciling:
             await reconciliations.move_on(conn, target.source.id, step.claim, progress)
         return [event.lane for event in news]
 
-    async def _news(self, conn: Conn, target: Target, looked: Looked) -> list[AnswerEvent]:
-        """The answers that say something of their customer that is not held here."""
-        source = target.source
-        keys = {
-            CustomerKey(source.id, claim.account, claim.livemode, claim.object_id)
-            for claim, *_ in looked.answers
-        }
-        held: dict[str, dict[str, Seen]] = {}
-        for stored in await objects.read_objects(conn, keys, keys, ()) if keys else ():
-            if stored.customer is not None and not stored.register.is_empty:
-                seen = Seen(stored.key.kind, stored.key.object_id, stored.register)
-                held.setdefault(stored.customer, {})[seen.name] = seen
-        grants_from = Policy.read(source.settings).grants_from
-        granting = families_of(source.provider).get(grants_from, frozenset())
-        news = []
-        for claim, _, event in looked.answers:
-            commands = target.provider.translate(Arrival(event.identity, event.body))
-            known = held.get(claim.object_id, {})
-            if tells_news(source.provider, granting, commands, known):
-                news.append(event)
-        return news
-
     async def _put_off(
         self,
         conn: Conn,
@@ -360,6 +338,29 @@ class Reconciling:
         progress = replace(progress, failures=failures, error=error, delay_s=delay_s)
         await reconciliations.move_on(conn, step.target.source.id, step.claim, progress)
         log.warning("reconciling put off", extra=fields | {"error": error})
+
+
+async def news_of(conn: Conn, target: Target, looked: Looked) -> list[AnswerEvent]:
+    """The answers that say something of their customer that is not held here."""
+    source = target.source
+    keys = {
+        CustomerKey(source.id, claim.account, claim.livemode, claim.object_id)
+        for claim, *_ in looked.answers
+    }
+    held: dict[str, dict[str, Seen]] = {}
+    for stored in await objects.read_objects(conn, keys, keys, ()) if keys else ():
+        if stored.customer is not None and not stored.register.is_empty:
+            seen = Seen(stored.key.kind, stored.key.object_id, stored.register)
+            held.setdefault(stored.customer, {})[seen.name] = seen
+    grants_from = Policy.read(source.settings).grants_from
+    granting = families_of(source.provider).get(grants_from, frozenset())
+    news = []
+    for claim, _, event in looked.answers:
+        commands = target.provider.translate(Arrival(event.identity, event.body))
+        known = held.get(claim.object_id, {})
+        if tells_news(source.provider, granting, commands, known):
+            news.append(event)
+    return news
 
 
 def _say(error: Exception, **fields: str) -> None:

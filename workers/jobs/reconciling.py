@@ -22,14 +22,15 @@ from shared.store.fetches import AnswerEvent
 from shared.store.jobs import Job, Progress
 from workers.fetching import budgets, comparing, missing
 from workers.fetching.answers import ABOUT_THE_OBJECT, RATE_LIMITED, UNAUTHORIZED, FetchFailed
-from workers.fetching.api import Archive, Listed
+from workers.fetching.api import Archive, Listed, Listing
 from workers.fetching.asking import is_ours
 from workers.fetching.comparing import Compared
 from workers.fetching.places import YOUNG_S, EventsPlace, ObjectsPlace
 from workers.fetching.pull import NOT_OURS, elsewhere, say_compared
 from workers.fetching.targets import Target, Targets
 from workers.jobs.estimating import estimated, oldest_of
-from workers.jobs.kinds import JobFailed, Tools
+from workers.jobs.kinds import JobFailed, Tools, Work
+from workers.jobs.rounds import DryRound, Round
 
 #: Until the budget has something for us again.
 _WAIT_S = 0.3
@@ -81,8 +82,8 @@ class Reconcile:
 
     def __init__(self, tools: Tools, asked: Asked, targets: Targets, *, is_backfill: bool) -> None:
         self._tools = tools
-        self._asked = asked
-        self._targets = targets
+        self.asked = asked
+        self.targets = targets
         self._is_backfill = is_backfill
         self._taken: Taken | None = None
 
@@ -91,8 +92,8 @@ class Reconcile:
         self._taken = None
         crew = self._tools.crew
         async with crew.db.connection() as conn:
-            await self._targets.learn(conn, crew.surroundings)
-            target = target_of(self._targets, job)
+            await self.targets.learn(conn, crew.surroundings)
+            target = target_of(self.targets, job)
             phase, place = await self._place(conn, target, job)
             waits = await pulls.count_unfinished(conn, target.source.id, _BACKLOG)
         deadline = asyncio.get_running_loop().time() + target.pace.within_s
@@ -122,7 +123,7 @@ class Reconcile:
         drift = [
             {"object": one.identity.subject, "account": one.identity.account} for one in taken.news
         ]
-        if not self._asked.dry_run:
+        if not self.asked.dry_run:
             for event in taken.news:
                 await fetches.insert_answer(conn, event, missing.ACTOR)
         if taken.run is not None:
@@ -153,7 +154,7 @@ class Reconcile:
 
     async def close(self) -> None:
         """See `Work`."""
-        await self._targets.close()
+        await self.targets.close()
 
     def _begins_too_early(self, place: EventsPlace | ObjectsPlace, job: Job) -> bool:
         """What was missed and is not applied yet would be found as drift once more."""
@@ -172,9 +173,9 @@ class Reconcile:
             return "objects", ObjectsPlace.read(job.cursor["place"])
         now = await pulls.now(conn)
         accounts = await missing.accounts_of(conn, target.source.id)
-        if self._asked.since is not None and job.cursor.get("phase") != "objects":
-            until = max(int(now.timestamp()) - YOUNG_S, self._asked.since)
-            return "events", EventsPlace(accounts, self._asked.since, until)
+        if self.asked.since is not None and job.cursor.get("phase") != "objects":
+            until = max(int(now.timestamp()) - YOUNG_S, self.asked.since)
+            return "events", EventsPlace(accounts, self.asked.since, until)
         (run,) = await pulls.next_numbers(conn, 1)
         place = ObjectsPlace(accounts, run, now.timestamp(), asks=not self._is_backfill)
         return "objects", place
@@ -198,7 +199,7 @@ class Reconcile:
         span = telemetry.begin_trace("pull page")
         async with self._tools.crew.db.connection() as conn:
             found, unreadable = await missing.lacking(conn, target, listed)
-            if not self._asked.dry_run:
+            if not self.asked.dry_run:
                 found = await missing.store(conn, target, found, trace=span, job=job.id)
         named = [
             {
@@ -217,7 +218,7 @@ class Reconcile:
         taken.place = place
         if place is not None:
             taken.phase = "events"
-        elif self._asked.objects:
+        elif self.asked.objects:
             taken.phase = "objects"
         return taken
 
@@ -308,9 +309,9 @@ class Reconcile:
     ) -> dict[str, Any]:
         """Whoever died on the way: what was stored under the job's name was missed."""
         inserted = await missed.count_missed(conn, job.id)
-        found = counts.get("missed", 0) if self._asked.dry_run else inserted
+        found = counts.get("missed", 0) if self.asked.dry_run else inserted
         named = cursor["missing"]
-        if not self._asked.dry_run:
+        if not self.asked.dry_run:
             named = [
                 {
                     "eventId": one.event_id,
@@ -322,21 +323,27 @@ class Reconcile:
             ]
         different = counts.get("different", 0)
         return {
-            "dryRun": self._asked.dry_run,
+            "dryRun": self.asked.dry_run,
             "eventsListed": counts.get("events", 0),
             "missed": found,
             "inserted": inserted,
             "objectsCompared": counts.get("objects", 0),
             "different": different,
-            "healed": 0 if self._asked.dry_run else different,
+            "healed": 0 if self.asked.dry_run else different,
             "missing": named,
             "drift": cursor["drift"],
         }
 
 
-async def begin(tools: Tools, job: Job) -> Reconcile:
-    """See `Begin`: the kind "reconcile"."""
-    return _begun(tools, job, is_backfill=False)
+async def begin(tools: Tools, job: Job) -> Work:
+    """See `Begin`: the kind "reconcile", of the lists that the provider has."""
+    work = _begun(tools, job, is_backfill=False)
+    async with tools.crew.db.connection() as conn:
+        await work.targets.learn(conn, tools.crew.surroundings)
+    target = work.targets.by_source.get(job.source_id or 0)
+    if target is not None and isinstance(target.api, Listing):
+        return (DryRound if work.asked.dry_run else Round)(tools, work.targets)
+    return work
 
 
 async def begin_backfill(tools: Tools, job: Job) -> Reconcile:
