@@ -254,9 +254,17 @@ SELECT tracking_id, $7, $11, $15 FROM fresh
 
 async def insert_answer(conn: Conn, answer: AnswerEvent, actor: str) -> None:
     """Store an answer as an event of its source, by an actor like `system:fetch`."""
+    await conn.execute(INSERT_ANSWER, *_columns(answer, actor))
+
+
+async def insert_answers(conn: Conn, answers: Sequence[AnswerEvent], actor: str) -> None:
+    """The same for a page of them, in one round trip."""
+    await conn.executemany(INSERT_ANSWER, [_columns(answer, actor) for answer in answers])
+
+
+def _columns(answer: AnswerEvent, actor: str) -> tuple[object, ...]:
     identity = answer.identity
-    await conn.execute(
-        INSERT_ANSWER,
+    return (
         answer.source_id,
         identity.account,
         identity.livemode,

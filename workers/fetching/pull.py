@@ -281,8 +281,7 @@ class Pulling:
             )
             if counted is None:
                 return
-            for event in compared.news:
-                await fetches.insert_answer(conn, event, missing.ACTOR)
+            await fetches.insert_answers(conn, compared.news, missing.ACTOR)
             if isinstance(step.place, ObjectsPlace):
                 await pulls.note_compared(conn, compared.held, step.place.run)
         self._wake([event.lane for event in compared.news])

@@ -124,8 +124,7 @@ class Reconcile:
             {"object": one.identity.subject, "account": one.identity.account} for one in taken.news
         ]
         if not self.asked.dry_run:
-            for event in taken.news:
-                await fetches.insert_answer(conn, event, missing.ACTOR)
+            await fetches.insert_answers(conn, taken.news, missing.ACTOR)
         if taken.run is not None:
             await pulls.note_compared(conn, taken.held, taken.run)
         counts = dict(job.counts)

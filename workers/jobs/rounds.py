@@ -36,10 +36,19 @@ class Round:
 
     def __init__(self, tools: Tools, targets: Targets) -> None:
         self._targets = targets
+        self._tools = tools
+        self._wanted = 0
         self._reconciling = Reconciling(tools.crew, targets, lambda lanes: None, _NEVER_S)
 
     async def prepare(self, job: Job) -> None:
         """See `Work`: a step of whatever round is under way."""
+        assert job.source_id is not None
+        self._wanted = job.cursor.get("wanted", 0)
+        if not self._wanted:
+            async with self._tools.crew.db.connection() as conn:
+                at = await reconciliations.standing_of_round(conn, job.source_id)
+            # One that is under way has passed customers of whom nothing was known then.
+            self._wanted = 1 if at is None else at.round + 1
         await self._reconciling.turn()
 
     async def step(self, conn: Conn, job: Job) -> Progress:
@@ -47,11 +56,10 @@ class Round:
         assert job.source_id is not None
         at = await reconciliations.standing_of_round(conn, job.source_id)
         if at is None:
-            return _waiting(job, {}, None)
+            return _waiting(job, {"wanted": self._wanted}, None)
         if at.last_error is not None and at.last_error.partition(":")[0] in _HOPELESS:
             raise JobFailed(at.last_error.partition(":")[0], at.last_error)
-        # One that is under way has passed customers of whom nothing was known then.
-        wanted: int = job.cursor.get("wanted", at.round + 1)
+        wanted = self._wanted
         if at.round < wanted and at.phase is None:
             await reconciliations.ask_for_round(conn, job.source_id)
         if at.round < wanted or (at.round == wanted and at.phase is not None):
