@@ -42,11 +42,13 @@ async def add_pulls(conn: Conn, source_ids: Sequence[int], what: What) -> None:
     await conn.execute(ADD_PULLS, list(source_ids), what)
 
 
+# The first comparison waits for its time: before that, somebody may bring everything in.
 DUE_PULLS = """
 SELECT source_id FROM pulls
 WHERE source_id = ANY($1::smallint[]) AND what = $2 AND due_at <= now()
   AND (claimed_until IS NULL OR claimed_until <= now())
-  AND (place IS NOT NULL OR finished_at IS NULL OR begun_at <= now() - make_interval(secs => $3))
+  AND (place IS NOT NULL OR what = 'events' AND finished_at IS NULL
+       OR coalesce(begun_at, added_at) <= now() - make_interval(secs => $3))
 """
 
 
@@ -60,7 +62,8 @@ TAKE_PULL = """
 SELECT place, reached_at, added_at, begun_at, failures, now() AS now FROM pulls
 WHERE source_id = $1 AND what = $2 AND due_at <= now()
   AND (claimed_until IS NULL OR claimed_until <= now())
-  AND (place IS NOT NULL OR finished_at IS NULL OR begun_at <= now() - make_interval(secs => $3))
+  AND (place IS NOT NULL OR what = 'events' AND finished_at IS NULL
+       OR coalesce(begun_at, added_at) <= now() - make_interval(secs => $3))
 FOR NO KEY UPDATE SKIP LOCKED
 """
 

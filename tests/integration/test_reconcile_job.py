@@ -243,3 +243,34 @@ async def test_a_business_of_ten_thousand_is_brought_in_while_it_goes_on(
     again = await work_off(scene, "backfill")
     assert again["different"] == 0
     assert await scene.stack.value("SELECT count(*) FROM inbox") == stored
+
+
+async def test_what_its_webhook_tells_a_moment_later_is_no_drift(scene: ArchiveScene) -> None:
+    merchant = Merchant(random.Random(1), "m", NOW_S - 1000)
+    one = merchant.subscribe(merchant.customer(), [("prod_pro", 1)], tenant="t1")
+    await scene.stack.apply(*merchant.told)
+    merchant.clock = int(time.time())
+    merchant.end(one)
+    scene.api.holds(merchant)
+    await begin(scene, "reconcile")
+    finishing = asyncio.create_task(finish_jobs(scene, turns(scene)))
+    while not any(asked.path == "/v1/subscriptions" for asked in scene.api.asked):
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(0.5)
+    await scene.stack.apply(merchant.told[-1])
+    await finishing
+    result = json.loads(await scene.stack.value("SELECT result FROM jobs"))
+    assert (result["different"], result["drift"]) == (0, [])
+    assert await scene.stack.features("t1") == {}
+
+
+async def test_the_first_comparison_waits_until_everything_could_be_brought_in(
+    scene: ArchiveScene,
+) -> None:
+    scene.api.put(subscription("sub_1", tenant="t1"))
+    await scene.since(3600)
+    assert not await scene.pulling(every_s={"objects": DAY_S}).turn()
+    assert scene.api.asked == []
+    await scene.since(DAY_S + 1)
+    await scene.pull("objects")
+    assert await scene.stack.features("t1") != {}

@@ -6,11 +6,12 @@ they are fetches that began together, and whatever is told meanwhile is decided 
 what is news becomes an event.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared.db import Conn
+from shared.db import Conn, Database
 from shared.domain.commands import Observe
 from shared.domain.events import Arrival
 from shared.domain.keys import ObjectKey
@@ -27,6 +28,8 @@ from workers.fetching.targets import Target
 
 #: A page's objects, and a customer for each.
 NUMBERS = 200
+#: More of one page do not change within seconds.
+_FEW = 5
 
 
 @dataclass(slots=True)
@@ -51,6 +54,27 @@ async def ask_page(target: Target, place: ObjectsPlace, deadline: float) -> List
     asking = target.api.list_objects(account, target.source.livemode is not False, place.after)
     fields: dict[str, object] = {"source": target.source.name, "account": account}
     return await in_time(asking, target, deadline, fields)
+
+
+async def compare_twice(
+    db: Database,
+    target: Target,
+    place: ObjectsPlace,
+    listed: Listed,
+    numbers: Sequence[int],
+    trace: str,
+) -> Compared:
+    """
+    The same, and once more a moment later where a few differ: what changed just before the page
+    was asked for has its webhook on the way, and is no drift.
+    """
+    async with db.connection() as conn:
+        compared = await compare(conn, target, place, listed, numbers, trace)
+    if not 0 < len(compared.news) <= _FEW:
+        return compared
+    await asyncio.sleep(target.pace.settle_s)
+    async with db.connection() as conn:
+        return await compare(conn, target, place, listed, numbers, trace)
 
 
 async def compare(

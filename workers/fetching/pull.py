@@ -257,8 +257,9 @@ class Pulling:
             listed = await comparing.ask_page(target, place, step.deadline)
         except FetchFailed as failure:
             return _elsewhere(place, failure)
-        async with self._crew.db.connection() as conn:
-            compared = await comparing.compare(conn, target, place, listed, step.numbers, trace)
+        compared = await comparing.compare_twice(
+            self._crew.db, target, place, listed, step.numbers, trace
+        )
         return _compared(place.after_page(listed), listed.requests, compared)
 
     async def _move(self, step: Step, moved: Moved) -> None:

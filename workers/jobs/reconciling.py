@@ -237,8 +237,7 @@ class Reconcile:
             assert later is None or isinstance(later, ObjectsPlace)
             return Taken("objects" if later else None, later, failed=1)
         trace = telemetry.begin_trace("pull page")
-        async with self._tools.crew.db.connection() as conn:
-            compared = await comparing.compare(conn, target, place, listed, numbers, trace)
+        compared = await comparing.compare_twice(db, target, place, listed, numbers, trace)
         later = place.after_page(listed)
         taken = self._compared(target, later, place.run, len(listed.items), compared)
         taken.span, taken.total = await self._estimate(target, place, job, listed, deadline)
