@@ -233,6 +233,8 @@ class Pulling:
         async with self._crew.db.connection() as conn:
             found, unreadable = await missing.lacking(conn, target, listed)
             fresh = await missing.store(conn, target, found, trace=trace)
+        # A counter that is born with a value has not grown, to whoever asks for its increase.
+        telemetry.missed(target.source.name, 0)
         self._wake([one.lane for one in fresh])
         return Moved(
             place.after_page(listed, len(missing.groups(target))),
