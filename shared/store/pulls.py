@@ -257,13 +257,15 @@ async def not_compared(
     return [Absent(*row.values()) for row in rows]
 
 
-COUNT_UNFINISHED = """
+# What waits for its retry may do so for hours.
+COUNT_READY = """
 SELECT count(*) FROM (
-    SELECT FROM work w JOIN lanes l ON l.id = w.lane WHERE l.source_id = $1 LIMIT $2
+    SELECT FROM work w JOIN lanes l ON l.id = w.lane
+    WHERE l.source_id = $1 AND w.due_at IS NULL LIMIT $2
 ) AS found
 """
 
 
-async def count_unfinished(conn: Conn, source_id: int, most: int) -> int:
-    """How many events of a source wait to be applied; `most` means that many, or more."""
-    return int(await conn.fetchval(COUNT_UNFINISHED, source_id, most))
+async def count_ready(conn: Conn, source_id: int, most: int) -> int:
+    """How many events of a source are to be applied now; `most` means that many, or more."""
+    return int(await conn.fetchval(COUNT_READY, source_id, most))

@@ -38,6 +38,8 @@ IDLE_S = 2.0
 MEASURE_EVERY_S = 15.0
 #: Of the time that a provider keeps its events, so much may pass before somebody is told.
 _WARN_AT = 25 / 30
+#: With so many events of a source that are to be applied now, its objects are not compared.
+_BACKLOG = 50
 NOT_OURS = "the key sees nobody of whom events told: is it of another account?"
 
 Place = EventsPlace | ObjectsPlace
@@ -182,7 +184,11 @@ class Pulling:
         budget, now = taken
         source_id, numbers = target.source.id, list[int]()
         pull, place, absent = None, None, None
-        if budgets.allowed(budget, now, reserve=target.pace.burst / 2) > 0:
+        is_free = budgets.allowed(budget, now, reserve=target.pace.burst / 2) > 0
+        if is_free and what == "objects":
+            # What is to be applied still would be found as drift.
+            is_free = await pulls.count_ready(conn, source_id, _BACKLOG) < _BACKLOG
+        if is_free:
             pull = await pulls.take_pull(conn, source_id, what, self._every_s[what])
         if pull is not None:
             numbers = await pulls.next_numbers(conn, comparing.NUMBERS if what == "objects" else 1)

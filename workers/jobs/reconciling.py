@@ -95,7 +95,7 @@ class Reconcile:
             await self.targets.learn(conn, crew.surroundings)
             target = target_of(self.targets, job)
             phase, place = await self._place(conn, target, job)
-            waits = await pulls.count_unfinished(conn, target.source.id, _BACKLOG)
+            waits = await pulls.count_ready(conn, target.source.id, _BACKLOG)
         deadline = asyncio.get_running_loop().time() + target.pace.within_s
         try:
             if not job.cursor and await is_ours(crew.db.connection, target, deadline) is False:
