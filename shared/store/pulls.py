@@ -220,7 +220,7 @@ NOT_COMPARED = """
 SELECT o.id, o.account, o.livemode, o.kind, o.object_id, o.customer
 FROM objects o
 WHERE o.source_id = $1 AND o.kind = ANY($2::text[]) AND o.account = ANY($3::text[])
-  AND o.livemode = $4 AND o.created_at < to_timestamp($5::float8)
+  AND o.livemode = $4 AND o.created_at < to_timestamp($5::float8) AND o.id > $8
   AND EXISTS (SELECT FROM grants g WHERE g.object = o.id)
   AND NOT EXISTS (SELECT FROM compared_objects c WHERE c.object = o.id AND c.run >= $6)
 ORDER BY o.id
@@ -249,10 +249,15 @@ async def not_compared(
     before_s: float,
     run: int,
     limit: int,
+    *,
+    after: int,
 ) -> list[Absent]:
-    """What gave access here before `before_s` (unix) and was on no page of this comparison."""
+    """
+    What gave access here before `before_s` (unix) and was on no page of this comparison, in the
+    order of ids from `after` on: each is passed once.
+    """
     rows = await conn.fetch(
-        NOT_COMPARED, source_id, list(kinds), list(accounts), livemode, before_s, run, limit
+        NOT_COMPARED, source_id, list(kinds), list(accounts), livemode, before_s, run, limit, after
     )
     return [Absent(*row.values()) for row in rows]
 

@@ -72,6 +72,10 @@ async def test_what_was_missed_is_shown_then_stored_and_then_known(
     assert "evt_sub_2" in said.out
     assert "sluice jobs show" in said.err
     assert await scene.stack.features("t_sub_2") == {"seats": 10, "sso": True}
+    number = await scene.stack.value("SELECT tracking_id FROM missed_events")
+    story = (await sluice("events", "show", number, "--json")).json
+    assert story["secret"] == story["receipts"][0]["secret"] == "reconciled"
+    assert {one["actor"] for one in story["audit"]} == {"system:reconcile"}
     again = await call(scene, sluice, "reconcile", "stripe", "--since", "48h", "--json")
     assert (again.json["missed"], again.json["inserted"], again.json["different"]) == (0, 0, 0)
     actors = await scene.stack.fetch("SELECT actor FROM audit WHERE action = 'job.begun'")

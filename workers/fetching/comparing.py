@@ -117,6 +117,7 @@ async def next_absent(conn: Conn, target: Target, place: ObjectsPlace) -> Absent
         place.began,
         place.run,
         1,
+        after=place.passed,
     )
     return found[0] if found else None
 

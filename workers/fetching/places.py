@@ -65,7 +65,7 @@ class ObjectsPlace(_Place, frozen=True):
     """
     `run` tells comparisons apart, a later one has a larger number; it began at `began` (unix
     seconds of the database's clock). `absent` follows `listed`, if it `asks` for what was on no
-    page.
+    page, in the order of our own numbers of objects, of which `passed` is the last.
     """
 
     run: int
@@ -74,6 +74,11 @@ class ObjectsPlace(_Place, frozen=True):
     account: int = 0
     after: str | None = None
     phase: Literal["listed", "absent"] = "listed"
+    passed: int = 0
+
+    def after_absent(self, number: int) -> "ObjectsPlace":
+        """What comes after the absent object of this number."""
+        return replace(self, passed=number)
 
     def after_page(self, listed: Listed) -> "ObjectsPlace | None":
         """What comes after this page; None where that was all."""

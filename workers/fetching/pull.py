@@ -260,7 +260,8 @@ class Pulling:
             event = None if asked is None else asked[1]
             async with self._crew.db.connection() as conn:
                 compared = await comparing.compare_absent(conn, target, step.absent, event)
-            return _compared(place, 1 if asked is None else asked[0].requests, compared)
+            later = place.after_absent(step.absent.id)
+            return _compared(later, 1 if asked is None else asked[0].requests, compared)
         try:
             listed = await comparing.ask_page(target, place, step.deadline)
         except FetchFailed as failure:

@@ -258,7 +258,7 @@ class Reconcile:
         async with self._tools.crew.db.connection() as conn:
             event = None if asked is None else asked[1]
             compared = await comparing.compare_absent(conn, target, absent, event)
-        taken = self._compared(target, place, place.run, 1, compared)
+        taken = self._compared(target, place.after_absent(absent.id), place.run, 1, compared)
         taken.counts["absent"] = 1
         return taken
 
