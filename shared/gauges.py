@@ -62,6 +62,13 @@ reconciliation_age = Gauge(
     "source",
     unit="s",
 )
+pull_age = Gauge(
+    "sluice_pull_age",
+    "Since a provider's events were all looked at, or its objects all compared.",
+    "source",
+    "what",
+    unit="s",
+)
 handler_lag = Gauge(
     "sluice_handler_lag",
     "Age of the first audit record that a handler's follower has not passed.",

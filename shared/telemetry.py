@@ -126,6 +126,13 @@ def trace_id_of(span: Span) -> str:
     return f"{span.get_span_context().trace_id:032x}"
 
 
+def begin_trace(name: str) -> str:
+    """A trace of its own for what is stored now, as a W3C traceparent."""
+    span = start_span(name, SpanKind.CLIENT)
+    span.end()
+    return traceparent_of(span)
+
+
 def traceparent_of(span: Span) -> str:
     """The span as a W3C traceparent, to be stored with an event."""
     context = span.get_span_context()
@@ -202,6 +209,12 @@ _job_rows_failed = _Counter("sluice_job_rows_failed", "Of those, the ones not ta
 _job_steps_failed = _Counter("sluice_job_steps_failed", "Failed steps of jobs.", "kind", "code")
 _reconciled = _Counter(
     "sluice_customers_reconciled", "Customers looked at in rounds.", "source", "found"
+)
+_missed = _Counter(
+    "sluice_events_missed", "Events that no webhook brought, found by asking.", "source"
+)
+_compared = _Counter(
+    "sluice_objects_compared", "Objects of providers' lists beside ours.", "source", "found"
 )
 _batch = _meter.create_histogram(
     "sluice_worker_batch_events",
@@ -288,6 +301,16 @@ def sent(handler: str, outcome: str) -> None:
 def reconciled(source: str, found: str, customers: int) -> None:
     """So many customers were looked at: "same" as held here, "different", or "failed"."""
     _reconciled.add(customers, source, found)
+
+
+def missed(source: str, events: int) -> None:
+    """So many events were found that no webhook had brought. Worth waking somebody."""
+    _missed.add(events, source)
+
+
+def compared(source: str, found: str, objects: int) -> None:
+    """So many listed objects were "same" as held here, "different", or "failed"."""
+    _compared.add(objects, source, found)
 
 
 def batch(events: int) -> None:

@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -22,10 +23,12 @@ from shared.queue import DRAIN, NOTE_USE, QUEUE_NAME, deserialize_job, redis_poo
 from shared.sealing import KeyRing, SealingError
 from shared.settings import Endpoints, Settings
 from shared.store import tokens
+from shared.store.pulls import What
 from workers.crew import Crew, run_process
 from workers.extensions import handlers
 from workers.extensions.following import Following
 from workers.fetching.fetch import Fetching
+from workers.fetching.pull import Pulling
 from workers.fetching.reconcile import Reconciling
 from workers.process import visit
 from workers.rounds import Rounds
@@ -47,12 +50,14 @@ async def work_until(
     keys: KeyRing | None = None,
     reconcile_every_s: float = 0.0,
     pace: Pace | None = None,
+    pull_every_s: Mapping[What, float] | None = None,
 ) -> None:
     """
     Drain lanes until `stop` is set; then finish the visits that have begun.
 
     `keys` open the API keys that objects are fetched with; without them none is. `pace` is that of
-    what is sent.
+    what is sent. `pull_every_s` says how often providers are asked for their events, and for
+    their objects.
     """
 
     async def visit_lane(lane: int) -> Any:
@@ -63,10 +68,12 @@ async def work_until(
     # An answer's lane is drained here: no wake-up has to go through Redis.
     fetching = Fetching(crew, keys, rounds.wake)
     reconciling = Reconciling(crew, fetching.targets, rounds.wake, reconcile_every_s)
+    pulling = Pulling(crew, fetching.targets, rounds.wake, dict(pull_every_s or {}))
     others = [
         asyncio.create_task(Sweep(crew, rounds).run(), name="sweep"),
         asyncio.create_task(fetching.run(), name="fetching"),
         asyncio.create_task(reconciling.run(), name="reconciling"),
+        asyncio.create_task(pulling.run(), name="pulling"),
         asyncio.create_task(Sending(crew, handlers(), pace).run(), name="sending"),
     ]
     if handlers():
@@ -186,6 +193,7 @@ async def _work(stop: asyncio.Event, crew: Crew, settings: Settings, endpoints: 
         keys,
         settings.reconcile_every_s,
         Pace.of(settings.send_timeout_s),
+        {"events": settings.pull_every_s, "objects": settings.compare_every_s},
     )
 
 

@@ -61,6 +61,19 @@ def tells_news(
     )
 
 
+def differs(known: Register | None, seen: Observe) -> bool:
+    """
+    Whether an object that was asked for just now is another than the one that is held.
+
+    What is held may be newer than the answer, and an end is final: then it does not.
+    """
+    if known is None or known.is_empty or known.newest.status == UNOBSERVED:
+        return True
+    if known.terminal or known.version > seen.version:
+        return False
+    return known.newest != seen.after
+
+
 def _is_news(
     provider: str, granting: Container[str], seen: Observe, held: Mapping[str, Seen]
 ) -> bool:

@@ -254,9 +254,17 @@ SELECT tracking_id, $7, $11, $15 FROM fresh
 
 async def insert_answer(conn: Conn, answer: AnswerEvent, actor: str) -> None:
     """Store an answer as an event of its source, by an actor like `system:fetch`."""
+    await conn.execute(INSERT_ANSWER, *_columns(answer, actor))
+
+
+async def insert_answers(conn: Conn, answers: Sequence[AnswerEvent], actor: str) -> None:
+    """The same for a page of them, in one round trip."""
+    await conn.executemany(INSERT_ANSWER, [_columns(answer, actor) for answer in answers])
+
+
+def _columns(answer: AnswerEvent, actor: str) -> tuple[object, ...]:
     identity = answer.identity
-    await conn.execute(
-        INSERT_ANSWER,
+    return (
         answer.source_id,
         identity.account,
         identity.livemode,
@@ -324,7 +332,9 @@ SELECT customer FROM (
     SELECT o.customer, o.id FROM objects o
     WHERE o.source_id = $1 AND o.account = '' AND o.livemode = $2 AND o.customer IS NOT NULL
       AND EXISTS (SELECT FROM observations v
-                  WHERE v.object = o.id AND v.observation !~ '^(sluice[.])?fetch/')
+                  WHERE v.object = o.id AND v.observation !~ '^(sluice[.])?fetch/'
+                    AND NOT EXISTS (SELECT FROM missed_events m
+                                    WHERE m.tracking_id = v.tracking_id))
     ORDER BY o.id DESC
     LIMIT 10 * $3::int
 ) AS latest

@@ -239,6 +239,41 @@ async def finish_round(conn: Conn, source_id: int) -> Finished:
     return Finished(**dict(row))
 
 
+ASK_FOR_ROUND = """
+UPDATE reconciliations SET begun_at = '-infinity', due_at = now()
+WHERE source_id = $1 AND phase IS NULL
+"""
+
+
+async def ask_for_round(conn: Conn, source_id: int) -> None:
+    """Have a round begin now, unless one is under way."""
+    await conn.execute(ASK_FOR_ROUND, source_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a source's round is, or the last one was."""
+
+    round: int
+    phase: Phase | None
+    looked_at: int
+    different: int
+    failed: int
+    last_error: str | None
+
+
+STANDING_OF_ROUND = """
+SELECT round, phase, looked_at, different, failed, last_error
+FROM reconciliations WHERE source_id = $1
+"""
+
+
+async def standing_of_round(conn: Conn, source_id: int) -> Standing | None:
+    """None where the source has never had one."""
+    row = await conn.fetchrow(STANDING_OF_ROUND, source_id)
+    return None if row is None else Standing(*row.values())
+
+
 AGES_OF_RECONCILIATIONS = """
 SELECT source_id, extract(epoch FROM now() - coalesce(finished_at, added_at))::float8 AS age_s
 FROM reconciliations WHERE source_id = ANY($1::smallint[])

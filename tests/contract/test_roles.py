@@ -27,7 +27,9 @@ READS_ALL_BUT_SECRETS = {
 }  # fmt: skip
 
 #: The sealed API keys, and what is fetched with them.
-FETCHING = {"fetch_budgets", "fetches", "reconciliations", "source_keys"}
+FETCHING = {
+    "fetch_budgets", "fetches", "missed_events", "pulls", "reconciliations", "source_keys",
+}  # fmt: skip
 
 #: role → action → tables it may do that to, in part at least. Everything else is refused.
 MAY: dict[str, dict[str, set[str]]] = {
@@ -41,19 +43,20 @@ MAY: dict[str, dict[str, set[str]]] = {
     },
     "worker": {
         "SELECT": READS_ALL_BUT_SECRETS | FETCHING
-                  | {"reconciled_customers", "seals", "source_secrets", "tokens"},
-        "INSERT": {"attempts", "audit", "audit_content", "audit_heads", "configuration",
-                   "conflicts", "customers", "fetch_budgets", "fetches", "grants", "handlers",
-                   "inbox", "job_assets", "job_failures", "jobs", "joints", "ledger",
-                   "messages", "objects", "observations", "outbox", "reconciled_customers",
-                   "reconciliations", "record_versions", "records", "replay_items",
-                   "replay_plans", "replay_tenants", "seals", "sendings",
-                   "settlements", "source_secrets", "tenants", "visits", "work"},
-        "UPDATE": {"audit_heads", "customers", "fetch_budgets", "fetches", "grants", "handlers",
-                   "jobs", "joints", "lanes", "objects", "outbox", "reconciled_customers",
-                   "reconciliations", "records", "replay_items", "replay_plans",
-                   "source_secrets", "sources", "tenants", "tokens",
-                   "visits", "work"},
+                  | {"compared_objects", "reconciled_customers", "seals", "source_secrets",
+                     "tokens"},
+        "INSERT": {"attempts", "audit", "audit_content", "audit_heads", "compared_objects",
+                   "configuration", "conflicts", "customers", "fetch_budgets", "fetches",
+                   "grants", "handlers", "inbox", "job_assets", "job_failures", "jobs", "joints",
+                   "ledger", "messages", "missed_events", "objects", "observations", "outbox",
+                   "pulls", "reconciled_customers", "reconciliations", "record_versions",
+                   "records", "replay_items", "replay_plans", "replay_tenants", "seals",
+                   "sendings", "settlements", "source_secrets", "tenants", "visits", "work"},
+        "UPDATE": {"audit_heads", "compared_objects", "customers", "fetch_budgets", "fetches",
+                   "grants", "handlers", "jobs", "joints", "lanes", "objects", "outbox", "pulls",
+                   "reconciled_customers", "reconciliations", "records", "replay_items",
+                   "replay_plans", "source_secrets", "sources", "tenants", "tokens", "visits",
+                   "work"},
         "DELETE": {"fetches", "grants", "job_assets", "job_failures", "observations", "outbox",
                    "record_versions", "visits", "work"},
     },
@@ -63,9 +66,9 @@ MAY: dict[str, dict[str, set[str]]] = {
                    "customers", "grants", "jobs", "joints", "lanes", "manual_grants", "objects",
                    "outbox", "seals", "settlements", "source_keys", "source_secrets", "sources",
                    "tenants", "tokens", "work"},
-        "UPDATE": {"audit_heads", "customers", "grants", "jobs", "joints", "lanes", "manual_grants",
-                   "objects", "outbox", "seals", "sendings", "source_keys", "source_secrets",
-                   "sources", "tenants", "tokens", "work"},
+        "UPDATE": {"audit_heads", "customers", "grants", "jobs", "joints", "lanes",
+                   "manual_grants", "objects", "outbox", "seals", "sendings", "source_keys",
+                   "source_secrets", "sources", "tenants", "tokens", "work"},
         "DELETE": {"grants", "sendings", "source_keys", "source_secrets", "work"},
     },
 }  # fmt: skip

@@ -39,7 +39,9 @@ _OVER = frozenset({"done", "failed", "cancelled"})
 
 @app.command("list", epilog="Example: sluice jobs list --state running")
 def list_command(
-    kind: Annotated[str | None, typer.Option("--kind", help="import, export, reprocess.")] = None,
+    kind: Annotated[
+        str | None, typer.Option("--kind", help="import, export, reprocess, reconcile, backfill.")
+    ] = None,
     state: Annotated[
         str | None,
         typer.Option("--state", help="waiting, running, paused, done, failed or cancelled."),

@@ -16,6 +16,7 @@ from workers.cli import (
     manual,
     outbox,
     parked,
+    reconcile,
     records,
     replay,
     sources,
@@ -39,6 +40,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(jobs.app, name="jobs")
     app.add_typer(handlers.app, name="handlers")
     app.add_typer(outbox.app, name="outbox")
+    reconcile.register(app)
     manual.register(tenants.app)
     app.add_typer(tenants.app, name="tenants")
     app.add_typer(audit.app, name="audit")

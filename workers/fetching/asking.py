@@ -21,7 +21,7 @@ from workers.fetching.answers import (
     FetchFailed,
     event_of,
 )
-from workers.fetching.api import Listing
+from workers.fetching.api import Seeing
 from workers.fetching.targets import Target
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ async def is_ours(
     Raises:
         FetchFailed: the provider did not say.
     """
-    if target.is_proven or not isinstance(target.api, Listing):
+    if target.is_proven or not isinstance(target.api, Seeing):
         return True
     livemode = target.source.livemode is not False
     async with connect() as conn:

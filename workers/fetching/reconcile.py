@@ -16,7 +16,6 @@ import logging
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 
 from opentelemetry.trace import SpanKind
 
@@ -29,10 +28,10 @@ from shared.domain.register import Seen
 from shared.domain.standings import families_of
 from shared.domain.summaries import tells_news
 from shared.store import fetches, objects, reconciliations
-from shared.store.fetches import AnswerEvent, Budget, Claim
+from shared.store.fetches import AnswerEvent, Claim
 from shared.store.reconciliations import Phase, Progress, Round
 from workers.crew import Crew
-from workers.fetching import breaker, budgets, pacing
+from workers.fetching import budgets, pacing
 from workers.fetching.answers import (
     ABOUT_THE_OBJECT,
     ANSWERED,
@@ -53,7 +52,7 @@ IDLE_S = 1.0
 MEASURE_EVERY_S = 15.0
 ACTOR = "system:reconcile"
 _UNLISTED_AT_ONCE = 100
-_NOT_OURS = "the key sees nobody of whom events told: is it of another organization?"
+NOT_OURS = "the key sees nobody of whom events told: is it of another organization?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +228,7 @@ class Reconciling:
         failure: FetchFailed | None = None
         try:
             if number == 1 and await self._is_ours(step) is False:
-                raise FetchFailed(FORBIDDEN, _NOT_OURS)
+                raise FetchFailed(FORBIDDEN, NOT_OURS)
             listing = target.api.list_customers(number)
             page = await in_time(listing, target, step.deadline, fields)
             if page.has_more and not page.customers:
@@ -238,7 +237,7 @@ class Reconciling:
             failure = failed
         telemetry.fetched(target.source.name, failure.code if failure else ANSWERED)
         async with self._crew.db.transaction() as conn:
-            await _decide(conn, step, [(step.claim, failure or 1)])
+            await budgets.tell(conn, target, [(step.claim, failure or 1)])
             if failure is not None:
                 await self._put_off(conn, step, Progress(), failure, fields)
             elif page is not None:
@@ -254,9 +253,9 @@ class Reconciling:
         claims = step.claims(target.api)
         outcomes = await asyncio.gather(*(self._ask(step, claim) for claim in claims))
         async with self._crew.db.transaction() as conn:
-            await _decide(
+            await budgets.tell(
                 conn,
-                step,
+                target,
                 [
                     (claim.number, one if isinstance(one, FetchFailed) else one[0].requests)
                     for claim, one in zip(claims, outcomes, strict=True)
@@ -298,7 +297,7 @@ class Reconciling:
     async def _settle(self, conn: Conn, step: Step, looked: Looked) -> list[int]:
         """Store what is news, and move the round on; the lanes that have something to apply."""
         target = step.target
-        news = await self._news(conn, target, looked)
+        news = await news_of(conn, target, looked)
         for event in news:
             await fetches.insert_answer(conn, event, ACTOR)
         refused = [one for one in looked.failures if one[1].code in ABOUT_THE_OBJECT]
@@ -321,28 +320,6 @@ class Reconciling:
             await reconciliations.move_on(conn, target.source.id, step.claim, progress)
         return [event.lane for event in news]
 
-    async def _news(self, conn: Conn, target: Target, looked: Looked) -> list[AnswerEvent]:
-        """The answers that say something of their customer that is not held here."""
-        source = target.source
-        keys = {
-            CustomerKey(source.id, claim.account, claim.livemode, claim.object_id)
-            for claim, *_ in looked.answers
-        }
-        held: dict[str, dict[str, Seen]] = {}
-        for stored in await objects.read_objects(conn, keys, keys, ()) if keys else ():
-            if stored.customer is not None and not stored.register.is_empty:
-                seen = Seen(stored.key.kind, stored.key.object_id, stored.register)
-                held.setdefault(stored.customer, {})[seen.name] = seen
-        grants_from = Policy.read(source.settings).grants_from
-        granting = families_of(source.provider).get(grants_from, frozenset())
-        news = []
-        for claim, _, event in looked.answers:
-            commands = target.provider.translate(Arrival(event.identity, event.body))
-            known = held.get(claim.object_id, {})
-            if tells_news(source.provider, granting, commands, known):
-                news.append(event)
-        return news
-
     async def _put_off(
         self,
         conn: Conn,
@@ -363,27 +340,32 @@ class Reconciling:
         log.warning("reconciling put off", extra=fields | {"error": error})
 
 
+async def news_of(conn: Conn, target: Target, looked: Looked) -> list[AnswerEvent]:
+    """The answers that say something of their customer that is not held here."""
+    source = target.source
+    keys = {
+        CustomerKey(source.id, claim.account, claim.livemode, claim.object_id)
+        for claim, *_ in looked.answers
+    }
+    held: dict[str, dict[str, Seen]] = {}
+    for stored in await objects.read_objects(conn, keys, keys, ()) if keys else ():
+        if stored.customer is not None and not stored.register.is_empty:
+            seen = Seen(stored.key.kind, stored.key.object_id, stored.register)
+            held.setdefault(stored.customer, {})[seen.name] = seen
+    grants_from = Policy.read(source.settings).grants_from
+    granting = families_of(source.provider).get(grants_from, frozenset())
+    news = []
+    for claim, _, event in looked.answers:
+        commands = target.provider.translate(Arrival(event.identity, event.body))
+        known = held.get(claim.object_id, {})
+        if tells_news(source.provider, granting, commands, known):
+            news.append(event)
+    return news
+
+
 def _say(error: Exception, **fields: str) -> None:
     """A claim whose end could not be written runs out, and the step is made again."""
     if is_platform_fault(error):
         log.warning("reconciling put off", extra=fields | {"error": repr(error)})
     else:
         log.error("reconciling failed", extra=fields, exc_info=error)
-
-
-async def _decide(
-    conn: Conn, step: Step, outcomes: Sequence[tuple[int, FetchFailed | int]]
-) -> None:
-    """Tell the budget of each request by its number: how many requests it took, or the failure."""
-    target = step.target
-
-    def decide(budget: Budget, now: datetime) -> Budget:
-        for number, outcome in outcomes:
-            if isinstance(outcome, FetchFailed):
-                budget = breaker.failed(budget, number, target.key_version, outcome, now)
-            else:
-                budget = pacing.spend(budget, outcome - 1)
-                budget = breaker.answered(budget, number, target.key_version)
-        return budget
-
-    await budgets.decide(conn, target, decide)

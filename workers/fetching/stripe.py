@@ -1,5 +1,6 @@
 """
-Asking Stripe: one object by its kind and id, with every list of it whole.
+Asking Stripe: one object by its kind and id, with every list of it whole; a page of its events,
+or of its subscriptions.
 
 The SDK makes the calls; its retries are off, because a retry is a fetch of its own with a number
 of its own. The version is pinned: what comes back is to have the shape that
@@ -9,7 +10,7 @@ Source: docs.stripe.com/api, /api/pagination, /error-handling and the stripe SDK
 
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -43,7 +44,7 @@ from workers.fetching.answers import (
     Answer,
     FetchFailed,
 )
-from workers.fetching.api import date_of, wait_asked_for_s
+from workers.fetching.api import Listed, date_of, wait_asked_for_s
 
 PROVIDER = "stripe"
 API_VERSION = "2026-10-28.endive"
@@ -63,6 +64,7 @@ _PATHS = {
     WARNING_KIND: "/v1/radar/early_fraud_warnings/{id}",
 }
 _EXPAND = {SESSION_KIND: ["line_items"]}
+_SUBSCRIPTIONS = "/v1/subscriptions"
 _SUMMARY_PATH = "/v1/entitlements/active_entitlements"
 
 _CODES = {401: UNAUTHORIZED, 403: FORBIDDEN}
@@ -88,6 +90,9 @@ class StripeApi:
     """One API key, and what it can ask for. `base` is None for Stripe's own address."""
 
     kinds = KINDS
+    events_kept_s = 30 * 86400.0
+    types_at_once = 20
+    listed_kind = SUBSCRIPTION_KIND
 
     def __init__(self, key: str, base: str | None, connections: Connections) -> None:
         self._key = key
@@ -112,6 +117,48 @@ class StripeApi:
         else:
             result = await _object(calls, claim.kind, claim.object_id)
         return calls.answer(result)
+
+    async def sees(self, customer: str) -> bool:
+        """See `Seeing`. Of a customer that was deleted it knows still."""
+        path = _PATHS[CUSTOMER_KIND].format(id=quote(customer, safe=""))
+        try:
+            await self._request(path, {}, "")
+        except FetchFailed as failure:
+            if failure.code == NOT_FOUND:
+                return False
+            raise
+        return True
+
+    async def list_events(
+        self, account: str, livemode: bool, types: Sequence[str], since: int, until: int,
+        after: str | None,
+    ) -> Listed:  # fmt: skip
+        """See `Archive`."""
+        calls = _Calls(self._request, account, livemode)
+        created = {"gte": since, "lte": until}
+        data, has_more = await calls.get_page(
+            "/v1/events", after, types=list(types), created=created
+        )
+        # The account's own API does not say in its events whose they are, as its webhooks do.
+        items = [{**one, "account": account} if account else one for one in data]
+        return calls.listed(items, has_more)
+
+    async def list_objects(self, account: str, livemode: bool, after: str | None) -> Listed:
+        """See `Archive`."""
+        calls = _Calls(self._request, account, livemode)
+        data, has_more = await calls.get_page(
+            _SUBSCRIPTIONS, after, status="all", expand=["data.customer"]
+        )
+        for one in data:
+            await _complete_items(calls, one)
+        return calls.listed(data, has_more)
+
+    async def is_any_before(self, account: str, livemode: bool, moment: int) -> bool:
+        """See `Archive`."""
+        calls = _Calls(self._request, account, livemode)
+        created = {"lt": moment}
+        page = await calls.get(_SUBSCRIPTIONS, status="all", limit=1, created=created)
+        return bool(page.get("data"))
 
     async def _request(
         self, path: str, params: Mapping[str, Any], account: str
@@ -162,19 +209,32 @@ class _Calls:
     async def get_all(self, path: str, **params: Any) -> list[Any]:
         """A list's whole data, page by page."""
         found: list[Any] = []
-        while True:
-            after = {"starting_after": found[-1]["id"]} if found else {}
-            page = await self.get(path, **params, **after, limit=_PAGE)
-            data = page.get("data")
-            if not isinstance(data, list) or not all(_has_id(one) for one in data):
-                raise FetchFailed(UNREADABLE, f"{path} answered no list")
-            for one in data:
-                self._check_mode(one)
+        has_more = True
+        while has_more:
+            last = found[-1]["id"] if found else None
+            data, has_more = await self.get_page(path, last, **params)
             found += data
-            if not page.get("has_more"):
-                return found
-            if not data:
-                raise FetchFailed(UNREADABLE, f"{path} has more, and does not give it")
+        return found
+
+    async def get_page(self, path: str, after: str | None, **params: Any) -> tuple[list[Any], bool]:
+        """A list's page after the one that ended with this id, and whether there are more."""
+        place = {} if after is None else {"starting_after": after}
+        page = await self.get(path, **params, **place, limit=_PAGE)
+        data, has_more = page.get("data"), bool(page.get("has_more"))
+        if not isinstance(data, list) or not all(_has_id(one) for one in data):
+            raise FetchFailed(UNREADABLE, f"{path} answered no list")
+        for one in data:
+            self._check_mode(one)
+        if has_more and not data:
+            raise FetchFailed(UNREADABLE, f"{path} has more, and does not give it")
+        return data, has_more
+
+    def listed(self, items: Sequence[Mapping[str, Any]], has_more: bool) -> Listed:
+        """What all of them came to, where they asked for a page."""
+        assert self._floor is not None
+        return Listed(
+            tuple(items), has_more, self._floor, self._ceiling, self._requests, self._headers
+        )
 
     def answer(self, result: Mapping[str, Any]) -> Answer:
         """What all of them came to."""
@@ -194,13 +254,19 @@ async def _object(calls: _Calls, kind: str, object_id: str) -> dict[str, Any]:
     found = await calls.get(path, **expand)
     if (found.get("object"), found.get("id")) != (kind, object_id):
         raise FetchFailed(UNREADABLE, f"{path} answered another object")
-    if kind == SUBSCRIPTION_KIND and _is_cut(found.get("items")):
-        items = await calls.get_all("/v1/subscription_items", subscription=object_id)
-        found["items"] = {**found["items"], "data": items, "has_more": False}
+    if kind == SUBSCRIPTION_KIND:
+        await _complete_items(calls, found)
     if kind == SESSION_KIND and _is_cut(found.get("line_items")):
         lines = await calls.get_all(f"{path}/line_items")
         found["line_items"] = {**found["line_items"], "data": lines, "has_more": False}
     return found
+
+
+async def _complete_items(calls: _Calls, subscription: dict[str, Any]) -> None:
+    """Put all of a subscription's items into it, where some were left out."""
+    if _is_cut(subscription.get("items")):
+        items = await calls.get_all("/v1/subscription_items", subscription=subscription["id"])
+        subscription["items"] = {**subscription["items"], "data": items, "has_more": False}
 
 
 async def _summary(calls: _Calls, customer: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from shared.artifacts import Artifacts
 from shared.db import Conn
+from shared.sealing import KeyRing
 from shared.store.jobs import Job, Progress
 from workers.crew import Crew
 
@@ -50,10 +51,11 @@ class Work(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What the work of a job may need beside its connection."""
+    """What the work of a job may need beside its connection; `keys` open the API keys."""
 
     crew: Crew
     artifacts: Artifacts
+    keys: KeyRing | None = None
 
 
 #: Begins, or goes on with, a job. Reads outside any transaction, and writes nothing.

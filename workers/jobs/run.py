@@ -25,11 +25,19 @@ from shared import telemetry
 from shared.artifacts import ArtifactDamaged, ArtifactError, ArtifactGone, Artifacts
 from shared.db import Conn, is_platform_fault, storable
 from shared.domain.outcomes import PROCESS_DIED
+from shared.sealing import KeyRing, SealingError
 from shared.settings import Endpoints, Settings
 from shared.store import jobs
 from shared.store.jobs import Job, Progress
 from workers.crew import Crew, run_process
-from workers.jobs import exporting, importing, planning, replaying, reprocessing
+from workers.jobs import (
+    exporting,
+    importing,
+    planning,
+    reconciling,
+    replaying,
+    reprocessing,
+)
 from workers.jobs.counting import Counting
 from workers.jobs.kinds import Begin, JobFailed, Tools, Work
 
@@ -41,6 +49,8 @@ KINDS: Mapping[str, Begin] = {
     "reprocess": reprocessing.begin,
     "replay-plan": planning.begin,
     "replay": replaying.begin,
+    "reconcile": reconciling.begin,
+    "backfill": reconciling.begin_backfill,
 }
 
 EVERY_S = 0.25
@@ -314,12 +324,21 @@ async def work(
 ) -> None:
     """Take turns until told to stop, and count what there is; `kinds` are `KINDS` unless said."""
     artifacts = Artifacts(settings.artifacts_url, settings.home)
-    turns = Turns(Tools(crew, artifacts), stop, KINDS if kinds is None else kinds)
+    keys = _keys_of(endpoints)
+    turns = Turns(Tools(crew, artifacts, keys), stop, KINDS if kinds is None else kinds)
     counting = asyncio.create_task(Counting(crew).run(), name="counting")
     try:
         await turns.run()
     finally:
         counting.cancel()
+
+
+def _keys_of(endpoints: Endpoints) -> KeyRing | None:
+    try:
+        return KeyRing.parse(endpoints.secret_key)
+    except SealingError as error:
+        log.warning("without a key no provider is asked", extra={"error": str(error)})
+        return None
 
 
 def main() -> int:
