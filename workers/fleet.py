@@ -18,6 +18,7 @@ from uuid import UUID
 from arq.worker import Worker, func
 from redis.exceptions import RedisError
 
+from shared.artifacts import Artifacts
 from shared.queue import DRAIN, NOTE_USE, QUEUE_NAME, deserialize_job, redis_pool, serialize_job
 from shared.sealing import KeyRing, SealingError
 from shared.settings import Endpoints, Settings
@@ -28,6 +29,7 @@ from workers.extensions.following import Following
 from workers.fetching.fetch import Fetching
 from workers.fetching.reconcile import Reconciling
 from workers.process import visit
+from workers.retention.prune import Tools as Pruning
 from workers.rounds import Rounds
 from workers.sending.send import Pace, Sending
 from workers.sweep import Sweep
@@ -47,12 +49,13 @@ async def work_until(
     keys: KeyRing | None = None,
     reconcile_every_s: float = 0.0,
     pace: Pace | None = None,
+    pruning: Pruning | None = None,
 ) -> None:
     """
     Drain lanes until `stop` is set; then finish the visits that have begun.
 
     `keys` open the API keys that objects are fetched with; without them none is. `pace` is that of
-    what is sent.
+    what is sent. `pruning` is what pruning needs; without it this process does none.
     """
 
     async def visit_lane(lane: int) -> Any:
@@ -64,7 +67,7 @@ async def work_until(
     fetching = Fetching(crew, keys, rounds.wake)
     reconciling = Reconciling(crew, fetching.targets, rounds.wake, reconcile_every_s)
     others = [
-        asyncio.create_task(Sweep(crew, rounds).run(), name="sweep"),
+        asyncio.create_task(Sweep(crew, rounds, pruning=pruning).run(), name="sweep"),
         asyncio.create_task(fetching.run(), name="fetching"),
         asyncio.create_task(reconciling.run(), name="reconciling"),
         asyncio.create_task(Sending(crew, handlers(), pace).run(), name="sending"),
@@ -186,6 +189,7 @@ async def _work(stop: asyncio.Event, crew: Crew, settings: Settings, endpoints: 
         keys,
         settings.reconcile_every_s,
         Pace.of(settings.send_timeout_s),
+        Pruning(settings, Artifacts(settings.artifacts_url, settings.home)),
     )
 
 

@@ -39,6 +39,13 @@ CREATE FUNCTION held_tenants() RETURNS text[] LANGUAGE sql STABLE AS $$
         WHERE h.held_at IS NOT NULL AND (h.held_until IS NULL OR h.held_until > now()))
 $$;
 
+-- Whether an object is one of these tenants', or would be if they were not erased.
+CREATE FUNCTION is_of(object objects, names text[]) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+    SELECT object.tenant = ANY (names) OR coalesce(object.parked = 'tenant_erased' AND (
+        object.register #>> '{sightings,0,state,tenant}' = ANY (names)
+        OR object.register #>> '{sightings,0,state,reference}' = ANY (names)), false)
+$$;
+
 -- Which events of a stretch of the inbox had to do with any of these tenants: what the trail tells
 -- of them, what they observed, the object that they are about, the records and the job they brought,
 -- or a source that is one tenant's.
@@ -52,12 +59,12 @@ LANGUAGE sql STABLE AS $$
                 WHERE a.cause = 'event' AND a.cause_id = i.tracking_id::text
                   AND a.tenant = ANY (names))
         OR EXISTS (SELECT FROM observations AS b JOIN objects AS o ON o.id = b.object
-                   WHERE b.tracking_id = i.tracking_id AND o.tenant = ANY (names))
+                   WHERE b.tracking_id = i.tracking_id AND is_of(o, names))
         OR EXISTS (SELECT FROM objects AS o
                    WHERE o.object_id = substr(i.subject, strpos(i.subject, '/') + 1)
                      AND o.kind = split_part(i.subject, '/', 1) AND o.source_id = i.source_id
                      AND o.account = i.account AND o.livemode = i.livemode
-                     AND o.tenant = ANY (names))
+                     AND is_of(o, names))
         OR EXISTS (SELECT FROM record_versions AS v
                    WHERE v.tracking_id = i.tracking_id AND v.tenant = ANY (names))
         OR EXISTS (SELECT FROM jobs AS j WHERE j.id = i.tracking_id AND j.tenant = ANY (names))

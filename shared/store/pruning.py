@@ -288,15 +288,17 @@ SELECT a.sha256 AS digest FROM job_assets AS a WHERE a.sha256 = ANY($1::bytea[])
 UNION SELECT p.part FROM job_assets AS a CROSS JOIN unnest(a.parts) AS p (part)
       WHERE p.part = ANY($1::bytea[])
 UNION SELECT d.digest FROM unnest($1::bytea[]) AS d (digest) JOIN jobs AS j
-      ON j.state IN ('waiting', 'running', 'paused')
+      ON j.state IN ('waiting', 'running', 'paused') AND j.id IS DISTINCT FROM $2
      AND strpos(j.cursor::text, encode(d.digest, 'hex')) > 0
 UNION SELECT i.artifact FROM inbox AS i WHERE i.artifact = ANY($1::bytea[])
 """
 
 
-async def named_artifacts(conn: Conn, digests: Sequence[bytes]) -> set[bytes]:
-    """Those of them that some row names."""
-    return {row["digest"] for row in await conn.fetch(NAMED, list(digests))}
+async def named_artifacts(
+    conn: Conn, digests: Sequence[bytes], but: UUID | None = None
+) -> set[bytes]:
+    """Those of them that some row names, other than that of the job `but`."""
+    return {row["digest"] for row in await conn.fetch(NAMED, list(digests), but)}
 
 
 def _count(status: str) -> int:

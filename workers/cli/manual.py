@@ -67,7 +67,7 @@ def grant_command(
             raise CommandError("VALUE: false takes nothing away that something else gives", USAGE)
     except ValueError as error:
         raise CommandError(f"VALUE: {error}", USAGE) from None
-    ends = _end(until)
+    ends = read_end(until)
 
     async def run(conn: "Conn", _: "Endpoints") -> None:
         try:
@@ -124,7 +124,7 @@ def revoke_command(
     operate(run)
 
 
-def _end(until: str | None) -> datetime | timedelta | None:
+def read_end(until: str | None) -> datetime | timedelta | None:
     """A time in UTC, or how long from now by the database's clock."""
     from workers.declaration import duration_s
 

@@ -12,10 +12,12 @@ from workers.cli import (
     events,
     handlers,
     jobs,
+    keeping,
     manual,
     outbox,
     parked,
     records,
+    run,
     sources,
     tenants,
     tokens,
@@ -51,6 +53,8 @@ def register(app: typer.Typer) -> None:
     app.add_typer(handlers.app, name="handlers")
     app.add_typer(outbox.app, name="outbox")
     manual.register(tenants.app)
+    keeping.register_tenants(tenants.app)
+    keeping.register_db(run.database)
     app.add_typer(tenants.app, name="tenants")
     app.add_typer(audit.app, name="audit")
     app.add_typer(tokens.app, name="tokens")

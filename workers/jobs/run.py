@@ -29,7 +29,7 @@ from shared.settings import Endpoints, Settings
 from shared.store import jobs
 from shared.store.jobs import Job, Progress
 from workers.crew import Crew, run_process
-from workers.jobs import exporting, importing, reprocessing
+from workers.jobs import erasing, exporting, importing, reprocessing
 from workers.jobs.counting import Counting
 from workers.jobs.kinds import Begin, JobFailed, Tools, Work
 
@@ -39,6 +39,7 @@ KINDS: Mapping[str, Begin] = {
     "import": importing.begin,
     "export": exporting.begin,
     "reprocess": reprocessing.begin,
+    "erase": erasing.begin,
 }
 
 EVERY_S = 0.25
