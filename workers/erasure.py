@@ -9,7 +9,7 @@ from uuid import UUID
 
 from shared.db import Conn
 from shared.domain.audit import Draft
-from shared.store import audit, erasing, holds, merges
+from shared.store import audit, erasures, holds, merges
 from workers.actions import encoded, new_action
 from workers.holdings import Holdings
 from workers.settling import changes_to_drafts
@@ -61,7 +61,7 @@ async def begin_erasure(conn: Conn, tenant: str, actor: str, reason: str) -> Beg
     if found.is_held:
         raise Unerasable(f"{tenant!r} is held: {found.hold_reason or 'by a name of its'}")
     names = (tenant, *await merges.names_of(conn, tenant))
-    counts = await erasing.count_whole(conn, names)
+    counts = await erasures.count_whole(conn, names)
     now, xid = await audit.moment(conn)
     holdings = Holdings()
     await holdings.lock(conn, names)
@@ -72,10 +72,10 @@ async def begin_erasure(conn: Conn, tenant: str, actor: str, reason: str) -> Beg
         for number in list(holdings.held[name]):
             changes += holdings.give(number, ())
     await holdings.save(conn, version)
-    await erasing.revoke_gifts(conn, names, actor)
-    await erasing.revoke_tokens(conn, names)
-    await erasing.cancel_jobs(conn, names, actor)
-    await erasing.mark(conn, names)
+    await erasures.revoke_gifts(conn, names, actor)
+    await erasures.revoke_tokens(conn, names)
+    await erasures.cancel_jobs(conn, names, actor)
+    await erasures.mark(conn, names)
     job = await begin_job(conn, "erase", {"tenant": tenant, "names": list(names)}, actor, reason)
     action_id = str(new_action())
     draft = Draft(

@@ -141,7 +141,6 @@ class Sweep:
         if ahead <= partitions.DAYS_AHEAD:
             log.error("inbox partitions are missing", extra={"days": ahead})
 
-
     async def prune(self) -> None:
         """Forget what its time is over of; one process at a time does."""
         assert self.pruning is not None

@@ -339,5 +339,4 @@ GRANT UPDATE (body) ON deliveries TO sluice_worker;
 GRANT UPDATE (error) ON settlements, attempts TO sluice_worker;
 GRANT UPDATE (payload) ON messages TO sluice_worker;
 GRANT UPDATE (salt, before, after, reason) ON audit_content TO sluice_worker;
-GRANT UPDATE (tenant, revoked_at, revoked_by, revoke_reason, reason, value) ON manual_grants
-    TO sluice_worker;
+GRANT UPDATE (reason, revoke_reason) ON manual_grants TO sluice_worker;

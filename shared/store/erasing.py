@@ -13,66 +13,6 @@ from uuid import UUID
 from shared.db import Conn
 from shared.domain.keys import CustomerKey
 
-MARK_ERASED = """
-UPDATE tenants SET erased_at = coalesce(erased_at, now()) WHERE tenant = ANY($1::text[])
-"""
-
-
-async def mark(conn: Conn, names: Sequence[str]) -> None:
-    """From the commit on nothing resolves to them. All are locked."""
-    await conn.execute(MARK_ERASED, list(names))
-
-
-REVOKE_TOKENS = """
-UPDATE tokens SET revoked_at = now()
-WHERE revoked_at IS NULL AND scope = ANY(SELECT 'tenant:' || n FROM unnest($1::text[]) AS n)
-"""
-
-
-async def revoke_tokens(conn: Conn, names: Sequence[str]) -> None:
-    """Nobody reads as the tenant any more."""
-    await conn.execute(REVOKE_TOKENS, list(names))
-
-
-REVOKE_GIFTS = """
-UPDATE manual_grants SET revoked_at = now(), revoked_by = $2, revoke_reason = 'the tenant was erased'
-WHERE tenant = ANY($1::text[]) AND revoked_at IS NULL
-"""
-
-
-async def revoke_gifts(conn: Conn, names: Sequence[str], actor: str) -> None:
-    """What was given by hand; its grants the caller takes away."""
-    await conn.execute(REVOKE_GIFTS, list(names), actor)
-
-
-CANCEL_JOBS = """
-UPDATE jobs SET cancelled_by = $2, due_at = now(), updated_at = now()
-WHERE tenant = ANY($1::text[]) AND state IN ('waiting', 'running', 'paused')
-  AND cancelled_by IS NULL
-"""
-
-
-async def cancel_jobs(conn: Conn, names: Sequence[str], actor: str) -> None:
-    """Its own jobs end before their next step."""
-    await conn.execute(CANCEL_JOBS, list(names), actor)
-
-
-COUNT_WHOLE = """
-SELECT (SELECT count(*) FROM objects WHERE tenant = ANY($1::text[])) AS objects,
-       (SELECT count(*) FROM customers WHERE tenant = ANY($1::text[])) AS links,
-       (SELECT count(*) FROM records WHERE tenant = ANY($1::text[])) AS records,
-       (SELECT count(*) FROM jobs WHERE tenant = ANY($1::text[])) AS jobs,
-       (SELECT count(*) FROM audit WHERE tenant = ANY($1::text[])) AS "auditRecords"
-"""
-
-
-async def count_whole(conn: Conn, names: Sequence[str]) -> dict[str, int]:
-    """What there is of the tenant now, by what it is; its events are counted as they are erased."""
-    row = await conn.fetchrow(COUNT_WHOLE, list(names))
-    assert row is not None  # a SELECT without FROM has one row
-    return dict(row)
-
-
 # Jobs ---------------------------------------------------------------------------------------------
 
 OPEN_JOBS = """
@@ -167,8 +107,10 @@ async def erase_events(conn: Conn, tenant: str, found: Sequence[Found]) -> set[b
     """
     ids = [one.tracking_id for one in found]
     rows = await conn.fetch(ERASE_BODIES, tenant, [one.received_at for one in found], ids)
-    for statement in (ERASE_DELIVERIES, ERASE_SETTLEMENTS, ERASE_ATTEMPTS, ERASE_MESSAGES):
-        await conn.execute(statement, ids)
+    await conn.execute(ERASE_DELIVERIES, ids)
+    await conn.execute(ERASE_SETTLEMENTS, ids)
+    await conn.execute(ERASE_ATTEMPTS, ids)
+    await conn.execute(ERASE_MESSAGES, ids)
     # An import is a job of the same id; its failures tell of its rows.
     return {row["artifact"] for row in rows} | await _erase_files(conn, ids)
 
@@ -286,8 +228,10 @@ async def erase_orphans(conn: Conn, names: Sequence[str], limit: int) -> int:
 async def _erase_objects(conn: Conn, ids: Sequence[int]) -> int:
     if ids:
         await conn.execute(LOCK_OBJECTS, ids)
-        for statement in (ERASE_OBSERVATIONS, ERASE_FETCHES, ERASE_GRANTS, ERASE_OBJECTS):
-            await conn.execute(statement, ids)
+        await conn.execute(ERASE_OBSERVATIONS, ids)
+        await conn.execute(ERASE_FETCHES, ids)
+        await conn.execute(ERASE_GRANTS, ids)
+        await conn.execute(ERASE_OBJECTS, ids)
     return len(ids)
 
 

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from shared.db import Conn, columns_of
+from shared.domain import verdicts
 from shared.domain.entitlements import Grant
 from shared.domain.turns import HeldGrant
-from shared.domain.verdicts import ERASED
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _decode_value = msgspec.json.Decoder(bool | int | float | str).decode
@@ -47,7 +47,9 @@ async def add_resolving(
 ) -> dict[str, str]:
     """The same, with `ERASED` for those that were erased: no object resolves to them."""
     rows = await conn.fetch(ADD_TENANTS, sorted(tenants), sorted(others))
-    return {row["tenant"]: ERASED if row["is_erased"] else row["merged_into"] for row in rows}
+    return {
+        row["tenant"]: verdicts.ERASED if row["is_erased"] else row["merged_into"] for row in rows
+    }
 
 
 READ_ALIASES = """

@@ -215,7 +215,8 @@ WITH batch AS MATERIALIZED (
     SELECT 'redelivery', n.tracking_id, e.event_received_at, e.lane, n.id
     FROM noted n
     JOIN (
-        SELECT DISTINCT ON (k.event) k.event, k.event_received_at, coalesce(k.kept_in, k.lane) AS lane
+        SELECT DISTINCT ON (k.event) k.event, k.event_received_at,
+               coalesce(k.kept_in, k.lane) AS lane
         FROM known k
         ORDER BY k.event
     ) e ON e.event = n.tracking_id

@@ -69,17 +69,19 @@ async def blocks_of_ledger(conn: Conn) -> int:
 
 
 # Block by block: an index on the time would be paid for by every receipt.
-_OLD_OF_LEDGER = """
-SELECT l.ctid FROM ledger AS l
-WHERE l.ctid >= ('(' || $2::bigint || ',0)')::tid AND l.ctid < ('(' || $3::bigint || ',0)')::tid
-  AND l.received_at < least($1, (SELECT pruned_before FROM ledger_horizon))
-  AND NOT EXISTS (SELECT FROM work AS w WHERE w.tracking_id = l.tracking_id AND w.kind = 'event')
-  AND NOT EXISTS (SELECT FROM jobs AS j WHERE j.id = l.tracking_id
-                  AND j.state IN ('waiting', 'running', 'paused'))
-  AND NOT EXISTS (SELECT FROM inbox AS i
-                  WHERE i.received_at = l.received_at AND i.tracking_id = l.tracking_id)
+FORGET_LEDGER = """
+DELETE FROM ledger WHERE ctid = ANY(ARRAY(
+    SELECT l.ctid FROM ledger AS l
+    WHERE l.ctid >= ('(' || $2::bigint || ',0)')::tid AND l.ctid < ('(' || $3::bigint || ',0)')::tid
+      AND l.received_at < least($1, (SELECT pruned_before FROM ledger_horizon))
+      AND NOT EXISTS (SELECT FROM work AS w
+                      WHERE w.tracking_id = l.tracking_id AND w.kind = 'event')
+      AND NOT EXISTS (SELECT FROM jobs AS j WHERE j.id = l.tracking_id
+                      AND j.state IN ('waiting', 'running', 'paused'))
+      AND NOT EXISTS (SELECT FROM inbox AS i
+                      WHERE i.received_at = l.received_at AND i.tracking_id = l.tracking_id)
+))
 """
-FORGET_LEDGER = f"DELETE FROM ledger WHERE ctid = ANY(ARRAY({_OLD_OF_LEDGER}))"  # noqa: S608
 
 
 async def forget_ledger(conn: Conn, before: datetime, block: int, upto: int) -> int:
@@ -128,11 +130,10 @@ FORGET_SETTLEMENTS = "DELETE FROM settlements WHERE tracking_id = ANY($1::uuid[]
 
 async def forget_events(conn: Conn, ids: Sequence[UUID]) -> int:
     """Delete what is known of these events besides the trail; returns how many rows went."""
-    # Settlements last: they are what the next one finds an event by, if this is cut off.
-    gone = 0
-    for statement in (FORGET_CONFLICTS, FORGET_DELIVERIES, FORGET_ATTEMPTS, FORGET_SETTLEMENTS):
-        gone += _count(await conn.execute(statement, list(ids)))
-    return gone
+    gone = _count(await conn.execute(FORGET_CONFLICTS, list(ids)))
+    gone += _count(await conn.execute(FORGET_DELIVERIES, list(ids)))
+    gone += _count(await conn.execute(FORGET_ATTEMPTS, list(ids)))
+    return gone + _count(await conn.execute(FORGET_SETTLEMENTS, list(ids)))
 
 
 COUNT_OLDER = """
@@ -179,8 +180,8 @@ class Seen(msgspec.Struct):
 
     provider: str
     kind: str
-    old: list[Observation] = []  # noqa: RUF012 - msgspec copies it
-    rest: list[Observation] = []  # noqa: RUF012 - msgspec copies it
+    old: list[Observation] = []
+    rest: list[Observation] = []
 
 
 async def old_observations(
@@ -228,19 +229,28 @@ async def forget_observations(conn: Conn, gone: Sequence[tuple[int, str]]) -> in
 
 # Jobs and messages --------------------------------------------------------------------------------
 
-_OVER = """
-SELECT j.id FROM jobs AS j
-WHERE j.state IN ('done', 'failed', 'cancelled') AND j.finished_at < $1
-  AND (j.tenant IS NULL OR j.tenant <> ALL(held_tenants()))
-  AND NOT EXISTS (SELECT FROM work AS w WHERE w.tracking_id = j.id AND w.kind = 'event')
+COUNT_JOBS = """
+SELECT count(*) FROM (
+    SELECT j.id FROM jobs AS j
+    WHERE j.state IN ('done', 'failed', 'cancelled') AND j.finished_at < $1
+      AND (j.tenant IS NULL OR j.tenant <> ALL(held_tenants()))
+      AND NOT EXISTS (SELECT FROM work AS w WHERE w.tracking_id = j.id AND w.kind = 'event')
+) AS over
 """
-COUNT_JOBS = f"SELECT count(*) FROM ({_OVER}) AS over"  # noqa: S608 - a constant
-FORGET_JOBS = f"""
-WITH gone AS MATERIALIZED ({_OVER} ORDER BY j.id LIMIT $2 FOR UPDATE SKIP LOCKED),
-failures AS (DELETE FROM job_failures WHERE job IN (SELECT id FROM gone)),
-assets AS (DELETE FROM job_assets WHERE job IN (SELECT id FROM gone))
+FORGET_JOBS = """
+WITH gone AS MATERIALIZED (
+    SELECT j.id FROM jobs AS j
+    WHERE j.state IN ('done', 'failed', 'cancelled') AND j.finished_at < $1
+      AND (j.tenant IS NULL OR j.tenant <> ALL(held_tenants()))
+      AND NOT EXISTS (SELECT FROM work AS w WHERE w.tracking_id = j.id AND w.kind = 'event')
+    ORDER BY j.id LIMIT $2 FOR UPDATE SKIP LOCKED
+), failures AS (
+    DELETE FROM job_failures WHERE job IN (SELECT id FROM gone)
+), assets AS (
+    DELETE FROM job_assets WHERE job IN (SELECT id FROM gone)
+)
 DELETE FROM jobs WHERE id IN (SELECT id FROM gone)
-"""  # noqa: S608 - a constant
+"""
 
 
 async def count_jobs(conn: Conn, before: datetime) -> int:
@@ -254,19 +264,28 @@ async def forget_jobs(conn: Conn, before: datetime, limit: int) -> int:
 
 
 # What is dead waits for an operator, who sends it again or drops it.
-_SENT = """
-SELECT e.message FROM sendings AS e
-JOIN messages AS m ON m.id = e.message
-WHERE e.outcome IN ('sent', 'dropped') AND e.ended_at < $1 AND m.created_at < $1
-  AND NOT EXISTS (SELECT FROM inbox AS i WHERE i.received_at = received_at_of(m.tracking_id)
-                  AND i.tracking_id = m.tracking_id)
+COUNT_MESSAGES = """
+SELECT count(*) FROM (
+    SELECT e.message FROM sendings AS e
+    JOIN messages AS m ON m.id = e.message
+    WHERE e.outcome IN ('sent', 'dropped') AND e.ended_at < $1 AND m.created_at < $1
+      AND NOT EXISTS (SELECT FROM inbox AS i WHERE i.received_at = received_at_of(m.tracking_id)
+                      AND i.tracking_id = m.tracking_id)
+) AS sent
 """
-COUNT_MESSAGES = f"SELECT count(*) FROM ({_SENT}) AS sent"  # noqa: S608 - a constant
-FORGET_MESSAGES = f"""
-WITH gone AS MATERIALIZED ({_SENT} ORDER BY e.message LIMIT $2),
-sent AS (DELETE FROM sendings WHERE message IN (SELECT message FROM gone))
+FORGET_MESSAGES = """
+WITH gone AS MATERIALIZED (
+    SELECT e.message FROM sendings AS e
+    JOIN messages AS m ON m.id = e.message
+    WHERE e.outcome IN ('sent', 'dropped') AND e.ended_at < $1 AND m.created_at < $1
+      AND NOT EXISTS (SELECT FROM inbox AS i WHERE i.received_at = received_at_of(m.tracking_id)
+                      AND i.tracking_id = m.tracking_id)
+    ORDER BY e.message LIMIT $2
+), sent AS (
+    DELETE FROM sendings WHERE message IN (SELECT message FROM gone)
+)
 DELETE FROM messages WHERE id IN (SELECT message FROM gone)
-"""  # noqa: S608 - a constant
+"""
 
 
 async def count_messages(conn: Conn, before: datetime) -> int:

@@ -143,4 +143,3 @@ async def weigh(conn: Conn, stretch: Stretch) -> Weighed:
     row = await conn.fetchrow(WEIGH, *stretch)
     assert row is not None  # a SELECT without FROM has one row
     return Weighed(*row.values())
-

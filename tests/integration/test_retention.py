@@ -48,8 +48,8 @@ async def test_days_go_whole_where_nothing_has_to_stay(old: Stack, tmp_path: Pat
 
 async def test_what_is_held_moves_and_stays_readable(old: Stack, tmp_path: Path) -> None:
     bodies = await old.fetch(
-        "SELECT i.tracking_id, i.body, i.headers FROM inbox i JOIN settlements s USING (tracking_id)"
-        " WHERE s.tenant = 'kept' ORDER BY 1"
+        "SELECT i.tracking_id, i.body, i.headers FROM inbox i"
+        " JOIN settlements s USING (tracking_id) WHERE s.tenant = 'kept' ORDER BY 1"
     )
     await say_hold(old)
     assert await pruned(old, tmp_path, "standard", "hold") == {"standard": 3, "hold": 0}

@@ -1,4 +1,4 @@
-"""`sluice tenants hold`, `release` and `erase`, and `sluice db prune`: what is kept, and forgotten."""
+"""`sluice tenants hold`, `release` and `erase`, and `sluice db prune`: keeping and forgetting."""
 
 import asyncio
 from typing import TYPE_CHECKING, Annotated, Any
@@ -114,8 +114,10 @@ def _say_hold(
         if standing.held_at is None:
             typer.echo(f"{plain(tenant)} {would}not held any more")
         else:
-            until = "it is released" if standing.held_until is None else plain(
-                done.shown()["hold"]["until"]
+            until = (
+                "it is released"
+                if standing.held_until is None
+                else plain(done.shown()["hold"]["until"])
             )
             typer.echo(f"{plain(tenant)} {would}held until {until}")
 
@@ -136,7 +138,9 @@ def erase_command(
     who, why = actor_name(actor), checked_reason(reason)
     check_text("TENANT", tenant)
     if not dry_run:
-        confirm(f"Erase {plain(tenant)}, all that it has included? Nothing brings it back.", yes=yes)
+        confirm(
+            f"Erase {plain(tenant)}, all that it has included? Nothing brings it back.", yes=yes
+        )
 
     async def run(conn: "Conn", _: "Endpoints") -> None:
         try:
@@ -215,7 +219,7 @@ def prune_command(
             if as_json:
                 write_json({"items": planned, "next": None, "dryRun": True})
                 return
-            print_table({column: heading for column, heading in _PLANNED.items()}, planned)
+            print_table(_PLANNED, planned)
             return
         try:
             done = await prune(conn, tools, names)

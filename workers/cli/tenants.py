@@ -48,7 +48,7 @@ def list_command(
         page = await list_tenants(conn, decode_cursor(cursor, str) if cursor else None, limit)
         standings = await holds.read_all(conn, [one["tenant"] for one in page.items])
         for one in page.items:
-            one |= _kept(standings[one["tenant"]])
+            one.update(_kept(standings[one["tenant"]]))
         columns = {"tenant": "tenant", "features": "features", "createdAt": "since",
                    "isHeld": "held", "erasedAt": "erased"}  # fmt: skip
         print_page(page, columns, as_json=as_json, nothing="no tenants yet")
@@ -253,7 +253,8 @@ def _print(found: dict[str, Any]) -> None:
         note(f"it was erased at {plain(found['erasedAt'])}: sluice audit list tells by whom")
     if found["hold"] is not None:
         hold = found["hold"]
-        note(f"it is held until {plain(hold['until'] or 'it is released')}: {plain(hold['reason'])}")
+        until = plain(hold["until"] or "it is released")
+        note(f"it is held until {until}: {plain(hold['reason'])}")
     if found["mergedInto"] is not None:
         note(
             f"{plain(found['tenant'])} was merged into {plain(found['mergedInto'])} at"

@@ -1,9 +1,9 @@
 """
 The kind "erase": all that there is of a tenant goes, piece by piece.
 
-Begun by an operator (`workers.erasure`), who has ended what the tenant may use. Which events are its
-is found by what they did, so bodies go first, and what they did afterwards; the trail's contents last.
-Each piece finds what is there: done again, it finds nothing.
+Begun by an operator (`workers.erasure`), who has ended what the tenant may use. Which events are
+its is found by what they did, so bodies go first, what they did afterwards, and the trail's
+contents last. Each piece finds what is there: done again, it finds nothing.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -59,7 +59,9 @@ class Erasing:
         phase = job.cursor.get("phase", PHASES[0])
         counts = dict(job.counts)
         self._files = set()
-        at, gone, wait_s = None, {}, 0.0
+        at: dict[str, Any] | None = None
+        gone: Mapping[str, int] = {}
+        wait_s = 0.0
         if phase != "files":
             await retention.allow_longer(conn)
             at, gone, wait_s = await self._piece(phase)(conn, job.cursor.get("at") or {})

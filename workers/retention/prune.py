@@ -81,7 +81,7 @@ async def _hold(conn: Conn, tools: Tools) -> int:
 
 async def _ledger(conn: Conn, tools: Tools) -> int:
     before = await pruning.moment_before(conn, timedelta(days=tools.settings.keep_ledger_d))
-    # By itself, and first: whoever applies an event that old is not to trust the ledger from now on.
+    # By itself, and first: whoever applies an event that old must not trust the ledger any more.
     await pruning.move_horizon(conn, before)
     blocks = await pruning.blocks_of_ledger(conn)
     block, gone = await pruning.read_place(conn, "ledger"), 0
