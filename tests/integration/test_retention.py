@@ -1,14 +1,22 @@
 """Bodies go by whole days; what has to stay is found where it was, and nothing is lost."""
 
 import asyncio
-from datetime import timedelta
+import os
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
+from shared.artifacts import Artifacts
+from shared.store import pruning
+from tests.integration.test_exporting import begin, turns
 from tests.support.keeping import LONG_AGO, add_day, at, partitions, pruned
 from tests.support.stack import Stack
-from tests.support.stripe_events import event, subscription
+from tests.support.stripe_events import NOW_S, event, subscription
+from tests.support.working import finish
 from workers.holding import hold, release
 
 
@@ -157,3 +165,127 @@ async def test_a_reader_that_stays_puts_it_off(old: Stack, tmp_path: Path) -> No
             await asyncio.sleep(0.1)
         assert await pruning == {"standard": 0}
     assert await pruned(old, tmp_path, "standard") == {"standard": 3}
+
+
+async def test_the_ledger_goes_below_its_horizon(old: Stack, tmp_path: Path) -> None:
+    """Finished events whose bodies are gone, with all that is known of them; and no others."""
+    await pruned(old, tmp_path, "standard")
+    body = created("k0", "kept")
+    with at(LONG_AGO):
+        await old.receive(body)
+    age = {"keep_ledger_d": 90}
+    await back_date(old, 200)
+    assert await pruned(old, tmp_path, "ledger", **age) == {"ledger": 12}
+    horizon = await old.value("SELECT now() - pruned_before FROM ledger_horizon")
+    assert timedelta(days=90) <= horizon < timedelta(days=91)
+    # One is unfinished.
+    assert await old.value("SELECT count(*) FROM ledger") == 1
+    assert await old.value("SELECT count(*) FROM settlements") == 0
+    assert await pruned(old, tmp_path, "ledger", **age) == {"ledger": 0}
+    # What is as old as that is not applied any more: nobody can say whether it was.
+    (receipt,) = await old.receive(event("customer.subscription.created", subscription("sub_x"),
+                                         created=1_600_000_000))  # fmt: skip
+    await old.drain()
+    code = "SELECT code FROM settlements WHERE tracking_id = $1"
+    assert await old.value(code, receipt.tracking_id) == "older_than_ledger"
+
+
+async def back_date(stack: Stack, days: int) -> None:
+    """As if all that is settled, but for bodies that are there, were so much older."""
+    for table, column in (("ledger", "received_at"), ("settlements", "settled_at")):
+        await stack.fetch(f"UPDATE {table} SET {column} = {column} - $1::interval",
+                          timedelta(days=days))  # fmt: skip
+    await stack.fetch(
+        "UPDATE settlements SET tracking_id = older.id FROM (SELECT tracking_id AS was,"
+        " overlay(tracking_id::text PLACING left(first_id(received_at_of(tracking_id)"
+        " - $1::interval)::text, 13) FROM 1 FOR 13)::uuid AS id FROM settlements) AS older"
+        " WHERE was = tracking_id",
+        timedelta(days=days),
+    )
+    await stack.fetch(
+        "UPDATE ledger SET tracking_id = overlay(tracking_id::text PLACING left(first_id("
+        "received_at_of(tracking_id) - $1::interval)::text, 13) FROM 1 FOR 13)::uuid"
+        " WHERE tracking_id NOT IN (SELECT tracking_id FROM work)",
+        timedelta(days=days),
+    )
+
+
+async def test_an_event_whose_body_is_there_stays_known(old: Stack, tmp_path: Path) -> None:
+    await say_hold(old)
+    await pruned(old, tmp_path, "standard")
+    await old.fetch("UPDATE ledger_horizon SET pruned_before = now()")
+    await old.fetch("UPDATE settlements SET settled_at = settled_at - interval '300 days'")
+    async with old.crew.db.connection() as conn:
+        before = await pruning.moment_before(conn, timedelta(days=10))
+        blocks = await pruning.blocks_of_ledger(conn)
+        assert await pruning.forget_ledger(conn, before, 0, blocks) == 3
+        found = await pruning.oldest_events(conn, before, 100, UUID(int=0))
+        assert len(await pruning.forgettable(conn, found, before)) == 3
+    tenants = await old.fetch(
+        "SELECT DISTINCT s.tenant FROM ledger l JOIN settlements s USING (tracking_id)"
+    )
+    assert [row["tenant"] for row in tenants] == ["kept"]
+
+
+async def test_observations_go_that_nothing_stands_on(stack: Stack, tmp_path: Path) -> None:
+    """Below a settled one that is older than the horizon; the register stays what it was."""
+    updates = [
+        event("customer.subscription.updated",
+              subscription("sub_1", customer="cus_1", tenant="t", quantity=n + 1),
+              previous={"items": {"data": []}}, created=NOW_S - 1000 + n)
+        for n in range(5)
+    ]  # fmt: skip
+    with at(datetime.now(UTC) - timedelta(days=500)):
+        await stack.apply(created("1", "t"), *updates[:4])
+    await stack.apply(updates[4])
+    registers = await stack.fetch("SELECT register::text FROM objects ORDER BY id")
+    assert await stack.value("SELECT count(*) FROM observations") == 6
+    await pruned(stack, tmp_path, "observations")
+    left = await stack.value("SELECT count(*) FROM observations")
+    assert 2 <= left < 6
+    await stack.apply(updates[4])
+    assert [row[0] for row in await stack.fetch("SELECT register::text FROM objects ORDER BY id")] \
+        == [row[0] for row in registers]  # fmt: skip
+    assert await pruned(stack, tmp_path, "observations") == {"observations": 0}
+
+
+async def test_jobs_that_are_over_go_with_their_files(stack: Stack, tmp_path: Path) -> None:
+    await stack.apply(created("1", "t"))
+    job = await begin(stack, "entitlements")
+    await finish(stack, turns(stack, tmp_path))
+    young = await begin(stack, "entitlements")
+    files = tmp_path / "artifacts"
+    assert len([one for one in files.rglob("*") if one.is_file()]) == 2
+    await stack.fetch("UPDATE jobs SET finished_at = finished_at - interval '91 days'"
+                      " WHERE id = $1", job)  # fmt: skip
+    assert await pruned(stack, tmp_path, "jobs") == {"jobs": 1}
+    assert await stack.value("SELECT id FROM jobs") == young
+    assert await stack.value("SELECT count(*) FROM job_assets") == 0
+    # A file is younger than any upload may be old.
+    assert await pruned(stack, tmp_path, "artifacts") == {"artifacts": 0}
+    draft = files / "sha256" / "ab" / f"{'ab' * 32}.{'0' * 32}"
+    draft.parent.mkdir()
+    draft.write_bytes(b"cut off")
+    named = files / "sha256" / "cd" / ("cd" * 32)
+    named.parent.mkdir()
+    named.write_bytes(b"named")
+    await stack.fetch("INSERT INTO job_assets (job, name, media_type, size_bytes, sha256)"
+                      " VALUES ($1, 'x', 'x', 5, decode($2, 'hex'))", young, "cd" * 32)  # fmt: skip
+    for one in files.rglob("*"):
+        os.utime(one, (0, 0))
+    assert await pruned(stack, tmp_path, "artifacts") == {"artifacts": 3}
+    assert named.exists()
+    assert not draft.exists()
+
+
+async def test_a_file_that_is_put_again_is_young_again(tmp_path: Path) -> None:
+    """Its row is still to come: whoever prunes must not take it for forgotten."""
+    artifacts, content = Artifacts(None, tmp_path), b"twice"
+    digest = sha256(content).digest()
+    for _ in range(2):
+        await artifacts.put(BytesIO(content), digest, len(content))
+        old = [one async for one in artifacts.older_than(timedelta(days=1))]
+        assert old == []
+        for one in (tmp_path / "artifacts").rglob("*"):
+            os.utime(one, (0, 0))
+    assert len([one async for one in artifacts.older_than(timedelta(days=1))]) == 1
