@@ -84,7 +84,8 @@ async def events_of(
     conn: Conn, names: Sequence[str], since: datetime, upto: datetime
 ) -> list[Found]:
     """What of a stretch of the inbox had to do with the tenant."""
-    return [Found(*row.values()) for row in await conn.fetch(EVENTS_OF, list(names), since, upto)]
+    rows = await conn.fetch(EVENTS_OF, list(names), since, upto, timeout=60)
+    return [Found(*row.values()) for row in rows]
 
 
 ERASE_BODIES = "SELECT artifact FROM erase_bodies($1, $2::timestamptz[], $3::uuid[]) AS artifact"

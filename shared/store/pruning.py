@@ -235,6 +235,8 @@ SELECT count(*) FROM (
     WHERE j.state IN ('done', 'failed', 'cancelled') AND j.finished_at < $1
       AND (j.tenant IS NULL OR j.tenant <> ALL(held_tenants()))
       AND NOT EXISTS (SELECT FROM work AS w WHERE w.tracking_id = j.id AND w.kind = 'event')
+      AND NOT EXISTS (SELECT FROM inbox AS i
+                      WHERE i.received_at = received_at_of(j.id) AND i.tracking_id = j.id)
 ) AS over
 """
 FORGET_JOBS = """
@@ -243,6 +245,8 @@ WITH gone AS MATERIALIZED (
     WHERE j.state IN ('done', 'failed', 'cancelled') AND j.finished_at < $1
       AND (j.tenant IS NULL OR j.tenant <> ALL(held_tenants()))
       AND NOT EXISTS (SELECT FROM work AS w WHERE w.tracking_id = j.id AND w.kind = 'event')
+      AND NOT EXISTS (SELECT FROM inbox AS i
+                      WHERE i.received_at = received_at_of(j.id) AND i.tracking_id = j.id)
     ORDER BY j.id LIMIT $2 FOR UPDATE SKIP LOCKED
 ), failures AS (
     DELETE FROM job_failures WHERE job IN (SELECT id FROM gone)
@@ -300,8 +304,9 @@ async def forget_messages(conn: Conn, before: datetime, limit: int) -> int:
 
 # Artifacts ----------------------------------------------------------------------------------------
 
-# By an inbox row, by an asset or a part of one, by what an unfinished job has written so far. The
-# inbox has no index on it, and is read whole: ask of many at once, and not often.
+# By an asset or a part of one, by what an unfinished job has written so far, by an inbox row. The
+# inbox has no index on it, and may be large: of events with an artifact there is a job as long as
+# the body is there, or they are not applied yet, or could not be.
 NAMED = """
 SELECT a.sha256 AS digest FROM job_assets AS a WHERE a.sha256 = ANY($1::bytea[])
 UNION SELECT p.part FROM job_assets AS a CROSS JOIN unnest(a.parts) AS p (part)
@@ -309,7 +314,16 @@ UNION SELECT p.part FROM job_assets AS a CROSS JOIN unnest(a.parts) AS p (part)
 UNION SELECT d.digest FROM unnest($1::bytea[]) AS d (digest) JOIN jobs AS j
       ON j.state IN ('waiting', 'running', 'paused') AND j.id IS DISTINCT FROM $2
      AND strpos(j.cursor::text, encode(d.digest, 'hex')) > 0
-UNION SELECT i.artifact FROM inbox AS i WHERE i.artifact = ANY($1::bytea[])
+UNION SELECT i.artifact FROM (
+          SELECT j.id FROM jobs AS j WHERE j.kind = 'import'
+          UNION SELECT w.tracking_id FROM work AS w
+          UNION SELECT s.tracking_id FROM settlements AS s WHERE s.status = 'dead'
+      ) AS e
+      CROSS JOIN LATERAL (
+          SELECT n.artifact FROM inbox AS n
+          WHERE n.received_at = received_at_of(e.id) AND n.tracking_id = e.id OFFSET 0
+      ) AS i
+      WHERE i.artifact = ANY($1::bytea[])
 """
 
 
@@ -317,7 +331,8 @@ async def named_artifacts(
     conn: Conn, digests: Sequence[bytes], but: UUID | None = None
 ) -> set[bytes]:
     """Those of them that some row names, other than that of the job `but`."""
-    return {row["digest"] for row in await conn.fetch(NAMED, list(digests), but)}
+    rows = await conn.fetch(NAMED, list(digests), but, timeout=60)
+    return {row["digest"] for row in rows}
 
 
 def _count(status: str) -> int:

@@ -51,12 +51,23 @@ async def begin_move(conn: Conn, keep_d: int) -> Stretch | None:
     return None if row is None else Stretch(*row.values())
 
 
+NEXT_BODY = """
+SELECT min(received_at) FROM inbox WHERE received_at >= $1 AND received_at < $2
+"""
+
+
+async def next_body(conn: Conn, stretch: Stretch) -> datetime | None:
+    """When the first event of a stretch was received; None: there is none."""
+    found: datetime | None = await conn.fetchval(NEXT_BODY, *stretch)
+    return found
+
+
 COPY_KEPT = "SELECT copy_kept_bodies($1, $2)"
 
 
 async def copy_kept(conn: Conn, stretch: Stretch) -> int:
     """Copy what has to stay of it; returns how many rows that were."""
-    return int(await conn.fetchval(COPY_KEPT, *stretch))
+    return int(await conn.fetchval(COPY_KEPT, *stretch, timeout=60))
 
 
 FINISH_MOVE = "SELECT finish_inbox_move($1, $2)"
@@ -86,7 +97,7 @@ FORGET = "SELECT forget_bodies($1, $2, $3, $4)"
 
 async def forget(conn: Conn, stretch: Stretch, keep_d: int, most: int) -> int:
     """Delete of a stretch of the class `hold` what has not to stay any more, at most so many."""
-    return int(await conn.fetchval(FORGET, *stretch, keep_d, most))
+    return int(await conn.fetchval(FORGET, *stretch, keep_d, most, timeout=60))
 
 
 DROP_EMPTY_HOLDS = "SELECT drop_empty_holds($1)"
@@ -140,6 +151,6 @@ SELECT (SELECT count(*) FROM inbox AS i WHERE i.received_at >= $1 AND i.received
 
 async def weigh(conn: Conn, stretch: Stretch) -> Weighed:
     """Count, without changing anything."""
-    row = await conn.fetchrow(WEIGH, *stretch)
+    row = await conn.fetchrow(WEIGH, *stretch, timeout=60)
     assert row is not None  # a SELECT without FROM has one row
     return Weighed(*row.values())

@@ -15,7 +15,7 @@ from shared.store import customers, erasing, pruning, retention
 from shared.store.jobs import Job, Progress
 from workers.jobs.kinds import JobFailed, Tools
 
-WINDOW = timedelta(hours=1)
+WINDOW = timedelta(minutes=10)
 EVENTS_AT_ONCE = 200
 CUSTOMERS_AT_ONCE = 50
 RECORDS_AT_ONCE = 5000

@@ -7,7 +7,7 @@ copy and day change places in one transaction.
 import asyncio
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 from shared.db import Conn, is_lock_timeout
@@ -17,7 +17,7 @@ from shared.store.retention import Stretch
 log = logging.getLogger(__name__)
 
 #: What is looked through at once, so that no transaction is long.
-WINDOW = timedelta(hours=1)
+WINDOW = timedelta(minutes=10)
 ROWS_AT_ONCE = 2000
 #: How long receipt may have to wait for us, at most: first hardly at all, then a little longer.
 WAITS_MS = (5, 5, 10, 10, 20, 20, 40, 40, 80, 80)
@@ -44,7 +44,7 @@ async def _move_oldest(conn: Conn, keep_d: int) -> bool:
         stretch = await retention.begin_move(conn, keep_d)
         if stretch is None:
             return False
-        for window in windows(stretch):
+        async for window in _windows(conn, stretch):
             async with conn.transaction():
                 await retention.allow_longer(conn)
                 await retention.copy_kept(conn, window)
@@ -81,7 +81,7 @@ async def prune_holds(conn: Conn, keep_d: int) -> int:
     for partition in await retention.list_partitions(conn, keep_d):
         if partition.kind != "hold" or not partition.is_due:
             continue
-        for window in windows(partition.stretch):
+        async for window in _windows(conn, partition.stretch):
             rows = ROWS_AT_ONCE
             while rows == ROWS_AT_ONCE:
                 async with conn.transaction():
@@ -100,10 +100,9 @@ async def prune_holds(conn: Conn, keep_d: int) -> int:
     return gone
 
 
-def windows(stretch: Stretch) -> Iterator[Stretch]:
-    """The stretch in pieces of at most `WINDOW`."""
-    since = stretch.since
-    while since < stretch.upto:
+async def _windows(conn: Conn, stretch: Stretch) -> AsyncIterator[Stretch]:
+    """The stretch in pieces of at most `WINDOW`, those that have any event."""
+    while (since := await retention.next_body(conn, stretch)) is not None:
         upto = min(since + WINDOW, stretch.upto)
         yield Stretch(since, upto)
-        since = upto
+        stretch = Stretch(upto, stretch.upto)
