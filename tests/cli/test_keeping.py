@@ -74,6 +74,12 @@ async def test_erasing_begins_a_job_and_ends_what_it_may_use(sluice: Sluice, old
     given = await sluice("tenants", "grant", "acme", "seats", "5", *WHY)
     assert (given.code, "erased" in given.err) == (5, True)
     assert (await sluice("tenants", "hold", "acme", *WHY)).code == 5
+    # Nobody comes to have anything under its name again.
+    for pair in (("acme", "other"), ("other", "acme")):
+        said = await sluice("tenants", "merge", *pair, *WHY)
+        assert (said.code, "was erased" in said.err) == (5, True)
+    linked = await sluice("tenants", "link", "acme", "--source", "stripe", "--customer", "cus_1")
+    assert (linked.code, "was erased" in linked.err) == (5, True)
 
 
 async def test_pruning_by_hand(sluice: Sluice, old: Stack) -> None:

@@ -156,6 +156,7 @@ def link_command(
     as_json: JsonOption = False,
 ) -> None:
     """Say that a customer belongs to a tenant. An operator's link overrides every other."""
+    from workers.holdings import TenantErased
     from workers.link import UnknownSourceName, link
 
     who = actor_name(actor)
@@ -171,6 +172,8 @@ def link_command(
             )
         except UnknownSourceName as error:
             raise CommandError(str(error), NOT_FOUND) from None
+        except TenantErased as error:
+            raise CommandError(plain(error), CONFLICT) from None
         if as_json:
             write_json({**linked.shown(), "tenant": tenant})
             return
