@@ -155,6 +155,22 @@ async def test_nobody_can_drop_what_is_young(stack: Stack, keep_d: int) -> None:
     assert await stack.value("SELECT count(*) FROM inbox") == 1
 
 
+async def test_an_event_is_looked_for_in_one_partition(old: Stack, tmp_path: Path) -> None:
+    """Whatever its class: nobody who has a tracking id knows it, or need to."""
+    await say_hold(old)
+    await pruned(old, tmp_path, "standard")
+    (recent,) = await old.apply(created("now", "plain"))
+    held = await old.value("SELECT min(tracking_id::text)::uuid FROM inbox")
+    for wanted, where in ((held, MONTH), (recent, f"inbox_{datetime.now(UTC):%Y%m%d}")):
+        rows = await old.fetch(
+            f"EXPLAIN SELECT body FROM inbox WHERE received_at = received_at_of('{wanted}')"
+            f" AND tracking_id = '{wanted}'"
+        )
+        plan = "\n".join(row[0] for row in rows)
+        assert plan.count(" on inbox") == 1, plan
+        assert f" on {where} " in plan
+
+
 async def test_a_reader_that_stays_puts_it_off(old: Stack, tmp_path: Path) -> None:
     """A dump, say: the day stays, receipt goes on, and the next pass does it."""
     async with old.owner.transaction() as conn:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from shared.artifacts import Artifacts, Stored
+from shared.artifacts import ArtifactError, Artifacts, Stored
 from shared.db import Conn
 from shared.domain.register import fold
 from shared.settings import Settings
@@ -137,13 +137,18 @@ async def _messages(conn: Conn, tools: Tools) -> int:
 
 
 async def _artifacts(conn: Conn, tools: Tools) -> int:
-    found, gone = [], 0
-    async for stored in tools.artifacts.older_than(_grace()):
-        found.append(stored)
-        if len(found) == ARTIFACTS_AT_ONCE:
-            gone += await _remove_unnamed(conn, tools, found)
-            found = []
-    return gone + await _remove_unnamed(conn, tools, found)
+    found: list[Stored] = []
+    gone = 0
+    try:
+        async for stored in tools.artifacts.older_than(_grace()):
+            found.append(stored)
+            if len(found) == ARTIFACTS_AT_ONCE:
+                gone += await _remove_unnamed(conn, tools, found)
+                found = []
+        gone += await _remove_unnamed(conn, tools, found)
+    except ArtifactError as error:
+        log.warning("the artifact store is away: its files stay", extra={"error": repr(error)})
+    return gone
 
 
 def _grace() -> timedelta:
