@@ -9,12 +9,13 @@ written, and on disk, before the row that names it.
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncGenerator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from time import monotonic, sleep
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -28,6 +29,10 @@ CHUNK_BYTES = 1 << 20
 _PART_BYTES = 5 << 20
 _PARTS_AT_ONCE = 2
 _LONGEST_PAUSE_S = 0.05
+_FOLDER = "sha256"
+_DIGEST = re.compile("[0-9a-f]{64}")
+#: Half of what must have passed before an artifact that no row names is removed.
+WRITTEN_AGAIN_AFTER = timedelta(days=1)
 #: The library's own three minutes are longer than anybody waits for an answer.
 _RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
 
@@ -42,6 +47,14 @@ class ArtifactGone(ArtifactError):
 
 class ArtifactDamaged(ArtifactError):
     """What lies there is not what was written."""
+
+
+class Stored(NamedTuple):
+    """What lies in the store at `path`; `digest` None: a draft."""
+
+    path: str
+    digest: bytes | None
+    size_bytes: int
 
 
 class Artifacts:
@@ -111,6 +124,33 @@ class Artifacts:
         except (BaseError, OSError) as error:
             raise ArtifactError(f"the artifact store does not answer: {_text(error)}") from error
 
+    async def older_than(self, age: timedelta) -> AsyncGenerator[Stored]:
+        """
+        What was written longer ago than that, drafts that were never finished included.
+
+        Raises:
+            ArtifactError: see there.
+        """
+        store = await self._opened()
+        before = datetime.now(UTC) - age
+        try:
+            async for page in obstore.list(store, _FOLDER):
+                for one in page:
+                    if one["last_modified"] < before:
+                        yield Stored(one["path"], _digest_of(one["path"]), one["size"])
+        except (BaseError, OSError) as error:
+            raise ArtifactError(f"the artifact store does not answer: {_text(error)}") from error
+
+    async def remove_stored(self, stored: Stored) -> None:
+        """Forget what `older_than` has found."""
+        store = await self._opened()
+        try:
+            await obstore.delete_async(store, stored.path)
+        except FileNotFoundError:
+            return
+        except (BaseError, OSError) as error:
+            raise ArtifactError(f"the artifact store does not answer: {_text(error)}") from error
+
     async def _opened(self) -> Any:
         if self._store is None:
             self._store = await asyncio.to_thread(self._open)
@@ -132,13 +172,20 @@ class Artifacts:
             found = await obstore.head_async(store, path)
         except FileNotFoundError:
             return False
-        # One that was cut short by a crash is written again.
-        return bool(found["size"] == size_bytes)
+        # One that was cut short by a crash is written again; and one that is old, so that nobody
+        # takes it for forgotten between now and the row that will name it.
+        is_young = found["last_modified"] > datetime.now(UTC) - WRITTEN_AGAIN_AFTER
+        return bool(found["size"] == size_bytes) and is_young
 
 
 def _path_of(digest: bytes) -> str:
     name = digest.hex()
-    return f"sha256/{name[:2]}/{name}"
+    return f"{_FOLDER}/{name[:2]}/{name}"
+
+
+def _digest_of(path: str) -> bytes | None:
+    name = path.rpartition("/")[2]
+    return bytes.fromhex(name) if _DIGEST.fullmatch(name) else None
 
 
 def _write(file: IO[bytes], root: Path, name: str) -> None:

@@ -98,4 +98,7 @@ jobs_oldest_waiting = Gauge(
     "kind",
     unit="s",
 )
+pruned = Gauge(
+    "sluice_pruned", "What this process has forgotten because its time was over.", "class"
+)
 build_info = Gauge("sluice_build_info", "Always 1; the labels say what runs.", "process", "version")

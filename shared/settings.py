@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "SLUICE_"
@@ -73,6 +73,12 @@ class Settings(BaseSettings):
     pull_every_s: float = Field(default=300.0, ge=0, description="events; 0: never")
     compare_every_s: float = Field(default=86400.0, ge=0, description="objects; 0: never")
 
+    prune_every_s: float = Field(default=3600.0, ge=0, description="0: never")
+    keep_bodies_d: int = Field(default=30, ge=7, le=36500)
+    keep_ledger_d: int = Field(default=400, ge=90, le=36500)
+    keep_jobs_d: int = Field(default=90, ge=7, le=36500)
+    keep_messages_d: int = Field(default=90, ge=90, le=36500, description="receivers know keys")
+
     @field_validator("port", "admin_port", mode="before")
     @classmethod
     def _not_a_service_link(cls, value: object) -> object:
@@ -80,6 +86,12 @@ class Settings(BaseSettings):
         if isinstance(value, str) and value.startswith("tcp://"):
             return 8400
         return value
+
+    @model_validator(mode="after")
+    def _ledger_outlives_bodies(self) -> Self:
+        if self.keep_ledger_d <= self.keep_bodies_d:
+            raise ValueError("SLUICE_KEEP_LEDGER_D must be more than SLUICE_KEEP_BODIES_D")
+        return self
 
     @field_validator("public_url")
     @classmethod
@@ -110,6 +122,8 @@ class Settings(BaseSettings):
             return cls()
         except ValidationError as error:
             first = error.errors()[0]
+            if not first["loc"]:
+                raise SettingsError(first["msg"]) from None
             name = PREFIX + str(first["loc"][0]).upper()
             raise SettingsError(f"{name}: {first['msg']}") from None
 

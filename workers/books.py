@@ -184,7 +184,8 @@ class Books:
         names = needed | self._resolved(cases)
         claims = {tenant for case in cases for tenant in case.standing.links.sessions}
         if names or claims:
-            self.aliases = {**await grants_store.add_tenants(conn, names, claims), **self.aliases}
+            found = await grants_store.add_resolving(conn, names, claims)
+            self.aliases = {**found, **self.aliases}
         resolved = self._resolved(cases)
         await self.holdings.lock(conn, needed | resolved)
         if any(self.holdings.tenants[tenant].merged_into is not None for tenant in resolved):

@@ -19,6 +19,7 @@ from uuid import UUID
 from arq.worker import Worker, func
 from redis.exceptions import RedisError
 
+from shared.artifacts import Artifacts
 from shared.queue import DRAIN, NOTE_USE, QUEUE_NAME, deserialize_job, redis_pool, serialize_job
 from shared.sealing import KeyRing, SealingError
 from shared.settings import Endpoints, Settings
@@ -31,6 +32,7 @@ from workers.fetching.fetch import Fetching
 from workers.fetching.pull import Pulling
 from workers.fetching.reconcile import Reconciling
 from workers.process import visit
+from workers.retention.prune import Tools as Pruning
 from workers.rounds import Rounds
 from workers.sending.send import Pace, Sending
 from workers.sweep import Sweep
@@ -51,13 +53,14 @@ async def work_until(
     reconcile_every_s: float = 0.0,
     pace: Pace | None = None,
     pull_every_s: Mapping[What, float] | None = None,
+    pruning: Pruning | None = None,
 ) -> None:
     """
     Drain lanes until `stop` is set; then finish the visits that have begun.
 
     `keys` open the API keys that objects are fetched with; without them none is. `pace` is that of
     what is sent. `pull_every_s` says how often providers are asked for their events, and for
-    their objects.
+    their objects. `pruning` is what pruning needs; without it this process does none.
     """
 
     async def visit_lane(lane: int) -> Any:
@@ -70,7 +73,7 @@ async def work_until(
     reconciling = Reconciling(crew, fetching.targets, rounds.wake, reconcile_every_s)
     pulling = Pulling(crew, fetching.targets, rounds.wake, dict(pull_every_s or {}))
     others = [
-        asyncio.create_task(Sweep(crew, rounds).run(), name="sweep"),
+        asyncio.create_task(Sweep(crew, rounds, pruning=pruning).run(), name="sweep"),
         asyncio.create_task(fetching.run(), name="fetching"),
         asyncio.create_task(reconciling.run(), name="reconciling"),
         asyncio.create_task(pulling.run(), name="pulling"),
@@ -194,6 +197,7 @@ async def _work(stop: asyncio.Event, crew: Crew, settings: Settings, endpoints: 
         settings.reconcile_every_s,
         Pace.of(settings.send_timeout_s),
         {"events": settings.pull_every_s, "objects": settings.compare_every_s},
+        Pruning(settings, Artifacts(settings.artifacts_url, settings.home)),
     )
 
 

@@ -13,12 +13,17 @@ from shared.domain.audit import changed_features
 from shared.domain.entitlements import Entitlement, Grant, aggregate, is_number
 from shared.domain.keys import ObjectKey
 from shared.domain.turns import Turn
+from shared.domain.verdicts import ERASED
 from shared.store import grants as grants_store
 from shared.store.grants import LockedTenant
 from workers.entries import NO_LOCKS, Entry, FeatureChange, SetGrew
 from workers.turning import tell_turns
 
 NO_IDS: Mapping[ObjectKey, int] = MappingProxyType({})
+
+
+class TenantErased(Exception):
+    """The tenant was erased."""
 
 
 class Holdings:
@@ -45,10 +50,13 @@ class Holdings:
         Lock a tenant, which exists from now on, or the one that it was merged into. Returns which.
 
         Raises:
+            TenantErased: see there.
             SetGrew: begin again: it was merged meanwhile.
         """
-        aliases = await grants_store.add_tenants(conn, [tenant])
+        aliases = await grants_store.add_resolving(conn, [tenant])
         name = aliases.get(tenant, tenant)
+        if name == ERASED:
+            raise TenantErased(f"{tenant!r} was erased: nothing can be given to it any more")
         await self.lock(conn, {name})
         if self.tenants[name].merged_into is not None:
             raise SetGrew(NO_LOCKS)

@@ -11,6 +11,7 @@ from shared.store.source_rows import read_sources
 from workers.actions import encoded, new_action
 from workers.entitle import link_customer
 from workers.entries import NO_LOCKS, FeatureChange, Locks
+from workers.holdings import TenantErased
 from workers.settling import changes_to_drafts
 from workers.surroundings import Surroundings
 
@@ -66,9 +67,12 @@ async def link(
     Link, derive the customer's objects again and audit it, in the caller's transaction.
 
     Raises:
-        UnknownSourceName: nothing was written.
+        UnknownSourceName, TenantErased: nothing was written.
         SetGrew: begin again with these locks too.
     """
+    known = (await merges.read_merges(conn, [tenant])).get(tenant)
+    if known is not None and known.erased_at is not None:
+        raise TenantErased(f"{tenant!r} was erased: nobody can be linked to it any more")
     surroundings = Surroundings()
     await surroundings.refresh(conn)
     row = next((row for row in await read_sources(conn) if row.name == source), None)

@@ -30,7 +30,7 @@ class UnknownTenant(Exception):
 
 
 class Unmergeable(Exception):
-    """One of the two is merged already, or they are the same."""
+    """One of the two is merged already, or erased, or they are the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,8 @@ def _check(tenant: str, into: str, found: dict[str, Merge]) -> None:
         raise Unmergeable(f"{tenant!r} cannot be merged into itself")
     for name in (tenant, into):
         merge = found[name]
+        if merge.erased_at is not None:
+            raise Unmergeable(f"{name!r} was erased at {iso(merge.erased_at)}")
         if merge.into is not None:
             raise Unmergeable(
                 f"{name!r} was merged into {merge.into!r} at {iso(merge.at)}:"

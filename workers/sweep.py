@@ -22,6 +22,7 @@ from workers import entitle, settling
 from workers.crew import Crew
 from workers.entries import NO_LOCKS, Locks, SetGrew
 from workers.holdings import Holdings
+from workers.retention.prune import Busy, Tools, prune
 from workers.rounds import Rounds
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,8 @@ class Sweep:
     The duties of one process. `ages` is the oldest unfinished event's, in seconds by source;
     `parked` are the objects that wait, by source and what for; `stuck` the tenants that could not
     be derived, with the moment from which they are tried again, in the loop's clock; `paused` the
-    paused sources, and for how long they have been, in seconds.
+    paused sources, and for how long they have been, in seconds. `pruning` is what pruning needs,
+    None: this process does none; `pruned` is how much it has forgotten, by class.
     """
 
     crew: Crew
@@ -53,12 +55,16 @@ class Sweep:
     parked: dict[tuple[str, str], int] = field(default_factory=dict)
     stuck: dict[str, float] = field(default_factory=dict)
     paused: dict[str, float] = field(default_factory=dict)
+    pruning: Tools | None = None
+    pruned: dict[str, int] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Sweep until cancelled."""
         gauges.oldest_unfinished.read_from(lambda: self.ages)
         gauges.source_paused.read_from(lambda: self.paused)
         gauges.objects_parked.read_from(lambda: self.parked)
+        gauges.pruned.read_from(lambda: self.pruned)
+        prune_s = self.pruning.settings.prune_every_s if self.pruning is not None else 0.0
         async with asyncio.TaskGroup() as group:
             for every_s, duty in (
                 (EVERY_S, self.learn),
@@ -68,6 +74,7 @@ class Sweep:
                 (COUNT_EVERY_S, self.count),
                 (EVERY_S, self.turn),
                 (PARTITIONS_EVERY_S, self.make_partitions),
+                *(((prune_s, self.prune),) if prune_s else ()),
             ):
                 group.create_task(_keep(every_s, duty), name=duty.__name__)
 
@@ -133,6 +140,17 @@ class Sweep:
             ahead = await partitions.make_partitions(conn)
         if ahead <= partitions.DAYS_AHEAD:
             log.error("inbox partitions are missing", extra={"days": ahead})
+
+    async def prune(self) -> None:
+        """Forget what its time is over of; one process at a time does."""
+        assert self.pruning is not None
+        async with self.crew.db.connection() as conn:
+            try:
+                done = await prune(conn, self.pruning)
+            except Busy:
+                return
+        for one in done:
+            self.pruned[one.name] = self.pruned.get(one.name, 0) + one.gone
 
 
 async def _keep(every_s: float, duty: Callable[[], Awaitable[None]]) -> None:

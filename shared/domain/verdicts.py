@@ -37,6 +37,7 @@ NEEDS_FETCH = "needs:fetch"
 UNKNOWN_STATUS = "unknown_status"
 OTHER_MODE = "other_mode"
 SOURCE_REMOVED = "source_removed"
+TENANT_ERASED = "tenant_erased"
 
 #: Whose word says which tenant an object belongs to, and why what it gives ends by itself.
 LinkedBy = Literal["operator", "object", "customer", "session"]
@@ -86,8 +87,10 @@ class Links(msgspec.Struct, frozen=True):
     sessions: frozenset[str] = frozenset()
 
 
-#: By the name of a merged tenant, the one that it was merged into.
+#: By the name of a merged tenant, the one that it was merged into; of an erased one `ERASED`.
 Aliases = Mapping[str, str]
+#: Nobody's name: a tenant's has a byte at least.
+ERASED = ""
 NO_ALIASES: Aliases = MappingProxyType({})
 
 
@@ -97,13 +100,18 @@ def resolve_tenant(
     """The tenant of an object that names `own`, or None and what it waits for."""
     for _, tenant in _ranked(own, links):
         if tenant is not None:
-            return aliases.get(tenant, tenant), None
+            return _known_as(tenant, aliases)
     referenced = {aliases.get(tenant, tenant) for tenant in links.sessions}
     if len(referenced) > 1:
         return None, LINK_CONFLICT
     if referenced:
-        return referenced.pop(), None
+        return _known_as(referenced.pop(), aliases)
     return None, NEEDS_LINK
+
+
+def _known_as(tenant: str, aliases: Aliases) -> tuple[str | None, str | None]:
+    name = aliases.get(tenant, tenant)
+    return (None, TENANT_ERASED) if name == ERASED else (name, None)
 
 
 def linked_by(own: str | None, links: Links) -> LinkedBy | None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from shared.db import Conn, columns_of
+from shared.domain import verdicts
 from shared.domain.entitlements import Grant
 from shared.domain.turns import HeldGrant
 
@@ -25,8 +26,8 @@ WITH added AS (
     SELECT tenant, (SELECT max(version) FROM catalogs) FROM unnest($1::text[]) AS tenant
     ON CONFLICT DO NOTHING
 )
-SELECT tenant, merged_into FROM tenants
-WHERE tenant = ANY($1::text[] || $2::text[]) AND merged_into IS NOT NULL
+SELECT tenant, merged_into, erased_at IS NOT NULL AS is_erased FROM tenants
+WHERE tenant = ANY($1::text[] || $2::text[]) AND (merged_into IS NOT NULL OR erased_at IS NOT NULL)
 """
 
 
@@ -38,7 +39,17 @@ async def add_tenants(
     of `others`, were.
     """
     rows = await conn.fetch(ADD_TENANTS, sorted(tenants), sorted(others))
-    return {row["tenant"]: row["merged_into"] for row in rows}
+    return {row["tenant"]: row["merged_into"] for row in rows if row["merged_into"] is not None}
+
+
+async def add_resolving(
+    conn: Conn, tenants: Iterable[str], others: Iterable[str] = ()
+) -> dict[str, str]:
+    """The same, with `ERASED` for those that were erased: no object resolves to them."""
+    rows = await conn.fetch(ADD_TENANTS, sorted(tenants), sorted(others))
+    return {
+        row["tenant"]: verdicts.ERASED if row["is_erased"] else row["merged_into"] for row in rows
+    }
 
 
 READ_ALIASES = """
@@ -57,7 +68,9 @@ async def read_aliases(conn: Conn, tenants: Iterable[str]) -> dict[str, str]:
 # any holder before read there. `now()` is not, in a transaction that had to wait.
 LOCK_TENANTS = """
 WITH locked AS MATERIALIZED (
-    SELECT tenant, catalog_version, merged_into FROM tenants WHERE tenant = ANY($1::text[])
+    SELECT tenant, catalog_version,
+           CASE WHEN erased_at IS NULL THEN merged_into ELSE '' END AS merged_into
+    FROM tenants WHERE tenant = ANY($1::text[])
     ORDER BY tenant FOR UPDATE
 )
 SELECT tenant, catalog_version, merged_into, clock_timestamp() AS at FROM locked
@@ -67,7 +80,7 @@ SELECT tenant, catalog_version, merged_into, clock_timestamp() AS at FROM locked
 class LockedTenant(NamedTuple):
     """
     What a tenant's row says under its lock: the catalog that its grants were derived with, and
-    the tenant that it was merged into. `at` is when it was locked.
+    the tenant that it was merged into, `ERASED` of an erased one. `at` is when it was locked.
     """
 
     catalog_version: int
@@ -172,7 +185,7 @@ async def tenants_that_turned(conn: Conn, limit: int) -> list[str]:
 OUTDATED_TENANTS = """
 SELECT tenant FROM tenants
 WHERE catalog_version < (SELECT max(version) FROM catalogs) AND merged_into IS NULL
-  AND tenant <> ALL($2::text[])
+  AND erased_at IS NULL AND tenant <> ALL($2::text[])
 ORDER BY tenant LIMIT $1
 """
 

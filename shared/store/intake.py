@@ -175,7 +175,8 @@ async def insert_new(conn: Conn, deliveries: Sequence[Delivery]) -> set[UUID]:
 
 # A redelivery is judged by the worker that owns the event's lane, which is the inbox row's: a
 # body that differs may name another subject. The scalar subquery reads one partition only, and
-# LIMIT keeps the planner from joining the whole ledger, whatever it believes of its size.
+# LIMIT keeps the planner from joining the whole ledger, whatever it believes of its size. A body
+# that is gone, by retention or because its tenant was erased, does not come back with a delivery.
 #
 # This writes even where nothing is left to write. Under synchronous replication a row is visible
 # before the standby has it (its inserter may have died waiting), and only a commit of our own
@@ -191,7 +192,9 @@ WITH batch AS MATERIALIZED (
     )
 ), known AS MATERIALIZED (
     SELECT b.tracking_id, b.received_at, b.lane, b.secret, b.body, b.body_sha, b.trace_context,
-           l.tracking_id AS event, l.received_at AS event_received_at, l.body_sha AS event_sha
+           l.tracking_id AS event, l.received_at AS event_received_at, l.body_sha AS event_sha,
+           (SELECT i.lane FROM inbox i
+            WHERE i.received_at = l.received_at AND i.tracking_id = l.tracking_id) AS kept_in
     FROM batch b
     CROSS JOIN LATERAL (
         SELECT * FROM ledger l
@@ -201,7 +204,8 @@ WITH batch AS MATERIALIZED (
     ) l
 ), noted AS (
     INSERT INTO deliveries (tracking_id, received_at, body_sha, body, secret, trace_context)
-    SELECT event, received_at, body_sha, CASE WHEN body_sha <> event_sha THEN body END, secret,
+    SELECT event, received_at, body_sha,
+           CASE WHEN body_sha <> event_sha AND kept_in IS NOT NULL THEN body END, secret,
            trace_context
     FROM known
     WHERE event <> tracking_id
@@ -211,10 +215,8 @@ WITH batch AS MATERIALIZED (
     SELECT 'redelivery', n.tracking_id, e.event_received_at, e.lane, n.id
     FROM noted n
     JOIN (
-        SELECT DISTINCT ON (k.event) k.event, k.event_received_at, coalesce(
-            (SELECT i.lane FROM inbox i
-             WHERE i.received_at = k.event_received_at AND i.tracking_id = k.event),
-            k.lane) AS lane
+        SELECT DISTINCT ON (k.event) k.event, k.event_received_at,
+               coalesce(k.kept_in, k.lane) AS lane
         FROM known k
         ORDER BY k.event
     ) e ON e.event = n.tracking_id

@@ -8,22 +8,28 @@ from shared.db import Conn
 from shared.domain.keys import CustomerKey, ObjectKey
 
 READ_MERGES = """
-SELECT tenant, merged_into, merged_at FROM tenants WHERE tenant = ANY($1::text[])
+SELECT tenant, merged_into, merged_at, erased_at FROM tenants WHERE tenant = ANY($1::text[])
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """Into whom a tenant was merged, and when; None, None: it stands for itself."""
+    """
+    Into whom a tenant was merged, and when; None, None: it stands for itself. `erased_at`: it was
+    erased.
+    """
 
     into: str | None
     at: datetime | None
+    erased_at: datetime | None = None
 
 
 async def read_merges(conn: Conn, tenants: Iterable[str]) -> dict[str, Merge]:
     """By name; a tenant that nothing ever named is missing."""
     rows = await conn.fetch(READ_MERGES, list(tenants))
-    return {row["tenant"]: Merge(row["merged_into"], row["merged_at"]) for row in rows}
+    return {
+        row["tenant"]: Merge(row["merged_into"], row["merged_at"], row["erased_at"]) for row in rows
+    }
 
 
 NAMES_OF_TENANT = "SELECT tenant FROM tenants WHERE merged_into = $1 ORDER BY tenant"

@@ -21,7 +21,7 @@ READS_ALL_BUT_SECRETS = {
     "attempts", "audit", "audit_content", "audit_heads", "catalogs", "configuration", "conflicts",
     "customers", "deliveries", "grants", "handlers", "inbox", "job_assets", "job_failures",
     "jobs", "joints", "lanes", "ledger", "ledger_horizon", "manual_grants", "messages",
-    "migrations", "objects", "observations", "outbox", "record_versions", "records",
+    "migrations", "objects", "observations", "outbox", "prunings", "record_versions", "records",
     "replay_items", "replay_plans", "replay_tenants", "sendings", "settlements", "sources",
     "tenants", "visits", "work",
 }  # fmt: skip
@@ -49,27 +49,34 @@ MAY: dict[str, dict[str, set[str]]] = {
                    "configuration", "conflicts", "customers", "fetch_budgets", "fetches",
                    "grants", "handlers", "inbox", "job_assets", "job_failures", "jobs", "joints",
                    "ledger", "messages", "missed_events", "objects", "observations", "outbox",
-                   "pulls", "reconciled_customers", "reconciliations", "record_versions",
-                   "records", "replay_items", "replay_plans", "replay_tenants", "seals",
-                   "sendings", "settlements", "source_secrets", "tenants", "visits", "work"},
-        "UPDATE": {"audit_heads", "compared_objects", "customers", "fetch_budgets", "fetches",
-                   "grants", "handlers", "jobs", "joints", "lanes", "objects", "outbox", "pulls",
-                   "reconciled_customers", "reconciliations", "records", "replay_items",
-                   "replay_plans", "source_secrets", "sources", "tenants", "tokens", "visits",
+                   "prunings", "pulls", "reconciled_customers", "reconciliations",
+                   "record_versions", "records", "replay_items", "replay_plans", "replay_tenants",
+                   "seals", "sendings", "settlements", "source_secrets", "tenants", "visits",
                    "work"},
-        "DELETE": {"fetches", "grants", "job_assets", "job_failures", "observations", "outbox",
-                   "record_versions", "visits", "work"},
+        "UPDATE": {"attempts", "audit_content", "audit_heads", "compared_objects", "customers",
+                   "deliveries", "fetch_budgets", "fetches", "grants", "handlers", "jobs",
+                   "joints", "lanes", "ledger_horizon", "manual_grants", "messages", "objects",
+                   "outbox", "prunings", "pulls", "reconciled_customers", "reconciliations",
+                   "records", "replay_items", "replay_plans", "settlements", "source_secrets",
+                   "sources", "tenants", "tokens", "visits", "work"},
+        "DELETE": {"attempts", "conflicts", "deliveries", "fetches", "grants", "job_assets",
+                   "job_failures", "jobs", "ledger", "messages", "objects", "observations",
+                   "outbox", "record_versions", "records", "sendings", "settlements", "visits",
+                   "work"},
     },
     "operator": {
         "SELECT": READS_ALL_BUT_SECRETS | FETCHING | {"seals", "source_secrets", "tokens"},
         "INSERT": {"audit", "audit_content", "audit_heads", "catalogs", "configuration",
                    "customers", "grants", "jobs", "joints", "lanes", "manual_grants", "objects",
-                   "outbox", "seals", "settlements", "source_keys", "source_secrets", "sources",
-                   "tenants", "tokens", "work"},
+                   "outbox", "prunings", "seals", "settlements", "source_keys", "source_secrets",
+                   "sources", "tenants", "tokens", "work"},
         "UPDATE": {"audit_heads", "customers", "grants", "jobs", "joints", "lanes",
-                   "manual_grants", "objects", "outbox", "seals", "sendings", "source_keys",
-                   "source_secrets", "sources", "tenants", "tokens", "work"},
-        "DELETE": {"grants", "sendings", "source_keys", "source_secrets", "work"},
+                   "ledger_horizon", "manual_grants", "objects", "outbox", "prunings", "seals",
+                   "sendings", "source_keys", "source_secrets", "sources", "tenants", "tokens",
+                   "work"},
+        "DELETE": {"attempts", "conflicts", "deliveries", "grants", "job_assets", "job_failures",
+                   "jobs", "ledger", "messages", "observations", "sendings", "settlements",
+                   "source_keys", "source_secrets", "work"},
     },
 }  # fmt: skip
 
@@ -91,6 +98,12 @@ SEALED_COLUMNS = [
 WORKER_UPDATES = {
     "sources": {"paused_at", "paused_by", "ordered_work", "secret_version"},
     "source_secrets": {"retires_at"},
+    # Erasing takes contents away, and nothing else of what is evidence.
+    "attempts": {"error"},
+    "audit_content": {"salt", "before", "after", "reason"},
+    "deliveries": {"body"},
+    "messages": {"payload"},
+    "settlements": {"error"},
 }
 
 TABLES = """
@@ -217,7 +230,7 @@ async def test_who_shows_secrets_cannot_open_them(
 
 
 async def test_workers_change_of_a_source_what_orders_change(connections: dict[str, Any]) -> None:
-    """They neither rename one nor write over a secret."""
+    """They neither rename one nor write over a secret; of evidence only contents go."""
     every = await tables(connections["owner"])
     for table, columns in WORKER_UPDATES.items():
         for column in every[table]:

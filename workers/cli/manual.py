@@ -57,6 +57,7 @@ def grant_command(
     from shared.domain.catalog import read_value
     from shared.store.paging import iso
     from workers.granting import UnfitGrant, give
+    from workers.holdings import TenantErased
 
     who, why = actor_name(actor), checked_reason(reason)
     check_text("TENANT", tenant)
@@ -67,7 +68,7 @@ def grant_command(
             raise CommandError("VALUE: false takes nothing away that something else gives", USAGE)
     except ValueError as error:
         raise CommandError(f"VALUE: {error}", USAGE) from None
-    ends = _end(until)
+    ends = read_end(until)
 
     async def run(conn: "Conn", _: "Endpoints") -> None:
         try:
@@ -76,6 +77,8 @@ def grant_command(
             )
         except UnfitGrant as error:
             raise CommandError(str(error), USAGE) from None
+        except TenantErased as error:
+            raise CommandError(plain(error), CONFLICT) from None
         if not given.is_known:
             note(f"no plan of the catalog has {plain(feature)}: is it spelled as the product asks?")
         if as_json:
@@ -101,6 +104,7 @@ def revoke_command(
 ) -> None:
     """Take back what was given by hand. What plans give stays."""
     from workers.granting import RevokedBefore, UnknownGrant, revoke
+    from workers.holdings import TenantErased
 
     who, why = actor_name(actor), checked_reason(reason)
     check_text("TENANT", tenant)
@@ -113,7 +117,7 @@ def revoke_command(
             taken = await deriving(conn, lambda _: revoke(conn, tenant, int(number), who, why))
         except UnknownGrant as error:
             raise CommandError(f"{plain(error)}; see `sluice tenants show`", NOT_FOUND) from None
-        except RevokedBefore as error:
+        except (RevokedBefore, TenantErased) as error:
             raise CommandError(plain(error), CONFLICT) from None
         if as_json:
             write_json(taken.shown())
@@ -124,7 +128,7 @@ def revoke_command(
     operate(run)
 
 
-def _end(until: str | None) -> datetime | timedelta | None:
+def read_end(until: str | None) -> datetime | timedelta | None:
     """A time in UTC, or how long from now by the database's clock."""
     from workers.declaration import duration_s
 

@@ -13,12 +13,14 @@ from workers.cli import (
     handlers,
     issues,
     jobs,
+    keeping,
     manual,
     outbox,
     parked,
     reconcile,
     records,
     replay,
+    run,
     sources,
     tenants,
     tokens,
@@ -42,6 +44,8 @@ def register(app: typer.Typer) -> None:
     app.add_typer(outbox.app, name="outbox")
     reconcile.register(app)
     manual.register(tenants.app)
+    keeping.register_tenants(tenants.app)
+    keeping.register_db(run.database)
     app.add_typer(tenants.app, name="tenants")
     app.add_typer(audit.app, name="audit")
     app.add_typer(tokens.app, name="tokens")

@@ -77,7 +77,7 @@ def _shown(parked: "Parked") -> dict[str, Any]:
     }
 
 
-def explain(parked: "Parked") -> str:  # noqa: PLR0911 - a line for each reason
+def explain(parked: "Parked") -> str:  # noqa: C901, PLR0911 - a line for each reason
     """What the object waits for, in one line, with the command that would help."""
     from shared.domain import verdicts
     from shared.domain.catalog import Origin
@@ -112,6 +112,8 @@ def explain(parked: "Parked") -> str:  # noqa: PLR0911 - a line for each reason
             )
         case verdicts.UNKNOWN_STATUS:
             return _unknown_word(parked)
+        case verdicts.TENANT_ERASED:
+            return "its tenant was erased: sluice tenants erase takes what has come since, too"
         case verdicts.SOURCE_REMOVED:
             return f"its source {parked.source} was removed: declare it again, and apply"
         case verdicts.OTHER_MODE:

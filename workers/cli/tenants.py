@@ -27,6 +27,7 @@ from workers.cli.output import (
 if TYPE_CHECKING:
     from shared.db import Conn
     from shared.settings import Endpoints
+    from shared.store.holds import Standing
     from shared.store.manual_grants import ManualGrant
 
 _MEMBER_COLUMNS = {name: name for name in ("member", "role", "since", "customer", "source")}
@@ -39,12 +40,17 @@ def list_command(
     limit: LimitOption = 50, cursor: CursorOption = None, as_json: JsonOption = False
 ) -> None:
     """List the tenants by name, with how many features each may use now."""
+    from shared.store import holds
     from shared.store.paging import decode_cursor
     from shared.store.tenants import list_tenants
 
     async def run(conn: "Conn", _: "Endpoints") -> None:
         page = await list_tenants(conn, decode_cursor(cursor, str) if cursor else None, limit)
-        columns = {"tenant": "tenant", "features": "features", "createdAt": "since"}
+        standings = await holds.read_all(conn, [one["tenant"] for one in page.items])
+        for one in page.items:
+            one.update(_kept(standings[one["tenant"]]))
+        columns = {"tenant": "tenant", "features": "features", "createdAt": "since",
+                   "isHeld": "held", "erasedAt": "erased"}  # fmt: skip
         print_page(page, columns, as_json=as_json, nothing="no tenants yet")
 
     operate(run)
@@ -56,6 +62,7 @@ def show_command(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a tenant may use now, which grants give it, its customers and its members."""
+    from shared.store import holds
     from shared.store.manual_grants import of_tenant
     from shared.store.paging import DEFAULT_LIMIT
     from shared.store.tenants import read_members, read_tenant
@@ -69,6 +76,7 @@ def show_command(
         members = await read_members(conn, tenant, 0, DEFAULT_LIMIT)
         assert members is not None  # a tenant that was named stays named
         found["members"] = {"items": members.items, "next": members.next}
+        found |= _kept((await holds.read_all(conn, [tenant])).get(tenant))
         if as_json:
             write_json(found)
         else:
@@ -148,6 +156,7 @@ def link_command(
     as_json: JsonOption = False,
 ) -> None:
     """Say that a customer belongs to a tenant. An operator's link overrides every other."""
+    from workers.holdings import TenantErased
     from workers.link import UnknownSourceName, link
 
     who = actor_name(actor)
@@ -163,6 +172,8 @@ def link_command(
             )
         except UnknownSourceName as error:
             raise CommandError(str(error), NOT_FOUND) from None
+        except TenantErased as error:
+            raise CommandError(plain(error), CONFLICT) from None
         if as_json:
             write_json({**linked.shown(), "tenant": tenant})
             return
@@ -227,8 +238,26 @@ def _shown(grant: "ManualGrant") -> dict[str, Any]:
     }
 
 
+def _kept(standing: "Standing | None") -> dict[str, Any]:
+    """What is said of keeping and forgetting it; `isHeld` by a merged name of its included."""
+    from shared.store.paging import iso
+    from workers.holding import shown
+
+    return {
+        "hold": shown(standing),
+        "isHeld": standing is not None and standing.is_held,
+        "erasedAt": None if standing is None else iso(standing.erased_at),
+    }
+
+
 def _print(found: dict[str, Any]) -> None:
     entitlements, customers = found["entitlements"], found["customers"]
+    if found["erasedAt"] is not None:
+        note(f"it was erased at {plain(found['erasedAt'])}: sluice audit list tells by whom")
+    if found["hold"] is not None:
+        hold = found["hold"]
+        until = plain(hold["until"] or "it is released")
+        note(f"it is held until {until}: {plain(hold['reason'])}")
     if found["mergedInto"] is not None:
         note(
             f"{plain(found['tenant'])} was merged into {plain(found['mergedInto'])} at"

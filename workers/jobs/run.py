@@ -31,6 +31,7 @@ from shared.store import jobs
 from shared.store.jobs import Job, Progress
 from workers.crew import Crew, run_process
 from workers.jobs import (
+    erasing,
     exporting,
     importing,
     planning,
@@ -51,6 +52,7 @@ KINDS: Mapping[str, Begin] = {
     "replay": replaying.begin,
     "reconcile": reconciling.begin,
     "backfill": reconciling.begin_backfill,
+    "erase": erasing.begin,
 }
 
 EVERY_S = 0.25

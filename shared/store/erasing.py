@@ -1,0 +1,267 @@
+"""
+What is taken away of a tenant that is erased, piece by piece.
+
+Each piece looks for what is there and takes it: done twice, the second time finds nothing. `names`
+are the tenant's own and those that were merged into it.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from shared.db import Conn
+from shared.domain.keys import CustomerKey
+
+# Jobs ---------------------------------------------------------------------------------------------
+
+OPEN_JOBS = """
+SELECT EXISTS (SELECT FROM jobs WHERE tenant = ANY($1::text[])
+               AND state IN ('waiting', 'running', 'paused'))
+"""
+JOBS_OF = "SELECT id FROM jobs WHERE tenant = ANY($1::text[]) ORDER BY id LIMIT $2"
+ASSETS_OF = "SELECT sha256, parts FROM job_assets WHERE job = ANY($1::uuid[])"
+FORGET_ASSETS = "DELETE FROM job_assets WHERE job = ANY($1::uuid[])"
+FORGET_FAILURES = "DELETE FROM job_failures WHERE job = ANY($1::uuid[])"
+FORGET_JOBS = "DELETE FROM jobs WHERE id = ANY($1::uuid[])"
+
+
+async def has_open_jobs(conn: Conn, names: Sequence[str]) -> bool:
+    """Whether one of its jobs is not over yet."""
+    return bool(await conn.fetchval(OPEN_JOBS, list(names)))
+
+
+async def erase_jobs(conn: Conn, names: Sequence[str], limit: int) -> tuple[int, set[bytes]]:
+    """Jobs of the tenant, failures and assets included; how many, and what files they named."""
+    ids = [row["id"] for row in await conn.fetch(JOBS_OF, list(names), limit)]
+    files = await _erase_files(conn, ids)
+    await conn.execute(FORGET_JOBS, ids)
+    return len(ids), files
+
+
+async def _erase_files(conn: Conn, jobs: Sequence[UUID]) -> set[bytes]:
+    files: set[bytes] = set()
+    for row in await conn.fetch(ASSETS_OF, list(jobs)):
+        files.update((row["sha256"], *(row["parts"] or ())))
+    await conn.execute(FORGET_ASSETS, list(jobs))
+    await conn.execute(FORGET_FAILURES, list(jobs))
+    return files
+
+
+# Bodies -------------------------------------------------------------------------------------------
+
+NEXT_BODY = "SELECT min(received_at) FROM inbox WHERE received_at >= $1"
+
+
+async def next_body(conn: Conn, since: datetime) -> datetime | None:
+    """When the next event was received; None: there is none."""
+    found: datetime | None = await conn.fetchval(NEXT_BODY, since)
+    return found
+
+
+class Found(NamedTuple):
+    """An event of the tenant. `is_shared_held`: it is also one of a tenant that is held."""
+
+    received_at: datetime
+    tracking_id: UUID
+    is_unfinished: bool
+    is_shared_held: bool
+
+
+EVENTS_OF = """
+SELECT e.received_at, e.tracking_id,
+       EXISTS (SELECT FROM work AS w WHERE w.tracking_id = e.tracking_id AND w.kind = 'event')
+       OR EXISTS (SELECT FROM jobs AS j WHERE j.id = e.tracking_id
+                  AND j.state IN ('waiting', 'running', 'paused')) AS is_unfinished,
+       e.tracking_id IN (SELECT h.tracking_id FROM events_of_tenants(held_tenants(), $2, $3) AS h)
+           AS is_shared_held
+FROM events_of_tenants($1::text[], $2, $3) AS e
+ORDER BY e.received_at, e.tracking_id
+"""
+
+
+async def events_of(
+    conn: Conn, names: Sequence[str], since: datetime, upto: datetime
+) -> list[Found]:
+    """What of a stretch of the inbox had to do with the tenant."""
+    rows = await conn.fetch(EVENTS_OF, list(names), since, upto, timeout=60)
+    return [Found(*row.values()) for row in rows]
+
+
+ERASE_BODIES = "SELECT artifact FROM erase_bodies($1, $2::timestamptz[], $3::uuid[]) AS artifact"
+ERASE_DELIVERIES = """
+UPDATE deliveries SET body = NULL WHERE tracking_id = ANY($1::uuid[]) AND body IS NOT NULL
+"""
+ERASE_SETTLEMENTS = """
+UPDATE settlements SET error = NULL WHERE tracking_id = ANY($1::uuid[]) AND error IS NOT NULL
+"""
+ERASE_ATTEMPTS = "UPDATE attempts SET error = '' WHERE tracking_id = ANY($1::uuid[])"
+ERASE_MESSAGES = r"""
+UPDATE messages SET payload = '\x6e756c6c' WHERE tracking_id = ANY($1::uuid[])
+"""
+
+
+async def erase_events(conn: Conn, tenant: str, found: Sequence[Found]) -> set[bytes]:
+    """
+    Their bodies, those of their redeliveries, what failed with them and what was sent for them.
+    Returns the artifacts that they named.
+    """
+    ids = [one.tracking_id for one in found]
+    rows = await conn.fetch(ERASE_BODIES, tenant, [one.received_at for one in found], ids)
+    await conn.execute(ERASE_DELIVERIES, ids)
+    await conn.execute(ERASE_SETTLEMENTS, ids)
+    await conn.execute(ERASE_ATTEMPTS, ids)
+    await conn.execute(ERASE_MESSAGES, ids)
+    # An import is a job of the same id; its failures tell of its rows.
+    return {row["artifact"] for row in rows} | await _erase_files(conn, ids)
+
+
+# Records ------------------------------------------------------------------------------------------
+
+RECORDS_NEAR = """
+SELECT r.id FROM records AS r
+WHERE r.id > $2 AND r.id <= $3 AND (
+    r.tenant = ANY($1::text[])
+    OR EXISTS (SELECT FROM record_versions AS v
+               WHERE v.record = r.id AND v.tenant = ANY($1::text[])))
+"""
+LAST_RECORD = "SELECT coalesce(max(id), 0) FROM records"
+LOCK_RECORDS = """
+SELECT id FROM records WHERE id = ANY($1::bigint[])
+ORDER BY source_id, account, livemode, record_id FOR UPDATE
+"""
+ERASE_VERSIONS = """
+DELETE FROM record_versions WHERE record = ANY($1::bigint[]) AND tenant = ANY($2::text[])
+"""
+# What others reported of the same thing before stays, and does not come to count again.
+UNPOINT_RECORDS = """
+UPDATE records AS r SET tenant = NULL, version = NULL, event_id = NULL, updated_at = now()
+WHERE r.id = ANY($1::bigint[]) AND r.tenant = ANY($2::text[])
+"""
+ERASE_RECORDS = """
+DELETE FROM records AS r WHERE r.id = ANY($1::bigint[])
+  AND NOT EXISTS (SELECT FROM record_versions AS v WHERE v.record = r.id)
+"""
+
+
+async def last_record(conn: Conn) -> int:
+    """The number of the youngest record."""
+    return int(await conn.fetchval(LAST_RECORD))
+
+
+async def erase_records(conn: Conn, names: Sequence[str], after: int, upto: int) -> int:
+    """Versions of the tenant among these records, and the records that have no other."""
+    ids = [row["id"] for row in await conn.fetch(RECORDS_NEAR, list(names), after, upto)]
+    if ids:
+        await conn.execute(LOCK_RECORDS, ids)
+        await conn.execute(ERASE_VERSIONS, ids, list(names))
+        await conn.execute(UNPOINT_RECORDS, ids, list(names))
+        await conn.execute(ERASE_RECORDS, ids)
+    return len(ids)
+
+
+# Objects ------------------------------------------------------------------------------------------
+
+CUSTOMERS_NEAR = """
+SELECT source_id, account, livemode, customer FROM (
+    SELECT o.source_id, o.account, o.livemode, o.customer FROM objects AS o
+    WHERE o.tenant = ANY($1::text[]) AND o.customer IS NOT NULL
+    UNION
+    SELECT o.source_id, o.account, o.livemode, o.customer FROM objects AS o
+    WHERE o.parked IS NOT NULL AND o.customer IS NOT NULL AND is_of(o, $1::text[])
+    UNION
+    SELECT source_id, account, livemode, customer FROM customers WHERE tenant = ANY($1::text[])
+) AS near
+ORDER BY source_id, account, livemode, customer LIMIT $2
+"""
+
+
+async def customers_of(conn: Conn, names: Sequence[str], limit: int) -> list[CustomerKey]:
+    """Its next customers. Unlocked: only to know what to lock."""
+    rows = await conn.fetch(CUSTOMERS_NEAR, list(names), limit)
+    return [CustomerKey(*row.values()) for row in rows]
+
+
+# Of its customers also what is nobody's: payments, say. What is another tenant's stays.
+OBJECTS_NEAR = """
+SELECT o.id FROM objects AS o
+JOIN unnest($2::smallint[], $3::text[], $4::boolean[], $5::text[])
+    AS asked (source_id, account, livemode, customer)
+  ON o.source_id = asked.source_id AND o.account = asked.account
+ AND o.livemode = asked.livemode AND o.customer = asked.customer
+WHERE o.tenant IS NULL OR o.tenant = ANY($1::text[])
+"""
+OBJECTS_WITHOUT_CUSTOMER = """
+SELECT o.id FROM objects AS o
+WHERE o.customer IS NULL AND (o.tenant = ANY($1::text[]) OR o.parked IS NOT NULL)
+  AND is_of(o, $1::text[])
+ORDER BY o.id LIMIT $2
+"""
+UNLINK = """
+UPDATE customers AS c SET tenant = NULL, linked_by = NULL, linked_at = NULL
+FROM unnest($2::smallint[], $3::text[], $4::boolean[], $5::text[])
+    AS asked (source_id, account, livemode, customer)
+WHERE c.source_id = asked.source_id AND c.account = asked.account
+  AND c.livemode = asked.livemode AND c.customer = asked.customer AND c.tenant = ANY($1::text[])
+"""
+LOCK_OBJECTS = "SELECT id FROM objects WHERE id = ANY($1::bigint[]) ORDER BY id FOR UPDATE"
+ERASE_OBSERVATIONS = "DELETE FROM observations WHERE object = ANY($1::bigint[])"
+ERASE_FETCHES = "DELETE FROM fetches WHERE object = ANY($1::bigint[])"
+ERASE_GRANTS = "DELETE FROM grants WHERE object = ANY($1::bigint[])"
+ERASE_OBJECTS = "DELETE FROM objects WHERE id = ANY($1::bigint[])"
+
+
+async def erase_customers(
+    conn: Conn, names: Sequence[str], columns: Sequence[Sequence[object]]
+) -> int:
+    """Objects and operators' links of customers that the caller has locked, as columns."""
+    rows = await conn.fetch(OBJECTS_NEAR, list(names), *columns)
+    await conn.execute(UNLINK, list(names), *columns)
+    return await _erase_objects(conn, [row["id"] for row in rows])
+
+
+async def erase_orphans(conn: Conn, names: Sequence[str], limit: int) -> int:
+    """Objects of the tenant that name no customer."""
+    rows = await conn.fetch(OBJECTS_WITHOUT_CUSTOMER, list(names), limit)
+    return await _erase_objects(conn, [row["id"] for row in rows])
+
+
+async def _erase_objects(conn: Conn, ids: Sequence[int]) -> int:
+    if ids:
+        await conn.execute(LOCK_OBJECTS, ids)
+        await conn.execute(ERASE_OBSERVATIONS, ids)
+        await conn.execute(ERASE_FETCHES, ids)
+        await conn.execute(ERASE_GRANTS, ids)
+        await conn.execute(ERASE_OBJECTS, ids)
+    return len(ids)
+
+
+# The trail ----------------------------------------------------------------------------------------
+
+RECORDS_OF_TRAIL = """
+SELECT id FROM audit WHERE tenant = ANY($1::text[]) AND id > $2 ORDER BY id LIMIT $3
+"""
+EMPTY_CONTENTS = """
+UPDATE audit_content SET salt = NULL, before = NULL, after = NULL, reason = NULL
+WHERE audit_id = ANY($1::bigint[]) AND num_nonnulls(salt, before, after, reason) > 0
+"""
+
+
+async def empty_contents(
+    conn: Conn, names: Sequence[str], after: int, limit: int
+) -> tuple[int, int | None]:
+    """Contents and salts of the next records of its; how many, and the last; None: that was all."""
+    rows = await conn.fetch(RECORDS_OF_TRAIL, list(names), after, limit)
+    ids = [row["id"] for row in rows]
+    status = await conn.execute(EMPTY_CONTENTS, ids)
+    return int(status.rpartition(" ")[2]), ids[-1] if ids else None
+
+
+ERASE_GIFTS = """
+UPDATE manual_grants SET reason = '', revoke_reason = '' WHERE tenant = ANY($1::text[])
+"""
+
+
+async def erase_gifts(conn: Conn, names: Sequence[str]) -> None:
+    """What operators wrote about it, giving by hand."""
+    await conn.execute(ERASE_GIFTS, list(names))

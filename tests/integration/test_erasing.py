@@ -1,0 +1,244 @@
+"""A tenant is erased: nothing of it is left but that it was, and nothing brings it back."""
+
+import asyncio
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.artifacts import ArtifactGone, Artifacts
+from shared.store import job_lists
+from tests.support.acme import add_acme, report
+from tests.support.importing import Importer, add_pushed, ndjson, row
+from tests.support.keeping import LONG_AGO, add_day, at, partitions
+from tests.support.stack import Stack
+from tests.support.stripe_events import event, subscription
+from tests.support.working import finish
+from workers.erasure import Begun, Unerasable, begin_erasure
+from workers.granting import give
+from workers.holding import NotSo, hold
+from workers.holdings import TenantErased
+from workers.jobs import erasing
+from workers.jobs.kinds import Tools
+from workers.jobs.run import Turns
+from workers.merge import merge
+from workers.trail import verify
+
+
+def created(name: str, tenant: str | None, kind: str = "created", **more: Any) -> bytes:
+    content = subscription(f"sub_{name}", customer=f"cus_{name}", tenant=tenant, **more)
+    return event(f"customer.subscription.{kind}", content)
+
+
+async def begin(stack: Stack, tenant: str = "gone") -> Begun:
+    async with stack.owner.transaction() as conn:
+        return await begin_erasure(conn, tenant, "operator:test", "request 4711")
+
+
+async def erase(stack: Stack, home: Path, tenant: str = "gone") -> dict[str, Any]:
+    """Erase, and what the job came to."""
+    begun = await begin(stack, tenant)
+    await finish(stack, turns(stack, home))
+    async with stack.owner.connection() as conn:
+        row = await job_lists.read_job(conn, begun.job)
+    assert row is not None
+    assert row["state"] == "done", dict(row)
+    return dict(json.loads(row["result"]))
+
+
+def turns(stack: Stack, home: Path) -> Turns:
+    return Turns(Tools(stack.crew, Artifacts(None, home)), asyncio.Event())
+
+
+async def everything(stack: Stack) -> str:
+    """All that any table holds, but what has ids alone: the trail's rows, the ledger, locks."""
+    tables = await stack.fetch(
+        "SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace"
+        " AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relname NOT IN"
+        " ('audit', 'audit_heads', 'tenants', 'ledger', 'customers', 'joints')"
+    )
+    found = []
+    for table in tables:
+        rows = await stack.fetch(f"SELECT t::text AS line FROM {table['relname']} t")
+        found += [f"{table['relname']}: {row['line']}" for row in rows]
+    contents = await stack.fetch(
+        "SELECT coalesce(convert_from(before, 'UTF8'), '') || coalesce(convert_from(after, 'UTF8'),"
+        " '') || coalesce(convert_from(reason, 'UTF8'), '') AS text FROM audit_content"
+    )
+    bodies = await stack.fetch("SELECT convert_from(body, 'UTF8') AS text FROM inbox")
+    again = await stack.fetch(
+        "SELECT convert_from(body, 'UTF8') AS text FROM deliveries WHERE body IS NOT NULL"
+    )
+    return "\n".join([*found, *(row["text"] for row in (*contents, *bodies, *again))])
+
+
+async def findings(stack: Stack) -> list[Any]:
+    async with stack.owner.connection() as conn:
+        return [one async for one in verify(conn, None, lambda _: None)]
+
+
+async def test_nothing_of_it_is_left_and_the_chains_verify(stack: Stack, tmp_path: Path) -> None:
+    ids = await stack.apply(created("1", "gone"), created("2", "gone"), created("3", "stays"))
+    async with stack.owner.transaction() as conn:
+        await give(conn, "gone", "calls", 5, None, "operator:test", "secret-pilot")
+    result = await erase(stack, tmp_path)
+    assert (result["events"], result["objects"]) == (2, 2)
+    left = await everything(stack)
+    for word in ("sub_1", "sub_2", "cus_1", "cus_2", "secret-pilot"):
+        assert [line for line in left.split("\n") if word in line] == []
+    assert "sub_3" in left
+    assert await stack.features("gone") == {}
+    assert await stack.features("stays") == {"seats": 10, "sso": True}
+    assert await findings(stack) == []
+    assert await stack.outcomes(ids) == ["applied"] * 3
+    told = await stack.fetch(
+        "SELECT a.actor, a.subject, convert_from(c.reason, 'UTF8') AS reason FROM audit a"
+        " JOIN audit_content c ON c.audit_id = a.id WHERE a.action = 'tenant.erased'"
+    )
+    assert [tuple(row) for row in told] == [("operator:test", "tenant/gone", "request 4711")]
+
+
+async def test_a_redelivery_is_a_duplicate_and_brings_nothing_back(
+    stack: Stack, tmp_path: Path
+) -> None:
+    body = created("1", "gone")
+    (first,) = await stack.receive(body)
+    await stack.drain()
+    await erase(stack, tmp_path)
+    for again in (body, body.replace(b'"pending_webhooks"', b'"pending_webhooks" ')):
+        (receipt,) = await stack.receive(again)
+        assert (receipt.status, receipt.tracking_id) == ("duplicate", first.tracking_id)
+    (other,) = await stack.receive(body + b" ")
+    assert (other.status, other.is_other) == ("duplicate", True)
+    await stack.drain()
+    assert "sub_1" not in await everything(stack)
+    assert await stack.value("SELECT count(*) FROM work") == 0
+
+
+async def test_a_later_event_resurrects_nothing(stack: Stack, tmp_path: Path) -> None:
+    await stack.apply(created("1", "gone"))
+    await erase(stack, tmp_path)
+    ids = await stack.apply(created("1", "gone", kind="updated"), created("9", "gone"))
+    assert await stack.outcomes(ids) == ["parked", "parked"]
+    assert await stack.features("gone") == {}
+    waits = await stack.fetch("SELECT DISTINCT parked, tenant FROM objects")
+    assert [tuple(row) for row in waits] == [("tenant_erased", None)]
+    assert await stack.value("SELECT count(*) FROM grants") == 0
+    async with stack.owner.transaction() as conn:
+        with pytest.raises(TenantErased):
+            await give(conn, "gone", "calls", 5, None, "operator:test", "again")
+    # Once more: what has come since goes too.
+    result = await erase(stack, tmp_path)
+    assert (result["events"], result["objects"], result["contents"]) == (2, 2, 0)
+    assert await stack.value("SELECT count(*) FROM inbox") == 0
+
+
+async def test_names_that_were_merged_go_along(stack: Stack, tmp_path: Path) -> None:
+    await stack.apply(created("1", "alias"), created("2", "gone"))
+    async with stack.owner.transaction() as conn:
+        await merge(conn, "alias", "gone", "operator:test", "one")
+    await erase(stack, tmp_path)
+    assert "sub_1" not in await everything(stack)
+    ids = await stack.apply(created("3", "alias"))
+    assert await stack.outcomes(ids) == ["parked"]
+    with pytest.raises(Unerasable, match="another name"):
+        await begin(stack, "alias")
+
+
+async def test_who_is_held_is_not_erased(stack: Stack) -> None:
+    await stack.apply(created("1", "gone"))
+    async with stack.owner.transaction() as conn:
+        await hold(conn, "gone", None, "operator:test", "a dispute")
+    with pytest.raises(Unerasable, match="a dispute"):
+        await begin(stack)
+    assert await stack.value("SELECT count(*) FROM jobs") == 0
+
+
+async def test_who_is_erased_cannot_be_held(stack: Stack, tmp_path: Path) -> None:
+    await stack.apply(created("1", "gone"))
+    await erase(stack, tmp_path)
+    async with stack.owner.transaction() as conn:
+        with pytest.raises(NotSo, match="was erased"):
+            await hold(conn, "gone", None, "operator:test", "late")
+
+
+async def test_an_unfinished_event_is_waited_for(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasing, "WAIT_S", 0.1)
+    await stack.apply(created("1", "gone"))
+    (late,) = await stack.receive(created("1", "gone", kind="updated"))
+    begun = await begin(stack)
+    running = turns(stack, tmp_path)
+    for _ in range(20):
+        await running.turn_of_each()
+        await asyncio.sleep(0.02)
+    assert await stack.value("SELECT state FROM jobs WHERE id = $1", begun.job) == "running"
+    assert await stack.value("SELECT count(*) FROM inbox") == 1
+    await stack.drain()
+    await finish(stack, running)
+    assert await stack.value("SELECT count(*) FROM inbox") == 0
+    assert await stack.outcomes([late.tracking_id]) == ["parked"]
+
+
+async def test_nothing_comes_back_with_a_day_that_moves(stack: Stack, tmp_path: Path) -> None:
+    """Erased between the copy of what has to stay and its change of places."""
+    await add_day(stack, LONG_AGO.date())
+    with at(LONG_AGO):
+        await stack.apply(created("1", "gone"), created("2", "kept"))
+    for name in ("gone", "kept"):
+        async with stack.owner.transaction() as conn:
+            await hold(conn, name, None, "operator:test", "a dispute")
+    async with stack.crew.db.connection() as conn:
+        since, upto = await conn.fetchrow("SELECT * FROM begin_inbox_move(30)")
+        await conn.fetchval("SELECT copy_kept_bodies($1, $2)", since, upto)
+        assert await stack.value("SELECT count(*) FROM inbox_moving") == 2
+        await stack.fetch("UPDATE tenants SET held_at = NULL, held_by = NULL, hold_reason = NULL"
+                          " WHERE tenant = 'gone'")  # fmt: skip
+        await erase(stack, tmp_path)
+        assert await conn.fetchval("SELECT finish_inbox_move(30, 200)") == 1
+    assert list((await partitions(stack)).values()) == [1]
+    assert "sub_1" not in await everything(stack)
+
+
+async def test_records_and_files_of_it_go(stack: Stack, tmp_path: Path) -> None:
+    await add_acme(stack)
+    await stack.apply(
+        report("a", id="a", tenant="gone"), report("b", id="b", tenant="stays"), source="acme"
+    )
+    result = await erase(stack, tmp_path)
+    assert result["records"] == 1
+    assert await stack.value("SELECT string_agg(record_id, ',') FROM records") == "b"
+    assert await findings(stack) == []
+
+
+async def test_of_an_import_with_rows_of_several_the_body_goes(
+    stack: Stack, tmp_path: Path
+) -> None:
+    """What the others had of it stays; that body, whole, named the one that is erased."""
+    await add_pushed(stack)
+    importer = Importer(stack, tmp_path)
+    body = ndjson([row("1", tenant="gone", title="of gone"), row("2", tenant="stays")])
+    job = await importer.imported(body, apart=True)
+    digest = sha256(body).digest()
+    result = await erase(stack, tmp_path)
+    assert (result["events"], result["records"]) == (1, 1)
+    assert "of gone" not in await everything(stack)
+    assert await stack.value("SELECT string_agg(record_id, ',') FROM records") == "rep_2"
+    with pytest.raises(ArtifactGone):
+        _ = [chunk async for chunk in importer.artifacts.read(digest)]
+    assert job["state"] == "done"
+    assert await findings(stack) == []
+
+
+async def test_a_body_that_a_held_tenant_shares_stays(stack: Stack, tmp_path: Path) -> None:
+    await add_pushed(stack)
+    importer = Importer(stack, tmp_path)
+    await importer.imported(ndjson([row("1", tenant="gone"), row("2", tenant="held")]))
+    async with stack.owner.transaction() as conn:
+        await hold(conn, "held", None, "operator:test", "a dispute")
+    result = await erase(stack, tmp_path)
+    assert (result["events"], result["keptForHeld"]) == (0, 1)
+    assert await stack.value("SELECT count(*) FROM inbox") == 1
