@@ -70,6 +70,7 @@ class Settings(BaseSettings):
     hang_after_s: float = Field(default=10.0, gt=0)
     send_timeout_s: float = Field(default=30.0, ge=1, le=600, description="a lease is twice that")
     reconcile_every_s: float = Field(default=3600.0, ge=0, description="0: never")
+    checkpoint_every_s: float = Field(default=3600.0, ge=0, description="0: never")
 
     @field_validator("port", "admin_port", mode="before")
     @classmethod

@@ -22,6 +22,7 @@ from shared.queue import DRAIN, NOTE_USE, QUEUE_NAME, deserialize_job, redis_poo
 from shared.sealing import KeyRing, SealingError
 from shared.settings import Endpoints, Settings
 from shared.store import tokens
+from workers.checkpoints import Checkpointing
 from workers.crew import Crew, run_process
 from workers.extensions import handlers
 from workers.extensions.following import Following
@@ -47,6 +48,7 @@ async def work_until(
     keys: KeyRing | None = None,
     reconcile_every_s: float = 0.0,
     pace: Pace | None = None,
+    checkpoint_every_s: float = 0.0,
 ) -> None:
     """
     Drain lanes until `stop` is set; then finish the visits that have begun.
@@ -68,6 +70,9 @@ async def work_until(
         asyncio.create_task(fetching.run(), name="fetching"),
         asyncio.create_task(reconciling.run(), name="reconciling"),
         asyncio.create_task(Sending(crew, handlers(), pace).run(), name="sending"),
+        asyncio.create_task(
+            Checkpointing(crew.db, keys, checkpoint_every_s).run(), name="checkpointing"
+        ),
     ]
     if handlers():
         following = Following(crew, rounds.wake)
@@ -186,6 +191,7 @@ async def _work(stop: asyncio.Event, crew: Crew, settings: Settings, endpoints: 
         keys,
         settings.reconcile_every_s,
         Pace.of(settings.send_timeout_s),
+        settings.checkpoint_every_s,
     )
 
 

@@ -23,6 +23,7 @@ READS_ALL_BUT_SECRETS = {
     "jobs", "joints", "lanes", "ledger", "ledger_horizon", "manual_grants", "messages",
     "migrations", "objects", "observations", "outbox", "record_versions", "records", "sendings",
     "settlements", "sources", "tenants", "visits", "work",
+    "audit_checkpoints", "audit_keys",
 }  # fmt: skip
 
 #: The sealed API keys, and what is fetched with them.
@@ -40,8 +41,10 @@ MAY: dict[str, dict[str, set[str]]] = {
     },
     "worker": {
         "SELECT": READS_ALL_BUT_SECRETS | FETCHING
-                  | {"reconciled_customers", "seals", "source_secrets", "tokens"},
-        "INSERT": {"attempts", "audit", "audit_content", "audit_heads", "configuration",
+                  | {"audit_key_secrets", "reconciled_customers", "seals", "source_secrets",
+                     "tokens"},
+        "INSERT": {"attempts", "audit", "audit_checkpoints", "audit_key_secrets", "audit_keys",
+                   "audit_content", "audit_heads", "configuration",
                    "conflicts", "customers", "fetch_budgets", "fetches", "grants", "handlers",
                    "inbox", "job_assets", "job_failures", "jobs", "joints", "ledger",
                    "messages", "objects", "observations", "outbox", "reconciled_customers",
@@ -55,12 +58,15 @@ MAY: dict[str, dict[str, set[str]]] = {
                    "record_versions", "visits", "work"},
     },
     "operator": {
-        "SELECT": READS_ALL_BUT_SECRETS | FETCHING | {"seals", "source_secrets", "tokens"},
-        "INSERT": {"audit", "audit_content", "audit_heads", "catalogs", "configuration",
+        "SELECT": READS_ALL_BUT_SECRETS | FETCHING
+                  | {"audit_key_secrets", "seals", "source_secrets", "tokens"},
+        "INSERT": {"audit", "audit_checkpoints", "audit_key_secrets", "audit_keys",
+                   "audit_content", "audit_heads", "catalogs", "configuration",
                    "customers", "grants", "jobs", "joints", "lanes", "manual_grants", "objects",
                    "outbox", "seals", "source_keys", "source_secrets", "sources", "tenants",
                    "tokens", "work"},
-        "UPDATE": {"audit_heads", "customers", "grants", "jobs", "joints", "lanes", "manual_grants",
+        "UPDATE": {"audit_heads", "audit_key_secrets", "customers", "grants", "jobs", "joints",
+                   "lanes", "manual_grants",
                    "objects", "outbox", "seals", "sendings", "source_keys", "source_secrets",
                    "sources", "tenants", "tokens", "work"},
         "DELETE": {"grants", "sendings", "source_keys", "source_secrets", "work"},

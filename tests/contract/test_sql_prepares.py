@@ -15,6 +15,7 @@ RUN_BY = {
     "shared.store.audit": ("worker", "operator"),
     "shared.store.backlog": ("worker",),
     "shared.store.catalogs": ("operator",),
+    "shared.store.checkpoints": ("worker", "operator"),
     "shared.store.configuration": ("operator",),
     "shared.store.customers": ("worker", "operator"),
     "shared.store.demo": ("operator",),

@@ -8,6 +8,7 @@ import typer
 from workers.cli import (
     apply,
     audit,
+    audit_keys,
     catalog,
     events,
     handlers,
@@ -52,6 +53,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(outbox.app, name="outbox")
     manual.register(tenants.app)
     app.add_typer(tenants.app, name="tenants")
+    audit_keys.register(audit.app)
     app.add_typer(audit.app, name="audit")
     app.add_typer(tokens.app, name="tokens")
 
