@@ -214,7 +214,7 @@ SELECT x.xid, c.number, c.key, c.from_xid::text::bigint AS from_xid,
        c.to_xid::text::bigint AS to_xid, c.statement, c.signature, c.blocks
 FROM unnest($1::bigint[]) AS x (xid)
 JOIN LATERAL (
-    SELECT * FROM audit_checkpoints
+    SELECT number, key, from_xid, to_xid, statement, signature, blocks FROM audit_checkpoints
     WHERE from_xid <= x.xid::text::xid8 ORDER BY from_xid DESC LIMIT 1
 ) AS c ON c.to_xid > x.xid::text::xid8
 """

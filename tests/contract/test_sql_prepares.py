@@ -15,13 +15,14 @@ RUN_BY = {
     "shared.store.audit": ("worker", "operator"),
     "shared.store.backlog": ("worker",),
     "shared.store.catalogs": ("operator",),
-    "shared.store.checkpoints": ("worker", "operator"),
+    "shared.store.checkpoints": ("operator",),
     "shared.store.configuration": ("operator",),
     "shared.store.customers": ("worker", "operator"),
     "shared.store.demo": ("operator",),
     "shared.store.events": ("operator",),
     "shared.store.explanations": ("reader", "operator"),
     "shared.store.feed": ("reader",),
+    "shared.store.disputes": ("operator",),
     "shared.store.exports": ("worker",),
     "shared.store.fetches": ("worker",),
     "shared.store.grants": ("worker", "operator"),
@@ -79,6 +80,10 @@ ALSO = {
         "shared.store.merges": ("ALIASES_AT", "NAMES_OF_TENANT", "READ_MERGES"),
     },
     "worker": {
+        "shared.store.checkpoints": (
+            "TAKE_TURN", "READ_KEYS", "READ_PRIVATE", "INSERT_KEY", "INSERT_PRIVATE",
+            "INSERT_SEAL", "READ_NEWEST", "SPAN", "READ_LEAVES", "INSERT_CHECKPOINT",
+        ),
         "shared.store.source_keys": ("READ_KEYS",),
         "shared.store.tokens": ("NOTE_USE",),
         # Whether what was given by hand adds is the catalog's to say.

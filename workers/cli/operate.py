@@ -9,6 +9,7 @@ from workers.cli import (
     apply,
     audit,
     audit_keys,
+    bundles,
     catalog,
     events,
     handlers,
@@ -54,6 +55,7 @@ def register(app: typer.Typer) -> None:
     manual.register(tenants.app)
     app.add_typer(tenants.app, name="tenants")
     audit_keys.register(audit.app)
+    bundles.register(audit.app)
     app.add_typer(audit.app, name="audit")
     app.add_typer(tokens.app, name="tokens")
 
