@@ -70,9 +70,10 @@ async def scope_of(
         NobodyNamed: there is no such tenant.
     """
     known = await tenants.find_tenant(conn, tenant)
-    if known is None:
+    # Whoever has nothing but records of its own, or nothing any more, is in the trail.
+    if known is None and ("\0" in tenant or not await disputes.read_of_tenant(conn, tenant, 0, 1)):
         raise NobodyNamed(f"nothing ever named a tenant {tenant!r}")
-    name = known.merged_into or tenant
+    name = tenant if known is None else known.merged_into or tenant
     names = (name, *await merges.names_of(conn, name))
     return Scope(name, names, since, until, with_reasons)
 

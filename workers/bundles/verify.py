@@ -48,8 +48,7 @@ def _record_hash(r: dict[str, Any]) -> str:  # the hash before, fields behind le
 
 def _root(r: dict[str, Any], proof: dict[str, Any], said: dict[str, Any]) -> str:  # RFC 6962, 2.1.1
     place, index = f"\0{r['chain']}\0{r['position']}\0".encode(), proof["index"]
-    size = said["records"]
-    node, path = _sha(place, bytes.fromhex(r["hash"])), list(proof["path"])
+    node, path, size = _sha(place, bytes.fromhex(r["hash"])), proof["path"][:], said["records"]
     while size > 1:
         if index ^ 1 < size:
             pair = (path.pop(0), node) if index & 1 else (node, path.pop(0))
@@ -64,8 +63,7 @@ def verify(path: Path, key_id: str | None = None) -> dict[str, Any]:
         with path.open("rb") as file:
             return _verify(_read(file), key_id)
     except Exception as error:  # of what somebody changed, anything may be raised
-        why = f"{type(error).__name__}: {error}".removesuffix(": ")
-        return {"ok": False, "findings": [f"it is not as it was written: {why}"]}
+        return {"ok": False, "findings": [f"it is not as it was written: {error!r}"]}
 
 
 def _wrong(r: dict[str, Any], follows: tuple[int, str] | None) -> list[str]:
@@ -84,12 +82,10 @@ def _wrong(r: dict[str, Any], follows: tuple[int, str] | None) -> list[str]:
 
 def _records(held: dict[str, list[Any]], said: dict[int, Any], count: Counter[str]) -> list[str]:
     proofs = {(one["chain"], one["position"]): one for one in held["proofs"]}
-    follows, behind = dict[str, tuple[int, str]](), Counter[str]()
-    found = []
+    follows, behind, found = dict[str, tuple[int, str]](), Counter[str](), list[str]()
     for r in held["records"]:
         chain, is_whole = r["chain"], r["chain"].startswith("tenant:")
-        then = follows.get(chain, (1, "0" * 64)) if is_whole else None
-        wrong = _wrong(r, then)
+        wrong = _wrong(r, follows.get(chain, (1, "0" * 64)) if is_whole else None)
         proof = proofs.pop((chain, r["position"]), None)
         if proof is None:
             behind[chain] += 1
@@ -99,8 +95,7 @@ def _records(held: dict[str, list[Any]], said: dict[int, Any], count: Counter[st
             behind[chain] = 0
         found += [f"record {r['position']} of {chain} {one}" for one in wrong]
         follows[chain] = (r["position"] + 1, r["hash"])
-        count["records"] += 1
-        count[f"contents {r['contentState']}"] += 1
+        count.update(("records", f"contents {r['contentState']}"))
     count["records not signed yet"] = behind.total()
     return found + [f"a proof of no record: {chain} {position}" for chain, position in proofs]
 
@@ -110,8 +105,8 @@ def _verify(members: list[tuple[str, bytes]], key_id: str | None) -> dict[str, A
     manifest, public = json.loads(held["MANIFEST.json"]), json.loads(held["keys.json"])
     halves = [bytes.fromhex(one["publicKey"]) for one in public]
     keys = {_sha(one)[:16]: Ed25519PublicKey.from_public_bytes(one) for one in halves}
-    key, signed = manifest["key"], held["MANIFEST.json"]
-    keys[key].verify(held["MANIFEST.sig"], b"sluice.bundle.1\0" + signed)
+    key = manifest["key"]
+    keys[key].verify(held["MANIFEST.sig"], b"sluice.bundle.1\0" + held["MANIFEST.json"])
     found = [] if key_id in (None, key) else [f"it is signed with {key}, and not with {key_id}"]
     listed = [{"name": n, "bytes": len(c), "sha256": _sha(c)} for n, c in members[:-2]]
     if listed != manifest["members"] or len(held) != len(listed) + 2:
@@ -130,8 +125,8 @@ def _verify(members: list[tuple[str, bytes]], key_id: str | None) -> dict[str, A
         count["bodies" if body is not None else "bodies not included"] += 1
         if body is not None and _sha(body) != event["bodySha256"]:
             found.append(f"{name}: the body is another one")
-    told = {"tenant": manifest["tenant"], "at": manifest["at"], "key": key, "counts": dict(count)}
-    return {"ok": not found, "findings": found, **told}
+    told = {"ok": not found, "findings": found, "key": key, "counts": dict(count)}
+    return told | {name: manifest[name] for name in ("tenant", "at")}
 
 
 if __name__ == "__main__":

@@ -20,10 +20,13 @@ from workers.cli.output import (
     plain,
     print_fields,
     print_page,
+    span,
     tracking_id,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from shared.db import Conn
     from shared.settings import Endpoints
     from workers.trail import Finding, Tally
@@ -55,6 +58,23 @@ def list_command(
         str | None,
         typer.Option("--event", help="Caused by this event (tracking id), or its replay."),
     ] = None,
+    source: Annotated[str | None, typer.Option("--source", help="Of this source only.")] = None,
+    by: Annotated[
+        str | None, typer.Option("--by", help="Of this actor: operator:ada, provider:stripe.")
+    ] = None,
+    action: Annotated[
+        str | None, typer.Option("--action", help="As grant.given; entitlement. is all of those.")
+    ] = None,
+    cause: Annotated[
+        str | None, typer.Option("--cause", help="event, end, catalog, operator or reconcile.")
+    ] = None,
+    feature: Annotated[str | None, typer.Option("--feature", help="Of this feature.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", help="A time, a day, or how long ago, like 48h.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", help="Up to here, and without it.")
+    ] = None,
     limit: LimitOption = 50,
     cursor: CursorOption = None,
     as_json: JsonOption = False,
@@ -64,16 +84,22 @@ def list_command(
     from shared.store.paging import decode_cursor
     from workers.actions import replay_action
 
-    wanted = tracking_id(event) if event is not None else None
+    of_event = tracking_id(event) if event is not None else None
+    asked = (source, by, action, cause, feature, since, until)
+    _check_filters((*asked, tenant), cause)
+    if of_event is not None and any(asked):
+        raise CommandError("--event goes with --tenant only: an event has few records", USAGE)
 
     async def run(conn: "Conn", _: "Endpoints") -> None:
         after = decode_cursor(cursor, int) if cursor else None
-        if wanted is None:
-            page = await trail.list_records(conn, after, tenant, limit)
+        if of_event is None:
+            first, last = await span(conn, since, until)
+            wanted = trail.Wanted(tenant, source, by, action, cause, feature, first, last)
+            page = await trail.list_records(conn, after, wanted, limit)
         else:
-            runs = await events.read_runs(conn, wanted)
-            actions = [replay_action(wanted, run["run"]) for run in runs if run["run"] > 1]
-            page = await trail.list_records_of_event(conn, wanted, actions, after, tenant, limit)
+            runs = await events.read_runs(conn, of_event)
+            actions = [replay_action(of_event, run["run"]) for run in runs if run["run"] > 1]
+            page = await trail.list_records_of_event(conn, of_event, actions, after, tenant, limit)
         columns = {
             "id": "id",
             "action": "action",
@@ -87,6 +113,15 @@ def list_command(
         print_page(page, columns, as_json=as_json, nothing="no records")
 
     operate(run)
+
+
+def _check_filters(texts: "Sequence[str | None]", cause: str | None) -> None:
+    from shared.domain.audit import CAUSES
+
+    if any(text is not None and (not text.strip() or "\0" in text) for text in texts):
+        raise CommandError("a filter that says nothing is none: leave it out", USAGE)
+    if cause is not None and cause not in CAUSES:
+        raise CommandError(f"--cause is one of {', '.join(CAUSES)}", USAGE)
 
 
 @app.command("show", epilog="Example: sluice audit show 4711 --json")

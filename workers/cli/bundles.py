@@ -3,7 +3,6 @@
 import os
 import sys
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,6 +29,7 @@ from workers.cli.output import (
     note,
     operate,
     plain,
+    span,
 )
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def export_command(
         from workers.bundles.exporting import NobodyNamed, scope_of
         from workers.checkpoints import KeyGone
 
-        first, last = await _moments(conn, since, until)
+        first, last = await span(conn, since, until)
         try:
             scope = await scope_of(conn, tenant, first, last, with_reasons=with_reasons)
             asked = _Asked(scope, out, who, why, dry_run)
@@ -189,22 +189,3 @@ def _print(told: dict[str, Any], *, is_pinned: bool) -> None:
     if not is_pinned:
         note("whose key that is, only whoever told you its id can say: --key")
     note("what a bundle cannot show: docs/audit.md")
-
-
-async def _moments(
-    conn: "Conn", since: str | None, until: str | None
-) -> tuple[datetime | None, datetime | None]:
-    from shared.domain.moments import MomentError, moment_before, read_moment
-    from shared.store.audit import moment
-
-    now, _ = await moment(conn)
-    found: list[datetime | None] = []
-    for name, text in (("--since", since), ("--until", until)):
-        try:
-            found.append(None if text is None else moment_before(now, read_moment(text)))
-        except MomentError as error:
-            raise CommandError(f"{name}: {error}", USAGE) from None
-    first, last = found
-    if first is not None and last is not None and first >= last:
-        raise CommandError("--since is not before --until", USAGE)
-    return first, last

@@ -25,13 +25,16 @@ from workers.cli import (
 from workers.cli.exits import CONFLICT, NOT_FOUND, CommandError, write_json
 from workers.cli.output import (
     ActorOption,
+    DryRunOption,
     JsonOption,
     ReasonOption,
     actor_name,
+    as_shown,
     checked_reason,
     in_transaction,
     note,
     operate,
+    say_dry_run,
     tracking_id,
 )
 
@@ -63,6 +66,7 @@ def register(app: typer.Typer) -> None:
 def replay(
     event: Annotated[str, typer.Argument(metavar="ID", help="The event's tracking id.")],
     reason: ReasonOption,
+    dry_run: DryRunOption = False,
     actor: ActorOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -76,21 +80,24 @@ def replay(
 
     async def run(conn: "Conn", endpoints: "Endpoints") -> None:
         try:
-            opened = await in_transaction(conn, lambda: open_run(conn, wanted, who, why))
+            opened = await in_transaction(
+                conn, lambda: open_run(conn, wanted, who, why), dry_run=dry_run
+            )
         except UnknownEvent as error:
             raise CommandError(str(error), NOT_FOUND) from None
         except (Unfinished, BodyGone) as error:
             raise CommandError(str(error), CONFLICT) from None
         # Only a hint: without Redis the sweep finds the work.
-        bell = Doorbell(endpoints.redis)
-        bell.ring([opened.lane])
-        await bell.close()
+        if not dry_run:
+            bell = Doorbell(endpoints.redis)
+            bell.ring([opened.lane])
+            await bell.close()
         if as_json:
-            write_json(
-                {"trackingId": str(wanted), "run": opened.run, "actionId": str(opened.action_id)}
-            )
+            said = {"trackingId": str(wanted), "run": opened.run, "actionId": str(opened.action_id)}
+            write_json(as_shown(said, dry_run=dry_run))
         else:
             sys.stdout.write(f"run {opened.run} of {wanted} is waiting to be applied\n")
             note(f"what becomes of it: sluice events show {wanted}")
+            say_dry_run(dry_run=dry_run)
 
     operate(run)
