@@ -1,5 +1,6 @@
 """What was signed is noticed when it is rewritten, whoever rewrote it and however well."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -265,3 +266,26 @@ async def test_what_may_still_commit_is_left_to_the_next(stack: Stack, ring: Key
         )
         == 0
     )
+
+
+async def test_a_worker_signs_by_itself_and_only_with_a_key(stack: Stack, ring: KeyRing) -> None:
+    await tell(stack, 1)
+    idle = asyncio.create_task(Checkpointing(stack.crew.db, None, 0.01).run())
+    never = asyncio.create_task(Checkpointing(stack.crew.db, ring, 0).run())
+    await asyncio.sleep(0.2)
+    assert await stack.value("SELECT count(*) FROM audit_checkpoints") == 0
+    several = [
+        asyncio.create_task(Checkpointing(stack.crew.db, ring, 0.02).run()) for _ in range(3)
+    ]
+    try:
+        async with asyncio.timeout(20):
+            for number in (2, 3, 4):
+                before = await stack.value("SELECT count(*) FROM audit_checkpoints")
+                await tell(stack, number)
+                while await stack.value("SELECT count(*) FROM audit_checkpoints") == before:
+                    await asyncio.sleep(0.02)
+        assert not [task for task in (idle, never, *several) if task.done()]
+    finally:
+        for task in (idle, never, *several):
+            task.cancel()
+    assert await stack.value("SELECT count(*) FROM audit_keys") == 1

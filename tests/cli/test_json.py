@@ -50,9 +50,14 @@ async def known(stack: Stack, sluice: Sluice, tmp_path: Path) -> dict[str, str]:
     )
     given = await sluice("tenants", "grant", "acme", "sso", "true", "--reason", "x", "--json")
     assert given.code == 0
+    other = ("tenants", "grant", "acme-inc", "sso", "true", "--reason", "x")
+    assert (await sluice(*other)).code == 0
     assert (await sluice("tokens", "create", "billing", "--scope", "operator")).code == 0
     await add_pushed(stack)
-    job = await Importer(stack, tmp_path / "artifacts").imported(ndjson([row(1), row(2)]))
+    importer = Importer(stack, tmp_path / "artifacts")
+    job = await importer.imported(ndjson([row(1), row(2)]))
+    waiting = await importer.push(ndjson([row(3)]))
+    await stack.drain()
     ring = KeyRing.parse(stack.endpoints.secret_key)
     async with stack.crew.db.transaction() as conn:
         assert await write_next(conn, ring, "system:test") is not None
@@ -68,7 +73,8 @@ async def known(stack: Stack, sluice: Sluice, tmp_path: Path) -> dict[str, str]:
         "version": "1",
         "message": "1",
         "source": "stripe",
-        "api": encode_name(RecordName("acme", "", True, "rep_1")),
+        "waiting": str(waiting),
+        "grant": str(given.json["id"]),
     }
 
 
@@ -168,6 +174,9 @@ WRITES: list[tuple[str, ...]] = [
     ("sources", "pause", "stripe", "--reason", "x"),
     ("replay", "{event}", "--reason", "x"),
     ("audit", "rotate-key", "--reason", "x"),
+    ("tenants", "merge", "acme-inc", "acme", "--reason", "x"),
+    ("tenants", "revoke", "acme", "{grant}", "--reason", "x"),
+    ("jobs", "cancel", "{waiting}", "--reason", "x"),
 ]
 
 
