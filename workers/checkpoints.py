@@ -32,6 +32,7 @@ from shared.signing import SigningKey, is_signed, public_id
 from shared.store import checkpoints
 from shared.store.checkpoints import AuditKey, Checkpoint, Leaf
 from shared.store.paging import iso
+from shared.store.sources import read_seals
 from workers.actions import new_action, record_action
 
 log = logging.getLogger(__name__)
@@ -174,11 +175,13 @@ async def open_key(conn: Conn, ring: KeyRing, key: str) -> SigningKey:
     """
     sealed = await checkpoints.read_secret(conn, key)
     if sealed is None:
-        raise KeyGone(f"the private half of audit key {key} is gone; see `sluice audit rotate-key`")
+        raise KeyGone(
+            f"the private half of audit key {key} is gone; see `sluice audit rotate-key --lost`"
+        )
     try:
         return SigningKey.opened(ring, key, sealed)
     except SealingError as error:
-        raise KeyGone(f"{error}; see `sluice audit rotate-key`") from None
+        raise KeyGone(f"{error}; see `sluice audit rotate-key --lost`") from None
 
 
 async def rotate_key(
@@ -209,6 +212,10 @@ async def rotate_key(
 
 
 async def _make_key(conn: Conn, ring: KeyRing, actor: str, before: SigningKey | None) -> SigningKey:
+    # A new seal keeps every process from starting that lacks its key: not under a wrong one.
+    missing = ring.lacks(await read_seals(conn))
+    if missing:
+        raise KeyGone(f"SLUICE_SECRET_KEY lacks {', '.join(missing)}, so no audit key is made")
     key = SigningKey.new()
     endorsed = ("", b"") if before is None else (before.id, before.sign(ENDORSING, key.public))
     await checkpoints.insert_key(conn, key.id, key.public, key.sealed(ring), actor, endorsed)

@@ -226,6 +226,17 @@ async def test_a_lost_key_is_said_and_replaced_without_a_voucher(
     assert (await sluice("audit", "verify")).code == 0
 
 
+async def test_no_key_is_made_under_a_sealing_key_that_is_not_the_databases(
+    stack: Stack, ring: KeyRing
+) -> None:
+    await tell(stack, 1)
+    async with stack.owner.connection() as conn:
+        await conn.execute("INSERT INTO seals (key_id) VALUES ('0123456789abcdef')")
+    with pytest.raises(KeyGone, match="lacks 0123456789abcdef"):
+        await sign(stack, ring)
+    assert await stack.value("SELECT count(*) FROM audit_keys") == 0
+
+
 async def test_a_key_is_sealed_anew_and_stays_the_same(signed: Stack, ring: KeyRing) -> None:
     """What `secrets rekey` does: the same private half, under another sealing key."""
     new = new_key()

@@ -85,6 +85,7 @@ ALSO = {
             "INSERT_SEAL", "READ_NEWEST", "SPAN", "READ_LEAVES", "INSERT_CHECKPOINT",
         ),
         "shared.store.source_keys": ("READ_KEYS",),
+        "shared.store.sources": ("READ_SEALS",),
         "shared.store.tokens": ("NOTE_USE",),
         # Whether what was given by hand adds is the catalog's to say.
         "shared.store.manual_grants": ("LIST_MANUAL_GRANTS",),
@@ -92,6 +93,7 @@ ALSO = {
     # What operators link, grant or merge is derived in their own transaction.
     "operator": {
         "shared.store.observations": ("READ_OBSERVATIONS",),
+        "shared.store.sources": ("READ_SEALS",),
         # `sluice sources pause` and `resume` do at once what an order does.
         "shared.store.operating": (
             "HOLD_SOURCE", "NEXT_WORK", "SET_PAUSED", "NOTE_ORDER", "TAKE_TURN", "ADD_VERSION",

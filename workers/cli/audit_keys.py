@@ -85,7 +85,7 @@ def rotate_command(
         try:
             key = await in_transaction(conn, work, dry_run=dry_run)
         except KeyGone as error:
-            raise CommandError(f"{error} --lost", CONFLICT) from None
+            raise CommandError(str(error), CONFLICT) from None
         if as_json:
             said = {"id": key.id, "publicKey": key.public.hex(), "isEndorsed": not lost}
             write_json(said | ({"dryRun": True} if dry_run else {}))
