@@ -18,6 +18,8 @@ from shared.store.disputes import Told
 
 #: Actions of operators that say what they gave a tenant, and name nobody else.
 _GIVEN = frozenset({"grant.given", "grant.revoked", "event.replayed"})
+#: A manifest lists what one chunk of an import changed for one tenant, and no row of another.
+_MANIFESTS = frozenset({"records.imported"})
 #: Those that say whose something was before or is now.
 _NAMING = frozenset({"customer.linked", "tenant.merged", "tenant.absorbed"})
 
@@ -43,7 +45,7 @@ def is_told(told: Told, scope: Scope, shared: Collection[str]) -> bool:
     by_person = record.actor.partition(":")[0] in ("operator", "token")
     if record.reason_digest is not None and by_person and not scope.with_reasons:
         return False
-    if record.action in OWN_CONTENTS:
+    if record.action in OWN_CONTENTS | _MANIFESTS:
         # Nothing but the tenant's own values, wherever they come from.
         return record.tenant in scope.names
     if record.action in _NAMING:
