@@ -94,7 +94,7 @@ class KeyRing:
             SealingError: the key is not held, or the ciphertext is not this place's.
         """
         what = "the API key" if slot == API_KEY_SLOT else f"secret {slot}"
-        where = f"{what} of source {source!r}"
+        where = f"{what} of source {source!r}" if slot >= API_KEY_SLOT else source
         cipher = self._ciphers.get(sealed.key_id)
         if cipher is None:
             raise SealingError(

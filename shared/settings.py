@@ -78,6 +78,7 @@ class Settings(BaseSettings):
     keep_ledger_d: int = Field(default=400, ge=90, le=36500)
     keep_jobs_d: int = Field(default=90, ge=7, le=36500)
     keep_messages_d: int = Field(default=90, ge=90, le=36500, description="receivers know keys")
+    checkpoint_every_s: float = Field(default=3600.0, ge=0, description="0: never")
 
     @field_validator("port", "admin_port", mode="before")
     @classmethod

@@ -85,6 +85,7 @@ async def apply(
     actor: str,
     shown_version: int | None,
     api_keys: Mapping[str, str] = _NO_KEYS,
+    reason: str | None = None,
 ) -> tuple[int, Difference]:
     """
     Write the difference, in the caller's transaction; returns the version that holds afterwards.
@@ -142,6 +143,7 @@ async def apply(
             "mode": found.mode,
             "changes": [change.shown() for change in found.changes if change.is_written],
         },
+        reason=reason,
     )
     return version, found
 

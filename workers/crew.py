@@ -53,8 +53,8 @@ async def enlisted(name: str, settings: Settings, endpoints: Endpoints) -> Async
     marks = {"synchronous_commit": "off"}
     title = f"sluice {name}"
     # Beside the visits: three for the sweep's duties, one for pruning, two for fetching, one each for
-    # reconciling, pulling and following, two for sending.
-    size = settings.worker_slots + 11
+    # reconciling, pulling, following and checkpoints, two for sending.
+    size = settings.worker_slots + 12
     db = await Database.open(url, "worker", name=title, size=size, settings=LOOKUPS_ONLY)
     marking = await Database.open(url, "worker", name=title, size=2, settings=marks)
     retry = RetryPolicy(settings.max_attempts, settings.retry_base_s, settings.retry_cap_s)

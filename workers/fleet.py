@@ -25,6 +25,7 @@ from shared.sealing import KeyRing, SealingError
 from shared.settings import Endpoints, Settings
 from shared.store import tokens
 from shared.store.pulls import What
+from workers.checkpoints import Checkpointing
 from workers.crew import Crew, run_process
 from workers.extensions import handlers
 from workers.extensions.following import Following
@@ -54,6 +55,7 @@ async def work_until(
     pace: Pace | None = None,
     pull_every_s: Mapping[What, float] | None = None,
     pruning: Pruning | None = None,
+    checkpoint_every_s: float = 0.0,
 ) -> None:
     """
     Drain lanes until `stop` is set; then finish the visits that have begun.
@@ -78,6 +80,9 @@ async def work_until(
         asyncio.create_task(reconciling.run(), name="reconciling"),
         asyncio.create_task(pulling.run(), name="pulling"),
         asyncio.create_task(Sending(crew, handlers(), pace).run(), name="sending"),
+        asyncio.create_task(
+            Checkpointing(crew.db, keys, checkpoint_every_s).run(), name="checkpointing"
+        ),
     ]
     if handlers():
         following = Following(crew, rounds.wake)
@@ -198,6 +203,7 @@ async def _work(stop: asyncio.Event, crew: Crew, settings: Settings, endpoints: 
         Pace.of(settings.send_timeout_s),
         {"events": settings.pull_every_s, "objects": settings.compare_every_s},
         Pruning(settings, Artifacts(settings.artifacts_url, settings.home)),
+        settings.checkpoint_every_s,
     )
 
 

@@ -13,10 +13,16 @@ from typing import Literal
 
 from shared.db import Conn
 from shared.domain.audit import GENESIS, Label, content_digest, record_hash
-from shared.store import trail
+from shared.domain.checkpoints import PURPOSE, Statement, read_statement
+from shared.signing import is_signed
+from shared.store import checkpoints, trail
 from shared.store.trail import Content, Head, Link
+from workers.checkpoints import find_unfit
 
-Kind = Literal["altered", "removed", "inserted", "cut_off", "content_altered"]
+Kind = Literal["altered", "removed", "inserted", "cut_off", "content_altered", "not_as_signed"]
+
+#: What findings of checkpoints name instead of a chain; no chain is called that.
+CHECKPOINTS = "checkpoints"
 
 BATCH = 1000
 
@@ -43,6 +49,17 @@ class Tally:
     contents: int = 0
     erased: int = 0
     anchored: int = 0
+    checkpoints: int = 0
+    signed: int = 0  # records that a checkpoint covers
+
+
+@dataclass(frozen=True, slots=True)
+class SignedHead:
+    """A checkpoint as `sluice audit heads --signed` exports it."""
+
+    statement: str
+    signature: bytes
+    public_key: bytes
 
 
 class AnchorError(ValueError):
@@ -139,10 +156,11 @@ class ChainWalk:
 
 
 async def verify(
-    conn: Conn, anchor: Iterable[Head] | None, tally: Callable[[Tally], None]
+    conn: Conn, anchor: Iterable[Head | SignedHead] | None, tally: Callable[[Tally], None]
 ) -> AsyncIterator[Finding]:
     """
-    Walk every chain, then look for heads and contents without records, then at the anchor.
+    Walk every chain, then look for heads and contents without records, then at what was signed, and
+    at the anchor.
 
     `tally` is called after every batch and at the end. Each batch is a snapshot of its own: what
     workers append meanwhile is either seen whole or not at all.
@@ -159,15 +177,23 @@ async def verify(
         yield finding
     async for finding in _find_orphans(conn):
         yield finding
+
+    def count(said: Statement) -> None:
+        walk.tally.checkpoints += 1
+        walk.tally.signed += said.records
+        tally(walk.tally)
+
+    async for unfit in find_unfit(conn, count):
+        yield Finding("not_as_signed", CHECKPOINTS, unfit.number or None, unfit.detail)
     if anchor is not None:
         async for finding in _check_anchor(conn, anchor, walk.tally):
             yield finding
     tally(walk.tally)
 
 
-def read_anchor(lines: Iterable[str]) -> Iterator[Head]:
+def read_anchor(lines: Iterable[str]) -> Iterator[Head | SignedHead]:
     """
-    The heads that `sluice audit heads` printed, with or without `--json`.
+    The heads that `sluice audit heads` printed, with or without `--json`, or with `--signed`.
 
     Raises:
         AnchorError: naming the line.
@@ -177,6 +203,13 @@ def read_anchor(lines: Iterable[str]) -> Iterator[Head]:
             continue
         try:
             entry = json.loads(line)
+            if "statement" in entry:
+                read_statement(entry["statement"])
+                signature, public_key = (
+                    bytes.fromhex(entry[name]) for name in ("signature", "publicKey")
+                )
+                yield SignedHead(entry["statement"], signature, public_key)
+                continue
             for head in entry.get("items", [entry]):
                 length = head["length"]
                 if not isinstance(length, int) or not isinstance(head["chain"], str):
@@ -199,9 +232,16 @@ async def _find_orphans(conn: Conn) -> AsyncIterator[Finding]:
         last = numbers[-1]
 
 
-async def _check_anchor(conn: Conn, anchor: Iterable[Head], tally: Tally) -> AsyncIterator[Finding]:
+async def _check_anchor(
+    conn: Conn, anchor: Iterable[Head | SignedHead], tally: Tally
+) -> AsyncIterator[Finding]:
     batch: list[Head] = []
     for head in anchor:
+        if isinstance(head, SignedHead):
+            tally.anchored += 1
+            for finding in await _check_signed(conn, head):
+                yield finding
+            continue
         batch.append(head)
         if len(batch) == BATCH:
             for finding in await _missing_from(conn, batch, tally):
@@ -209,6 +249,22 @@ async def _check_anchor(conn: Conn, anchor: Iterable[Head], tally: Tally) -> Asy
             batch = []
     for finding in await _missing_from(conn, batch, tally):
         yield finding
+
+
+async def _check_signed(conn: Conn, head: SignedHead) -> list[Finding]:
+    """The anchored checkpoint is here still, to the byte; what it covers is looked at by itself."""
+    said = read_statement(head.statement)
+    if not is_signed(head.public_key, head.signature, PURPOSE, head.statement.encode()):
+        detail = "the anchor does not have its own signature"
+        return [Finding("altered", CHECKPOINTS, said.number, detail)]
+    found = await checkpoints.read_after(conn, said.number - 1, 1)
+    if not found or found[0].number != said.number:
+        detail = "the checkpoint was anchored, and is gone"
+        return [Finding("cut_off", CHECKPOINTS, said.number, detail)]
+    if found[0].statement != head.statement:
+        detail = "not the checkpoint that was anchored: signed anew since"
+        return [Finding("altered", CHECKPOINTS, said.number, detail)]
+    return []
 
 
 async def _missing_from(conn: Conn, heads: list[Head], tally: Tally) -> list[Finding]:

@@ -9,13 +9,14 @@ still verifies.
 
 import hashlib
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import msgspec
 
 from shared.domain.entitlements import Entitlement
 
 Cause = Literal["event", "end", "catalog", "operator", "reconcile"]
+CAUSES: tuple[str, ...] = get_args(Cause)
 Label = Literal["before", "after", "reason"]
 
 #: The hash before the first record of every chain.

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -42,6 +43,20 @@ class Link:
     head: Head | None
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which records to list; None asks nothing. An action that ends in "." is a family of them."""
+
+    tenant: str | None = None
+    source: str | None = None
+    actor: str | None = None
+    action: str | None = None
+    cause: str | None = None
+    feature: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
 #: Contents that are read at once, in about.
 _PAGE_BYTES = 16 << 20
 
@@ -61,24 +76,41 @@ _RECORD = _COLUMNS.replace(
     " convert_to(json_build_object('bytes', octet_length(c.after))::text, 'UTF8')"
     " ELSE c.after END",
 )
+# An action's family is found by its beginning: "entitlement.".
 LIST_RECORDS = (
     _RECORD
     + """
 WHERE ($1::bigint IS NULL OR a.id < $1) AND ($2::text IS NULL OR a.tenant = $2)
+  AND ($4::text IS NULL OR a.source = $4) AND ($5::text IS NULL OR a.actor = $5)
+  AND ($6::text IS NULL OR a.action = $6 OR right($6, 1) = '.' AND starts_with(a.action, $6))
+  AND ($7::text IS NULL OR a.cause = $7) AND ($8::text IS NULL OR a.feature = $8)
+  AND ($9::timestamptz IS NULL OR a.at >= $9) AND ($10::timestamptz IS NULL OR a.at < $10)
 ORDER BY a.id DESC
 LIMIT $3
 """
 )
 
 
-async def list_records(conn: Conn, after: int | None, tenant: str | None, limit: int) -> Page:
+async def list_records(conn: Conn, after: int | None, wanted: Wanted, limit: int) -> Page:
     """
     Newest first.
 
     {"id", "cause", "causeId", "run", "tenant", "step", "action", "actor", "before", "after", "at",
     "reason", "source", "subject", "feature", "catalogVersion", "chain", "position", "erased"}.
     """
-    rows = await conn.fetch(LIST_RECORDS, after, tenant, limit + 1)
+    rows = await conn.fetch(
+        LIST_RECORDS,
+        after,
+        wanted.tenant,
+        limit + 1,
+        wanted.source,
+        wanted.actor,
+        wanted.action,
+        wanted.cause,
+        wanted.feature,
+        wanted.since,
+        wanted.until,
+    )
     return page_of(rows, limit, _shown, lambda row: (row["id"],))
 
 

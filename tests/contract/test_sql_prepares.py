@@ -16,6 +16,7 @@ RUN_BY = {
     "shared.store.backlog": ("worker",),
     "shared.store.candidates": ("worker", "operator"),
     "shared.store.catalogs": ("operator",),
+    "shared.store.checkpoints": ("operator",),
     "shared.store.configuration": ("operator",),
     "shared.store.customers": ("worker", "operator"),
     "shared.store.demo": ("operator",),
@@ -24,6 +25,7 @@ RUN_BY = {
     "shared.store.events": ("operator",),
     "shared.store.explanations": ("reader", "operator"),
     "shared.store.feed": ("reader",),
+    "shared.store.disputes": ("operator",),
     "shared.store.exports": ("worker",),
     "shared.store.fetches": ("worker",),
     "shared.store.grants": ("worker", "operator"),
@@ -92,7 +94,12 @@ ALSO = {
         "shared.store.merges": ("ALIASES_AT", "NAMES_OF_TENANT", "READ_MERGES"),
     },
     "worker": {
+        "shared.store.checkpoints": (
+            "TAKE_TURN", "READ_KEYS", "READ_PRIVATE", "INSERT_KEY", "INSERT_PRIVATE",
+            "INSERT_SEAL", "READ_NEWEST", "SPAN", "READ_LEAVES", "INSERT_CHECKPOINT",
+        ),
         "shared.store.source_keys": ("READ_KEYS",),
+        "shared.store.sources": ("READ_SEALS",),
         "shared.store.tokens": ("NOTE_USE",),
         # Whether what was given by hand adds is the catalog's to say.
         "shared.store.manual_grants": ("LIST_MANUAL_GRANTS",),
@@ -107,6 +114,7 @@ ALSO = {
         "shared.store.replay_plans": (
             "READ_STANDING", "COUNT_TO_OPEN", "FIND_MOVED", "FIND_CHANGED",
         ),
+        "shared.store.sources": ("READ_SEALS",),
         # `sluice sources pause` and `resume` do at once what an order does.
         "shared.store.operating": (
             "HOLD_SOURCE", "NEXT_WORK", "SET_PAUSED", "NOTE_ORDER", "TAKE_TURN", "ADD_VERSION",

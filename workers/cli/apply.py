@@ -16,7 +16,9 @@ from workers.cli.following import bar, follow
 from workers.cli.output import (
     ActorOption,
     JsonOption,
+    WhyOption,
     actor_name,
+    checked_reason,
     in_transaction,
     note,
     operate,
@@ -50,6 +52,7 @@ class Applying:
     api_keys: dict[str, str]
     keys: "KeyRing"
     actor: str
+    reason: str | None
     prune: bool
     asks: bool
     dry_run: bool
@@ -84,6 +87,7 @@ def apply(
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until every tenant has the new catalog.")
     ] = False,
+    reason: WhyOption = None,
     actor: ActorOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -102,6 +106,7 @@ def apply(
     )
 
     who = actor_name(actor)
+    why = checked_reason(reason) if reason is not None else None
     try:
         declared = read_declaration(file.read_bytes(), providers(), str(file), file.parent)
         secrets = resolve_secrets(declared, os.environ, file.parent, providers())
@@ -119,6 +124,7 @@ def apply(
             api_keys=api_keys,
             keys=KeyRing.parse(endpoints.secret_key),
             actor=who,
+            reason=why,
             prune=prune,
             asks=is_terminal and not (yes or dry_run),
             dry_run=dry_run,
@@ -202,6 +208,7 @@ async def _write(conn: "Conn", asked: Applying, *, shown_version: int) -> int:
             providers(),
             prune=asked.prune,
             actor=asked.actor,
+            reason=asked.reason,
             shown_version=shown_version,
             api_keys=asked.api_keys,
         ),

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from workers.cli.exits import FAILURE, NOT_FOUND, USAGE, CommandError, write_json
+from workers.cli.exits import FAILURE, NOT_FOUND, USAGE, CommandError, write_json, write_line
 from workers.cli.output import (
     CursorOption,
     JsonOption,
@@ -20,10 +20,13 @@ from workers.cli.output import (
     plain,
     print_fields,
     print_page,
+    span,
     tracking_id,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from shared.db import Conn
     from shared.settings import Endpoints
     from workers.trail import Finding, Tally
@@ -34,6 +37,11 @@ _UNSEEN = [
     "records cut off the end of a chain whose head was set back to match",
     "chains removed together with their heads and contents",
     "chains rewritten from some record on to their end, every hash and the head included",
+]
+_UNSEEN_SIGNED = [
+    "any of these done only to records younger than the last checkpoint ({left} now), or together"
+    " with the removal of all checkpoints that cover them",
+    "what was done by somebody who has the audit key too: the database and SLUICE_SECRET_KEY",
 ]
 _UNSEEN_ANCHORED = [
     "the same done only to records younger than the anchor, or to chains younger than it",
@@ -50,6 +58,23 @@ def list_command(
         str | None,
         typer.Option("--event", help="Caused by this event (tracking id), or its replay."),
     ] = None,
+    source: Annotated[str | None, typer.Option("--source", help="Of this source only.")] = None,
+    by: Annotated[
+        str | None, typer.Option("--by", help="Of this actor: operator:ada, provider:stripe.")
+    ] = None,
+    action: Annotated[
+        str | None, typer.Option("--action", help="As grant.given; entitlement. is all of those.")
+    ] = None,
+    cause: Annotated[
+        str | None, typer.Option("--cause", help="event, end, catalog, operator or reconcile.")
+    ] = None,
+    feature: Annotated[str | None, typer.Option("--feature", help="Of this feature.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", help="A time, a day, or how long ago, like 48h.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", help="Up to here, and without it.")
+    ] = None,
     limit: LimitOption = 50,
     cursor: CursorOption = None,
     as_json: JsonOption = False,
@@ -59,16 +84,22 @@ def list_command(
     from shared.store.paging import decode_cursor
     from workers.actions import replay_action
 
-    wanted = tracking_id(event) if event is not None else None
+    of_event = tracking_id(event) if event is not None else None
+    asked = (source, by, action, cause, feature, since, until)
+    _check_filters((*asked, tenant), cause)
+    if of_event is not None and any(asked):
+        raise CommandError("--event goes with --tenant only: an event has few records", USAGE)
 
     async def run(conn: "Conn", _: "Endpoints") -> None:
         after = decode_cursor(cursor, int) if cursor else None
-        if wanted is None:
-            page = await trail.list_records(conn, after, tenant, limit)
+        if of_event is None:
+            first, last = await span(conn, since, until)
+            wanted = trail.Wanted(tenant, source, by, action, cause, feature, first, last)
+            page = await trail.list_records(conn, after, wanted, limit)
         else:
-            runs = await events.read_runs(conn, wanted)
-            actions = [replay_action(wanted, run["run"]) for run in runs if run["run"] > 1]
-            page = await trail.list_records_of_event(conn, wanted, actions, after, tenant, limit)
+            runs = await events.read_runs(conn, of_event)
+            actions = [replay_action(of_event, run["run"]) for run in runs if run["run"] > 1]
+            page = await trail.list_records_of_event(conn, of_event, actions, after, tenant, limit)
         columns = {
             "id": "id",
             "action": "action",
@@ -82,6 +113,15 @@ def list_command(
         print_page(page, columns, as_json=as_json, nothing="no records")
 
     operate(run)
+
+
+def _check_filters(texts: "Sequence[str | None]", cause: str | None) -> None:
+    from shared.domain.audit import CAUSES
+
+    if any(text is not None and (not text.strip() or "\0" in text) for text in texts):
+        raise CommandError("a filter that says nothing is none: leave it out", USAGE)
+    if cause is not None and cause not in CAUSES:
+        raise CommandError(f"--cause is one of {', '.join(CAUSES)}", USAGE)
 
 
 @app.command("show", epilog="Example: sluice audit show 4711 --json")
@@ -104,16 +144,25 @@ def show_command(
     operate(run)
 
 
-@app.command("heads", epilog="Example: sluice audit heads > anchor-$(date +%F).jsonl")
-def heads_command(as_json: JsonOption = False) -> None:
+@app.command("heads", epilog="Example: sluice audit heads --signed > anchor-$(date +%F).jsonl")
+def heads_command(
+    signed: Annotated[
+        bool, typer.Option("--signed", help="The last signed checkpoint instead: one line.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """
-    Print every chain's head, one JSON line each: the anchor for `audit verify --anchor`.
+    Print the anchor for `audit verify --anchor`: every chain's head, one JSON line each.
 
-    Keep it where nobody who may write to the database may write.
+    Keep it where nobody who may write to the database may write. With --signed it is one line for
+    all chains, up to the last checkpoint.
     """
     from shared.store.trail import read_heads
 
     async def run(conn: "Conn", _: "Endpoints") -> None:
+        if signed:
+            write_line(await _signed(conn))
+            return
         chain, separator = "", ""
         if as_json:
             sys.stdout.write('{"items": [')
@@ -131,6 +180,24 @@ def heads_command(as_json: JsonOption = False) -> None:
     operate(run)
 
 
+async def _signed(conn: "Conn") -> dict[str, Any]:
+    from shared.store import checkpoints
+
+    newest = await checkpoints.read_newest(conn)
+    if newest is None:
+        raise CommandError(
+            "no checkpoint yet: workers that have SLUICE_SECRET_KEY write them", NOT_FOUND
+        )
+    keys = {key.id: key for key in await checkpoints.read_keys(conn)}
+    return {
+        "number": newest.number,
+        "key": newest.key,
+        "statement": newest.statement,
+        "signature": newest.signature.hex(),
+        "publicKey": keys[newest.key].public.hex(),
+    }
+
+
 @app.command("verify", epilog="Example: sluice audit verify --anchor anchor-2026-11-01.jsonl")
 def verify_command(
     anchor: Annotated[
@@ -139,15 +206,17 @@ def verify_command(
     as_json: JsonOption = False,
 ) -> None:
     """
-    Verify every chain: altered, removed, inserted or cut-off records, and altered contents.
+    Verify every chain and checkpoint: altered, removed, inserted or cut-off records.
 
-    Exit code 1 if there is one. Says what it cannot see.
+    Altered contents too, and what is not as it was signed. Exit code 1 if there is one. Says what
+    it cannot see.
     """
+    from shared.store import checkpoints
     from workers.trail import Finding, Tally, read_anchor, verify
 
     found: list[Finding] = []
     counted = Tally()
-    count = 0
+    count = left = 0
 
     def progress(tally: "Tally") -> None:
         nonlocal counted
@@ -156,7 +225,7 @@ def verify_command(
             sys.stderr.write(f"\r{tally.records:,} records in {tally.chains:,} chains")
 
     async def run(conn: "Conn", _: "Endpoints") -> None:
-        nonlocal count
+        nonlocal count, left
         with _opened(anchor) as lines:
             heads = read_anchor(lines) if lines is not None else None
             async for finding in verify(conn, heads, progress):
@@ -165,9 +234,13 @@ def verify_command(
                     found.append(finding)
         if sys.stderr.isatty():
             sys.stderr.write("\n")
+        newest = await checkpoints.read_newest(conn)
+        left = await checkpoints.count_uncovered(conn, newest.to_xid) if newest else 0
 
     operate(run)
     unseen = _UNSEEN if anchor is None else _UNSEEN_ANCHORED
+    if anchor is None and counted.checkpoints:
+        unseen = [line.format(left=left) for line in _UNSEEN_SIGNED]
     if as_json:
         write_json(
             {
@@ -177,6 +250,8 @@ def verify_command(
                 "contents": counted.contents,
                 "erased": counted.erased,
                 "anchored": counted.anchored,
+                "checkpoints": counted.checkpoints,
+                "signed": counted.signed,
                 "findings": [asdict(finding) for finding in found],
                 "findingCount": count,
                 "cannotSee": unseen,
@@ -218,6 +293,7 @@ def _print(
     typer.echo(
         f"{'NOT WHOLE' if count else 'whole'}: {tally.records} records in {tally.chains} chains,"
         f" {tally.contents} contents ({tally.erased} erased),"
+        f" {tally.checkpoints} checkpoints over {tally.signed} of the records,"
         f" {tally.anchored} anchored heads, {count} findings"
     )
     note(f"{'This' if anchored else 'Without --anchor this'} cannot see:")

@@ -56,6 +56,11 @@ def explain(error: Exception) -> tuple[str, int] | None:
     return None
 
 
+def write_line(value: Any) -> None:
+    """One JSON document on stdout, in one line: of many, or to be kept in a file of lines."""
+    sys.stdout.write(json.dumps(value, default=str) + "\n")
+
+
 def write_json(value: Any) -> None:
     """One JSON document on stdout."""
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")

@@ -12,11 +12,15 @@ from workers.cli.following import LOOK_EVERY_S, bar
 from workers.cli.output import (
     ActorOption,
     CursorOption,
+    DryRunOption,
     JsonOption,
     LimitOption,
     ReasonOption,
+    YesOption,
     actor_name,
+    as_shown,
     checked_reason,
+    confirm,
     in_transaction,
     note,
     operate,
@@ -24,6 +28,7 @@ from workers.cli.output import (
     print_fields,
     print_page,
     print_table,
+    say_dry_run,
 )
 
 if TYPE_CHECKING:
@@ -119,24 +124,34 @@ def show_command(
 
 @app.command("cancel", epilog='Example: sluice jobs cancel 019a… --reason "the wrong source"')
 def cancel_command(
-    job: JobArgument, reason: ReasonOption, actor: ActorOption = None, as_json: JsonOption = False
+    job: JobArgument,
+    reason: ReasonOption,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    actor: ActorOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """End a job before its next step. What it has done stays."""
     from workers.steering import IsOver, UnknownJob, cancel_job
 
     number, who, why = _job_id(job), actor_name(actor), checked_reason(reason)
+    if not dry_run:
+        confirm(f"End job {number}, for good?", yes=yes)
 
     async def run(conn: "Conn", _: "Endpoints") -> None:
         try:
-            action = await in_transaction(conn, lambda: cancel_job(conn, number, who, why))
+            action = await in_transaction(
+                conn, lambda: cancel_job(conn, number, who, why), dry_run=dry_run
+            )
         except UnknownJob as error:
             raise CommandError(str(error), NOT_FOUND) from None
         except IsOver as error:
             raise CommandError(str(error), CONFLICT) from None
         if as_json:
-            write_json({"job": str(number), "actionId": str(action)})
+            write_json(as_shown({"job": str(number), "actionId": str(action)}, dry_run=dry_run))
         else:
             sys.stdout.write(f"job {number} ends before its next step\n")
+            say_dry_run(dry_run=dry_run)
 
     operate(run)
 

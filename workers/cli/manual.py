@@ -8,16 +8,21 @@ import typer
 from workers.cli.exits import CONFLICT, NOT_FOUND, USAGE, CommandError, write_json
 from workers.cli.output import (
     ActorOption,
+    DryRunOption,
     JsonOption,
     ReasonOption,
+    YesOption,
     actor_name,
+    as_shown,
     check_text,
     checked_reason,
+    confirm,
     deriving,
     note,
     operate,
     plain,
     say_changes,
+    say_dry_run,
 )
 
 if TYPE_CHECKING:
@@ -50,6 +55,7 @@ def grant_command(
             help='A time with its zone, or after how long, e.g. "90d"; until revoked unless given.',
         ),
     ] = None,
+    dry_run: DryRunOption = False,
     actor: ActorOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -73,7 +79,9 @@ def grant_command(
     async def run(conn: "Conn", _: "Endpoints") -> None:
         try:
             given = await deriving(
-                conn, lambda _: give(conn, tenant, feature, wanted, ends, who, why)
+                conn,
+                lambda _: give(conn, tenant, feature, wanted, ends, who, why),
+                dry_run=dry_run,
             )
         except UnfitGrant as error:
             raise CommandError(str(error), USAGE) from None
@@ -82,13 +90,14 @@ def grant_command(
         if not given.is_known:
             note(f"no plan of the catalog has {plain(feature)}: is it spelled as the product asks?")
         if as_json:
-            write_json(given.shown())
+            write_json(as_shown(given.shown(), dry_run=dry_run))
             return
         grant = given.grant
         end = "it is revoked" if grant.valid_until is None else iso(grant.valid_until)
         what = f"{feature} {plain(value)}"
         typer.echo(f"grant {grant.id}: {plain(grant.tenant)} is given {what}, until {end}")
         _say(given)
+        say_dry_run(dry_run=dry_run)
 
     operate(run)
 
@@ -99,6 +108,8 @@ def revoke_command(
         str, typer.Argument(metavar="GRANT_ID", help="Its id; `sluice tenants show` has it.")
     ],
     reason: ReasonOption,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
     actor: ActorOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -111,19 +122,24 @@ def revoke_command(
     number = grant_id.removeprefix("manual/")
     if not (number.isascii() and number.isdigit() and int(number) < 2**63):
         raise CommandError(f"{plain(grant_id)} is not the id of a manual grant", USAGE)
+    if not dry_run:
+        confirm(f"Take grant {number} back from {plain(tenant)}?", yes=yes)
 
     async def run(conn: "Conn", _: "Endpoints") -> None:
         try:
-            taken = await deriving(conn, lambda _: revoke(conn, tenant, int(number), who, why))
+            taken = await deriving(
+                conn, lambda _: revoke(conn, tenant, int(number), who, why), dry_run=dry_run
+            )
         except UnknownGrant as error:
             raise CommandError(f"{plain(error)}; see `sluice tenants show`", NOT_FOUND) from None
         except (RevokedBefore, TenantErased) as error:
             raise CommandError(plain(error), CONFLICT) from None
         if as_json:
-            write_json(taken.shown())
+            write_json(as_shown(taken.shown(), dry_run=dry_run))
             return
         typer.echo(f"grant {number} of {plain(taken.grant.tenant)} is revoked")
         _say(taken)
+        say_dry_run(dry_run=dry_run)
 
     operate(run)
 

@@ -5,6 +5,8 @@ import typer
 from workers.cli import (
     apply,
     audit,
+    audit_keys,
+    bundles,
     catalog,
     events,
     events_acting,
@@ -47,5 +49,7 @@ def register(app: typer.Typer) -> None:
     keeping.register_tenants(tenants.app)
     keeping.register_db(run.database)
     app.add_typer(tenants.app, name="tenants")
+    audit_keys.register(audit.app)
+    bundles.register(audit.app)
     app.add_typer(audit.app, name="audit")
     app.add_typer(tokens.app, name="tokens")

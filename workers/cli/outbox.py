@@ -11,16 +11,21 @@ from workers.cli.exits import CONFLICT, NOT_FOUND, USAGE, CommandError, write_js
 from workers.cli.output import (
     ActorOption,
     CursorOption,
+    DryRunOption,
     JsonOption,
     LimitOption,
     ReasonOption,
+    YesOption,
     actor_name,
+    as_shown,
     checked_reason,
+    confirm,
     in_transaction,
     note,
     operate,
     print_fields,
     print_page,
+    say_dry_run,
     tracking_id,
 )
 
@@ -117,6 +122,8 @@ def retry_command(
         str | None, typer.Option("--handler", help="With --dead: all of this handler.")
     ] = None,
     dead: Annotated[bool, typer.Option("--dead", help="All dead ones of --handler.")] = False,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
     actor: ActorOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -125,25 +132,29 @@ def retry_command(
     numbers = list(dict.fromkeys(messages or ()))
     if bool(numbers) == bool(handler and dead) or bool(handler) != dead:
         raise CommandError("give messages, or --handler NAME --dead", USAGE)
+    if handler is not None and not dry_run:
+        confirm(f"Have all dead messages of {handler} sent again?", yes=yes)
 
     async def run(conn: "Conn", _: "Endpoints") -> None:
         if handler is None:
-            actions = [await _retry(conn, numbers, who, why)]
+            actions = [await _retry(conn, numbers, who, why, dry_run=dry_run)]
             count = len(numbers)
         else:
-            actions, count = await _retry_dead(conn, handler, who, why)
+            actions, count = await _retry_dead(conn, handler, who, why, dry_run=dry_run)
         if as_json:
-            write_json({"retried": count, "actionIds": [str(action) for action in actions]})
+            said = {"retried": count, "actionIds": [str(action) for action in actions]}
+            write_json(as_shown(said, dry_run=dry_run))
         else:
             sys.stdout.write(f"{count} {'message is' if count == 1 else 'messages are'} due\n")
             if count:
                 note("what becomes of them: sluice outbox list --state retrying")
+            say_dry_run(dry_run=dry_run)
 
     operate(run)
 
 
 async def _retry_dead(
-    conn: "Conn", handler: str, actor: str, reason: str
+    conn: "Conn", handler: str, actor: str, reason: str, *, dry_run: bool
 ) -> "tuple[list[UUID], int]":
     """All that are dead, in transactions of `_AT_ONCE`; the actions, and how many there were."""
     from workers.resend import retry_dead
@@ -152,7 +163,9 @@ async def _retry_dead(
     count, after = 0, 0
     while True:
         batch, action = await in_transaction(
-            conn, partial(retry_dead, conn, handler, after, _AT_ONCE, actor, reason)
+            conn,
+            partial(retry_dead, conn, handler, after, _AT_ONCE, actor, reason),
+            dry_run=dry_run,
         )
         if action is None:
             return actions, count
@@ -160,11 +173,15 @@ async def _retry_dead(
         count, after = count + len(batch), batch[-1]
 
 
-async def _retry(conn: "Conn", numbers: list[int], actor: str, reason: str) -> "UUID":
+async def _retry(
+    conn: "Conn", numbers: list[int], actor: str, reason: str, *, dry_run: bool
+) -> "UUID":
     from workers.resend import NotThat, UnknownMessage, retry_messages
 
     try:
-        return await in_transaction(conn, lambda: retry_messages(conn, numbers, actor, reason))
+        return await in_transaction(
+            conn, lambda: retry_messages(conn, numbers, actor, reason), dry_run=dry_run
+        )
     except UnknownMessage as error:
         raise CommandError(str(error), NOT_FOUND) from None
     except NotThat as error:
@@ -175,6 +192,8 @@ async def _retry(conn: "Conn", numbers: list[int], actor: str, reason: str) -> "
 def drop_command(
     message: IdArgument,
     reason: ReasonOption,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
     actor: ActorOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -182,18 +201,23 @@ def drop_command(
     from workers.resend import NotThat, UnknownMessage, drop_message
 
     who, why = actor_name(actor), checked_reason(reason)
+    if not dry_run:
+        confirm(f"Drop message {message}, for good?", yes=yes)
 
     async def run(conn: "Conn", _: "Endpoints") -> None:
         try:
-            action = await in_transaction(conn, lambda: drop_message(conn, message, who, why))
+            action = await in_transaction(
+                conn, lambda: drop_message(conn, message, who, why), dry_run=dry_run
+            )
         except UnknownMessage as error:
             raise CommandError(str(error), NOT_FOUND) from None
         except NotThat as error:
             raise CommandError(str(error), CONFLICT) from None
         if as_json:
-            write_json({"message": message, "actionId": str(action)})
+            write_json(as_shown({"message": message, "actionId": str(action)}, dry_run=dry_run))
         else:
             sys.stdout.write(f"message {message} is dropped\n")
+            say_dry_run(dry_run=dry_run)
 
     operate(run)
 

@@ -16,6 +16,8 @@ import typer
 from workers.cli.exits import CONFLICT, DEPENDENCY_DOWN, USAGE, CommandError, write_json
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from rich.console import Console
 
     from shared.db import Conn
@@ -31,6 +33,7 @@ CursorOption = Annotated[
     str | None, typer.Option("--cursor", help="Go on where a list ended: its `next`.")
 ]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for the audit trail.")]
+WhyOption = Annotated[str | None, typer.Option("--reason", help="Why, for the audit trail.")]
 ActorOption = Annotated[
     str | None,
     typer.Option("--actor", help="Who is acting, for the audit trail; $USER unless given."),
@@ -133,6 +136,17 @@ async def in_transaction(
     raise AssertionError("the last attempt returns or raises")
 
 
+def as_shown(shown: Mapping[str, Any], *, dry_run: bool) -> dict[str, Any]:
+    """What `--json` prints of something that was done, or that would be."""
+    return {**shown, "dryRun": True} if dry_run else {**shown}
+
+
+def say_dry_run(*, dry_run: bool) -> None:
+    """Ends what is said to people of something that was done and taken back."""
+    if dry_run:
+        note("this was a dry run: nothing of it was written")
+
+
 def confirm(question: str, *, yes: bool) -> None:
     """
     Ask whoever sits at a terminal; elsewhere there is nobody to ask, and saying it was enough.
@@ -191,6 +205,31 @@ def checked_reason(reason: str) -> str:
     if not reason.strip():
         raise CommandError("--reason must say why", USAGE)
     return reason
+
+
+async def span(
+    conn: "Conn", since: str | None, until: str | None
+) -> "tuple[datetime | None, datetime | None]":
+    """
+    `--since` and `--until`, by the database's clock.
+
+    Raises:
+        CommandError: one is no time, or they are the wrong way round.
+    """
+    from shared.domain.moments import MomentError, moment_before, read_moment
+    from shared.store.audit import moment
+
+    now, _ = await moment(conn)
+    found: list[datetime | None] = []
+    for name, text in (("--since", since), ("--until", until)):
+        try:
+            found.append(None if text is None else moment_before(now, read_moment(text)))
+        except MomentError as error:
+            raise CommandError(f"{name}: {error}", USAGE) from None
+    first, last = found
+    if first is not None and last is not None and first >= last:
+        raise CommandError("--since is not before --until", USAGE)
+    return first, last
 
 
 def say_changes(changes: "Sequence[FeatureChange]") -> None:

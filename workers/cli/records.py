@@ -75,7 +75,9 @@ def list_command(
 
 @app.command("show", epilog="Example: sluice records show report-17 --source acme-results")
 def show_command(
-    record: Annotated[str, typer.Argument(help="The record's id at its source.")],
+    record: Annotated[
+        str, typer.Argument(help="The record's id at its source, or as the API has it.")
+    ],
     source: Annotated[
         str | None, typer.Option("--source", help="Its source, where several have one.")
     ] = None,
@@ -89,6 +91,10 @@ def show_command(
 
     async def run(conn: "Conn", _: "Endpoints") -> None:
         found = await recorded.find_records(conn, record, source, account)
+        name = recorded.decode_name(record)
+        if not found and name is not None and source is None and account is None:
+            row = await recorded.find_record(conn, name)
+            found = [] if row is None else [row]
         if not found:
             raise CommandError(f"no record {plain(record)}", NOT_FOUND)
         if len(found) > 1:

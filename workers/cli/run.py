@@ -33,12 +33,13 @@ database = typer.Typer(
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to `app`."""
-    app.command()(up)
-    app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(
-        gateway
-    )
-    app.command()(worker)
-    app.command()(doctor)
+    app.command(epilog="Example: sluice up --json")(up)
+    app.command(
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+        epilog="Example: sluice gateway",
+    )(gateway)
+    app.command(epilog="Example: sluice worker")(worker)
+    app.command(epilog="Example: sluice doctor --json")(doctor)
     app.add_typer(database, name="db")
 
 
@@ -123,7 +124,7 @@ def doctor(as_json: JsonOption = False) -> None:
     raise typer.Exit(DEPENDENCY_DOWN if any(check.is_down for check in failed) else code)
 
 
-@database.command("migrate")
+@database.command("migrate", epilog="Example: sluice db migrate --plan")
 def migrate_command(
     plan: Annotated[bool, typer.Option("--plan", help="Only say what is pending.")] = False,
     sql: Annotated[bool, typer.Option("--sql", help="Print what is pending as SQL.")] = False,
@@ -156,7 +157,7 @@ def migrate_command(
         typer.echo("nothing is pending", err=True)
 
 
-@database.command("status")
+@database.command("status", epilog="Example: sluice db status --json")
 def status_command(as_json: JsonOption = False) -> None:
     """Say which migrations the database has."""
     from shared import db, migrate
@@ -181,6 +182,10 @@ def status_command(as_json: JsonOption = False) -> None:
 @database.command("run", epilog="Example: sluice db run src/sluice_beacon/schema.sql")
 def run_command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="SQL, run in one transaction.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Run all of it, and take it back.")
+    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Run a file of SQL as the database's owner: the tables of a package, and their rights."""
     from shared import db
@@ -195,14 +200,25 @@ def run_command(
     async def run() -> None:
         async with db.connect(url, "owner") as conn, conn.transaction():
             await conn.execute(statements)
+            if dry_run:
+                raise _TakenBack
 
     try:
         asyncio.run(run())
+    except _TakenBack:
+        pass
     except Exception as error:
         if db.is_platform_fault(error) or not hasattr(error, "sqlstate"):
             raise
         raise CommandError(f"{file}: {error}; nothing of it was kept", FAILURE) from None
-    typer.echo(f"{file} is run", err=True)
+    if as_json:
+        write_json({"file": str(file)} | ({"dryRun": True} if dry_run else {}))
+    else:
+        typer.echo(f"{file} would run" if dry_run else f"{file} is run", err=True)
+
+
+class _TakenBack(Exception):
+    """Rolls back what was only tried."""
 
 
 def find_endpoints(settings: "Settings") -> "Endpoints":

@@ -9,10 +9,12 @@ from workers.cli.exits import NOT_FOUND, CommandError, write_json
 from workers.cli.output import (
     ActorOption,
     CursorOption,
+    DryRunOption,
     JsonOption,
     LimitOption,
     ReasonOption,
     actor_name,
+    as_shown,
     check_text,
     checked_reason,
     in_transaction,
@@ -20,6 +22,7 @@ from workers.cli.output import (
     operate,
     plain,
     print_page,
+    say_dry_run,
 )
 
 if TYPE_CHECKING:
@@ -80,25 +83,35 @@ def list_command(
 def pause(
     source: Annotated[str, typer.Argument(metavar="SOURCE")],
     reason: ReasonOption,
+    dry_run: DryRunOption = False,
     actor: ActorOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Receive and store a source's events from now on, and apply none of them."""
-    _switch(source, reason, actor, is_paused=True, as_json=as_json)
+    _switch(source, reason, actor, is_paused=True, as_json=as_json, dry_run=dry_run)
 
 
 @app.command(epilog='Example: sluice sources resume stripe --reason "it is done"')
 def resume(
     source: Annotated[str, typer.Argument(metavar="SOURCE")],
     reason: ReasonOption,
+    dry_run: DryRunOption = False,
     actor: ActorOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Apply a source's events again, those that waited first."""
-    _switch(source, reason, actor, is_paused=False, as_json=as_json)
+    _switch(source, reason, actor, is_paused=False, as_json=as_json, dry_run=dry_run)
 
 
-def _switch(source: str, reason: str, actor: str | None, *, is_paused: bool, as_json: bool) -> None:
+def _switch(
+    source: str,
+    reason: str,
+    actor: str | None,
+    *,
+    is_paused: bool,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
     from shared.store import operating
     from workers.actions import new_action, record_action
     from workers.pausing import PAUSED, RESUMED, switch
@@ -129,11 +142,13 @@ def _switch(source: str, reason: str, actor: str | None, *, is_paused: bool, as_
             )
             return True
 
-        is_news = await in_transaction(conn, act)
+        is_news = await in_transaction(conn, act, dry_run=dry_run)
         if as_json:
-            write_json({"source": source, "isPaused": is_paused, "changed": is_news})
+            said = {"source": source, "isPaused": is_paused, "changed": is_news}
+            write_json(as_shown(said, dry_run=dry_run))
         else:
             note(f"{source} is {word}" if is_news else f"{source} was {word} already")
+            say_dry_run(dry_run=dry_run)
 
     operate(run)
 

@@ -8,12 +8,17 @@ from workers.cli.exits import CONFLICT, NOT_FOUND, USAGE, CommandError, write_js
 from workers.cli.output import (
     ActorOption,
     CursorOption,
+    DryRunOption,
     JsonOption,
     LimitOption,
     ReasonOption,
+    WhyOption,
+    YesOption,
     actor_name,
+    as_shown,
     check_text,
     checked_reason,
+    confirm,
     deriving,
     note,
     operate,
@@ -22,6 +27,7 @@ from workers.cli.output import (
     print_page,
     print_table,
     say_changes,
+    say_dry_run,
 )
 
 if TYPE_CHECKING:
@@ -151,7 +157,8 @@ def link_command(
     account: Annotated[
         str, typer.Option("--account", help="The connected account it belongs to.")
     ] = "",
-    reason: Annotated[str | None, typer.Option("--reason", help="Why.")] = None,
+    reason: WhyOption = None,
+    dry_run: DryRunOption = False,
     actor: ActorOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -168,14 +175,16 @@ def link_command(
     async def run(conn: "Conn", _: "Endpoints") -> None:
         try:
             linked = await deriving(
-                conn, lambda more: link(conn, source, account, customer, tenant, who, reason, more)
+                conn,
+                lambda more: link(conn, source, account, customer, tenant, who, reason, more),
+                dry_run=dry_run,
             )
         except UnknownSourceName as error:
             raise CommandError(str(error), NOT_FOUND) from None
         except TenantErased as error:
             raise CommandError(plain(error), CONFLICT) from None
         if as_json:
-            write_json({**linked.shown(), "tenant": tenant})
+            write_json(as_shown({**linked.shown(), "tenant": tenant}, dry_run=dry_run))
             return
         typer.echo(f"customer {plain(customer)} of {source} belongs to {plain(tenant)}")
         if linked.merged_into is not None:
@@ -185,6 +194,7 @@ def link_command(
         say_changes(linked.changes)
         if linked.objects == 0:
             note("nothing of this customer was received yet; the link waits for it")
+        say_dry_run(dry_run=dry_run)
 
     operate(run)
 
@@ -197,6 +207,8 @@ def merge_command(
     tenant: Annotated[str, typer.Argument(metavar="FROM", help="The tenant that goes.")],
     into: Annotated[str, typer.Argument(metavar="INTO", help="The tenant that stays.")],
     reason: ReasonOption,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
     actor: ActorOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -206,22 +218,28 @@ def merge_command(
     who, why = actor_name(actor), checked_reason(reason)
     for name, text in (("FROM", tenant), ("INTO", into)):
         check_text(name, text)
+    if not dry_run:
+        question = f"Make {plain(tenant)} another name of {plain(into)}, for good?"
+        confirm(question, yes=yes)
 
     async def run(conn: "Conn", _: "Endpoints") -> None:
         try:
-            merged = await deriving(conn, lambda more: merge(conn, tenant, into, who, why, more))
+            merged = await deriving(
+                conn, lambda more: merge(conn, tenant, into, who, why, more), dry_run=dry_run
+            )
         except UnknownTenant as error:
             raise CommandError(plain(error), NOT_FOUND) from None
         except Unmergeable as error:
             raise CommandError(plain(error), CONFLICT) from None
         if as_json:
-            write_json(merged.shown())
+            write_json(as_shown(merged.shown(), dry_run=dry_run))
             return
         typer.echo(f"{plain(tenant)} is another name of {plain(into)} from now on")
         note(f"objects: {merged.objects}, manual grants: {merged.manual_grants}")
         if merged.names:
             note(f"and so are {', '.join(map(plain, merged.names))}")
         say_changes(merged.changes)
+        say_dry_run(dry_run=dry_run)
 
     operate(run)
 

@@ -11,14 +11,21 @@ from workers.cli.exits import CONFLICT, NOT_FOUND, USAGE, CommandError, write_js
 from workers.cli.output import (
     ActorOption,
     CursorOption,
+    DryRunOption,
     JsonOption,
     LimitOption,
+    WhyOption,
+    YesOption,
     actor_name,
+    as_shown,
+    checked_reason,
+    confirm,
     in_transaction,
     note,
     operate,
     plain,
     print_page,
+    say_dry_run,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +50,8 @@ def create_command(
         str | None,
         typer.Option("--expires", help='After how long, e.g. "90d"; never unless given.'),
     ] = None,
+    reason: WhyOption = None,
+    dry_run: DryRunOption = False,
     actor: ActorOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -53,6 +62,7 @@ def create_command(
     who = actor_name(actor)
     if not _NAME.fullmatch(name):
         raise CommandError("NAME: letters, digits, spaces and . @ _ -, at most 100", USAGE)
+    why = checked_reason(reason) if reason is not None else None
     _check_scope(scope)
     lives_for = _lifetime(expires)
     secret = tokens.new_token()
@@ -63,12 +73,18 @@ def create_command(
             token = await tokens.create(
                 conn, new_action(), name, scope, tokens.digest_of(secret), who, lives_for
             )
-            await record_action(conn, action_id, "token.created", who, after=_shown(token))
+            await record_action(
+                conn, action_id, "token.created", who, after=_shown(token), reason=why
+            )
             return token
 
-        token = await in_transaction(conn, write)
+        token = await in_transaction(conn, write, dry_run=dry_run)
         if as_json:
-            write_json({**_shown(token), "token": secret})
+            # What opens nothing is not shown.
+            opens = None if dry_run else secret
+            write_json(as_shown({**_shown(token), "token": opens}, dry_run=dry_run))
+        elif dry_run:
+            note(f"a token {name} for {plain(scope)} would be made; nothing was written")
         else:
             typer.echo(secret)
             note(f"token {token.id}; this is the only time it is shown")
@@ -125,6 +141,9 @@ def show_command(
 @app.command("revoke", epilog="Example: sluice tokens revoke billing")
 def revoke_command(
     token: Annotated[str, typer.Argument(help="The token's id, or its name if that is unique.")],
+    reason: WhyOption = None,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
     actor: ActorOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -133,22 +152,29 @@ def revoke_command(
     from workers.actions import new_action, record_action
 
     who = actor_name(actor)
+    why = checked_reason(reason) if reason is not None else None
+    if not dry_run:
+        confirm(f"Revoke the token {plain(token)}, for good?", yes=yes)
 
     async def run(conn: "Conn", _: "Endpoints") -> None:
         async def write() -> tuple["Token", bool]:
             found = _the_one(await tokens.find(conn, _as_id(token), token), token)
             revoked = await tokens.revoke(conn, found.id)
             if revoked:
-                await record_action(conn, new_action(), "token.revoked", who, before=_shown(found))
+                await record_action(
+                    conn, new_action(), "token.revoked", who, before=_shown(found), reason=why
+                )
             return found, revoked
 
-        found, revoked = await in_transaction(conn, write)
+        found, revoked = await in_transaction(conn, write, dry_run=dry_run)
         if as_json:
-            write_json({"id": str(found.id), "name": found.name, "revoked": revoked})
+            said = {"id": str(found.id), "name": found.name, "revoked": revoked}
+            write_json(as_shown(said, dry_run=dry_run))
         else:
             typer.echo(f"{found.id} is revoked")
             if not revoked:
                 note("it was revoked before")
+            say_dry_run(dry_run=dry_run)
 
     operate(run)
 

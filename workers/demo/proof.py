@@ -79,7 +79,7 @@ def forge_record(links: Sequence[Link]) -> list[Link]:
 
 async def received_bytes(conn: Conn, tenant: str) -> bytes | None:
     """From a tenant's newest audit record back to the bytes that caused it."""
-    page = await trail.list_records(conn, None, tenant, 1)
+    page = await trail.list_records(conn, None, trail.Wanted(tenant), 1)
     if not page.items or page.items[0]["cause"] != "event":
         return None
     evidence = await events.read_event(conn, UUID(page.items[0]["causeId"]))

@@ -1,0 +1,1 @@
+"""Bundles: one tenant's dispute in a file, which is verified without us."""
