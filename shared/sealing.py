@@ -25,6 +25,8 @@ NONCE_BYTES = 12
 
 #: The place of a source's API key, beside the slots of its secrets.
 API_KEY_SLOT = -1
+#: And of the secret that is only tried beside them.
+SHADOW_SLOT = -2
 
 _DIGEST_PURPOSE = b"sluice.header-digest.1"
 
@@ -93,7 +95,8 @@ class KeyRing:
         Raises:
             SealingError: the key is not held, or the ciphertext is not this place's.
         """
-        what = "the API key" if slot == API_KEY_SLOT else f"secret {slot}"
+        named = {API_KEY_SLOT: "the API key", SHADOW_SLOT: "the shadow"}
+        what = named.get(slot, f"secret {slot}")
         where = f"{what} of source {source!r}"
         cipher = self._ciphers.get(sealed.key_id)
         if cipher is None:
