@@ -5,12 +5,14 @@ A place is one of 200 that each source has, so that whoever writes here can writ
 the gateway may read of the table is which places are taken.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from shared.db import Conn
+from shared.sealing import KeyRing, Sealed, SealingError
 
 PLACES = 200
 #: How many of each source the sweep keeps, and for how long.
@@ -78,6 +80,31 @@ async def keep_refusal(conn: Conn, one: Kept) -> bool:
         one.trace_id,
     )
     return status.endswith(" 1")
+
+
+# The newest: a few are enough to try.
+READ_RETIRED = """
+SELECT s.name, x.slot, x.version, x.key_id, x.nonce, x.ciphertext
+FROM source_secrets AS x JOIN sources AS s ON s.id = x.source_id
+WHERE x.retires_at <= now() AND s.removed_at IS NULL
+ORDER BY x.retires_at DESC
+LIMIT 32
+"""
+
+
+async def read_retired(conn: Conn, keys: KeyRing) -> list[tuple[str, str, str]]:
+    """
+    (source, label, secret) of what was rotated out and is still kept. What does not open is left
+    out: it proves nothing any more.
+    """
+    found = []
+    for row in await conn.fetch(READ_RETIRED):
+        sealed = Sealed(row["key_id"], row["nonce"], row["ciphertext"])
+        slot, version = row["slot"], row["version"]
+        with contextlib.suppress(SealingError):
+            secret = keys.open(sealed, source=row["name"], slot=slot, version=version)
+            found.append((row["name"], f"{slot}.{version}", secret))
+    return found
 
 
 PRUNE_REFUSALS = """

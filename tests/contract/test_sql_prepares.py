@@ -49,8 +49,11 @@ RUN_BY = {
     "shared.store.records": ("worker",),
     "shared.store.redeliveries": ("worker",),
     "shared.store.replays": ("operator",),
+    "shared.store.refusals": (),  # each by somebody else: see below
     "shared.store.rereading": ("worker",),
     "shared.store.selecting": ("worker", "operator"),
+    "shared.store.secrets": ("operator",),
+    "shared.store.shadows": (),  # each by somebody else: see below
     "shared.store.source_keys": ("operator",),
     "shared.store.source_rows": ("worker", "operator"),
     "shared.store.sources": ("gateway",),
@@ -77,7 +80,12 @@ ALSO = {
         "shared.store.tokens": ("FIND_BY_DIGEST", "STILL_VALID"),
         "shared.store.merges": ("ALIASES_AT", "NAMES_OF_TENANT", "READ_MERGES"),
     },
+    "gateway": {
+        "shared.store.refusals": ("KEEP_REFUSAL", "READ_RETIRED"),
+        "shared.store.shadows": ("COUNT_SHADOW",),
+    },
     "worker": {
+        "shared.store.refusals": ("PRUNE_REFUSALS",),
         "shared.store.source_keys": ("READ_KEYS",),
         "shared.store.tokens": ("NOTE_USE",),
         # Whether what was given by hand adds is the catalog's to say.
@@ -89,7 +97,11 @@ ALSO = {
         # `sluice sources pause` and `resume` do at once what an order does.
         "shared.store.operating": (
             "HOLD_SOURCE", "NEXT_WORK", "SET_PAUSED", "NOTE_ORDER", "TAKE_TURN", "ADD_VERSION",
+            "READ_PLACES", "RETIRE", "ADD_SEALED", "NOTE_VERSION", "KEEP_SEAL",
         ),
+        "shared.store.integrations": ("LIST_INTEGRATIONS", "READ_VERSIONS"),
+        "shared.store.refusals": ("LIST_REFUSALS", "READ_REFUSAL"),
+        "shared.store.shadows": ("READ_SHADOWS", "PUT_SHADOW", "DROP_SHADOW"),
     },
 }  # fmt: skip
 

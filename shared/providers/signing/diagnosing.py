@@ -75,7 +75,8 @@ def _of_headers(
         code = error.code
     if code == "missing_signature":
         lacking = ", ".join(absent) or "the signature's"
-        return Diagnosis("missing_header", f"the request has no header {lacking}{_similar(headers)}")
+        said = f"the request has no header {lacking}{_similar(headers)}"
+        return Diagnosis("missing_header", said)
     if code == "malformed_signature":
         present = [name for name in provider.signature_headers if name not in absent]
         shapes = "; ".join(f"{name} {_shape(header(headers, name) or '')}" for name in present)

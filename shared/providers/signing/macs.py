@@ -156,8 +156,7 @@ class Mac:
         """See `Provider.respelt`: the secret's characters are taken as the key, undecoded."""
         if self.secret_encoding == SECRET_ENCODINGS[0]:
             return []
-        key = secret.encode()
-        spelt = key.hex() if self.secret_encoding == "hex" else base64.b64encode(key).decode()
+        spelt = _encoded(secret.encode(), self.secret_encoding)
         return [Suspect(spelt, f"this source's secret as text instead of {self.secret_encoding}")]
 
     def _read(self, headers: Headers) -> tuple[list[bytes], str, int | None]:
