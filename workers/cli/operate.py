@@ -16,9 +16,14 @@ from workers.cli import (
     outbox,
     parked,
     records,
+    requests,
+    secrets,
+    showing,
+    source_secrets,
     sources,
     tenants,
     tokens,
+    verifying,
 )
 from workers.cli.exits import CONFLICT, NOT_FOUND, CommandError, write_json
 from workers.cli.output import (
@@ -43,7 +48,12 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: sluice apply sluice.toml --dry-run")(apply.apply)
     app.command(epilog='Example: sluice replay 019a… --reason "plan was not mapped"')(replay)
     app.add_typer(catalog.app, name="catalog")
+    showing.register(sources.app)
+    source_secrets.register(sources.app)
+    verifying.register(sources.app)
     app.add_typer(sources.app, name="sources")
+    app.add_typer(requests.app, name="requests")
+    app.add_typer(secrets.app, name="secrets")
     app.add_typer(events.app, name="events")
     app.add_typer(parked.app, name="parked")
     app.add_typer(records.app, name="records")
