@@ -65,11 +65,6 @@ async def test_requests_are_listed_and_filtered(sluice: Sluice, stack: Stack) ->
     assert await ids("--cursor", page["next"]) == [old]
     wrongs = (("--cause", "bad_luck"), ("--since", "soon"), ("--source", ""), ("--cursor", "x"))
     for wrong in wrongs:
-        ("--cause", "bad_luck"),
-        ("--since", "soon"),
-        ("--source", ""),
-        ("--cursor", "x"),
-    ):
         assert (await sluice("requests", "list", *wrong)).code == 2, wrong
     table = await sluice("requests", "list")
     assert new in table.out
