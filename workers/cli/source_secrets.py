@@ -211,6 +211,10 @@ def shadow(
             found, versions = await held(conn, source)
             if given is not None:
                 _check_shadow(found, given, provider, table)
+                is_other = provider is not None or table is not None
+                known = await _known(conn, source, keys)
+                if not is_other and any(given == one.plaintext for one in known):
+                    raise CommandError("--secret is one that the source has already", USAGE)
                 version = await shadowing.set_shadow(
                     conn, found, given, keys, provider=provider, signature=table, actor=who
                 )
