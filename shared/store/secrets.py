@@ -109,13 +109,14 @@ ADD_SEAL = "INSERT INTO seals (key_id) VALUES ($1) ON CONFLICT (key_id) DO NOTHI
 
 async def reseal(conn: Conn, one: SealedThing, sealed: Sealed) -> None:
     """Put it under another key. From now on, a process without that key refuses to start."""
+    source_id, old = one.source_id, one.sealed.key_id
     new = (sealed.key_id, sealed.nonce, sealed.ciphertext)
     if one.kind == "secret":
-        old = (one.source_id, one.slot, one.version, one.sealed.key_id)
-        await conn.execute(RESEAL_SLOT, *old, *new)
+        await conn.execute(RESEAL_SLOT, source_id, one.slot, one.version, old, *new)
+    elif one.kind == "api_key":
+        await conn.execute(RESEAL_KEY, source_id, one.version, old, *new)
     else:
-        statement = RESEAL_KEY if one.kind == "api_key" else RESEAL_SHADOW
-        await conn.execute(statement, one.source_id, one.version, one.sealed.key_id, *new)
+        await conn.execute(RESEAL_SHADOW, source_id, one.version, old, *new)
     await conn.execute(ADD_SEAL, sealed.key_id)
 
 

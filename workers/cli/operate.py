@@ -18,6 +18,7 @@ from workers.cli import (
     records,
     requests,
     secrets,
+    shadows,
     showing,
     source_secrets,
     sources,
@@ -50,6 +51,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(catalog.app, name="catalog")
     showing.register(sources.app)
     source_secrets.register(sources.app)
+    shadows.register(sources.app)
     verifying.register(sources.app)
     app.add_typer(sources.app, name="sources")
     app.add_typer(requests.app, name="requests")

@@ -14,8 +14,10 @@ from workers.cli.output import (
     JsonOption,
     LimitOption,
     ReasonOption,
+    YesOption,
     actor_name,
     checked_reason,
+    confirm,
     in_transaction,
     note,
     operate,
@@ -80,6 +82,7 @@ def list_command(
 def rekey(
     reason: ReasonOption,
     actor: ActorOption = None,
+    yes: YesOption = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -94,6 +97,8 @@ def rekey(
     from workers.rekeying import rekey as seal_anew
 
     who, why = actor_name(actor), checked_reason(reason)
+    if not dry_run:
+        confirm("Does every gateway, worker and operator hold the first key by now?", yes=yes)
 
     async def run(conn: "Conn", endpoints: "Endpoints") -> dict[str, Any]:
         keys = KeyRing.parse(endpoints.secret_key)
@@ -135,7 +140,11 @@ def rekey(
     shown = operate(run)
     if as_json:
         write_json(shown)
-        return
+    else:
+        _say(shown, dry_run=dry_run)
+
+
+def _say(shown: dict[str, Any], *, dry_run: bool) -> None:
     total = shown["secrets"] + shown["apiKeys"] + shown["shadows"]
     note(f"{total} {'would be' if dry_run else 'are'} sealed anew with {shown['keyId']}")
     for key_id in shown["forgotten"]:

@@ -1,6 +1,5 @@
-"""`sluice sources show`, `rotate-secret`, `retire-secret` and `shadow`: a source's secrets."""
+"""`sluice sources rotate-secret` and `retire-secret`."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -54,9 +53,6 @@ def register(app: typer.Typer) -> None:
         "retire-secret",
         epilog='Example: sluice sources retire-secret acme 0.1 --reason "it leaked"',
     )(retire_secret)
-    app.command(
-        epilog="Example: sluice sources shadow stripe --secret env:NEW --reason 'try it first'"
-    )(shadow)
 
 
 def rotate_secret(
@@ -80,8 +76,8 @@ def rotate_secret(
     from shared.sealing import KeyRing
     from workers import rotating
 
-    who, why, given = actor_name(actor), checked_reason(reason), _given(secret)
-    overlap_s = _overlap(overlap)
+    who, why, given = actor_name(actor), checked_reason(reason), given_secret(secret)
+    overlap_s = overlap_of(overlap)
     if not overlap_s and not dry_run:
         confirm(f"The old secret of {plain(source)} stops working at once. Go on?", yes=yes)
 
@@ -90,7 +86,7 @@ def rotate_secret(
 
         async def act() -> tuple["Rotated", str]:
             found, versions = await held(conn, source)
-            known = await _known(conn, source, keys)
+            known = await known_secrets(conn, source, keys)
             try:
                 place = rotation.place_of(versions, found.secret_version, slot)
                 provider = _bound(found, providers())
@@ -102,7 +98,7 @@ def rotate_secret(
                 raise CommandError(f"--secret {error}", USAGE) from None
             order = rotation.order_of(source, place, new, keys, overlap_s=overlap_s)
             done = await rotating.rotate(conn, order, who)
-            await _record(conn, rotating.ROTATED, who, why, source, done)
+            await record(conn, rotating.ROTATED, who, why, source, done)
             return done, new
 
         return await in_transaction(conn, act, dry_run=dry_run)
@@ -154,7 +150,7 @@ def retire_secret(
                 done = await rotating.retire(conn, source, label, who)
             except rotating.NotRetirable as error:
                 raise CommandError(str(error), CONFLICT) from None
-            await _record(conn, rotating.RETIRED, who, why, source, done)
+            await record(conn, rotating.RETIRED, who, why, source, done)
             return done
 
         return await in_transaction(conn, act, dry_run=dry_run)
@@ -165,118 +161,6 @@ def retire_secret(
         write_json(shown)
     else:
         note(f"{source}: {label} {'would end' if dry_run else 'ends'} now, in every gateway")
-
-
-def shadow(
-    source: SourceArgument,
-    reason: ReasonOption,
-    secret: SecretOption = None,
-    provider: Annotated[
-        str | None, typer.Option("--provider", help="Of another scheme: hmac, svix …")
-    ] = None,
-    signature: Annotated[
-        Path | None,
-        typer.Option("--signature", help="Of another scheme: its table `signature`, as JSON."),
-    ] = None,
-    promote: Annotated[
-        bool, typer.Option("--promote", help="Rotate the shadow's secret in.")
-    ] = False,
-    drop: Annotated[bool, typer.Option("--drop", help="Forget the shadow.")] = False,
-    overlap: OverlapOption = "24h",
-    slot: SlotOption = None,
-    actor: ActorOption = None,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """
-    Try a secret, or a scheme, beside a source's real ones: it accepts nothing and is counted.
-
-    `sluice sources show` has the counts. Then --promote it, or --drop it.
-    """
-    from shared.sealing import KeyRing
-    from workers import shadowing
-
-    if [secret is not None, promote, drop].count(True) != 1:
-        raise CommandError("say one of --secret, --promote and --drop", USAGE)
-    who, why, given = actor_name(actor), checked_reason(reason), _given(secret)
-    overlap_s, table = _overlap(overlap), _table(signature)
-    action = shadowing.SET if given else shadowing.PROMOTED if promote else shadowing.DROPPED
-
-    async def run(conn: "Conn", endpoints: "Endpoints") -> dict[str, Any]:
-        keys = KeyRing.parse(endpoints.secret_key)
-
-        async def act() -> dict[str, Any]:
-            from workers.rotating import Rotated
-
-            found, versions = await held(conn, source)
-            if given is not None:
-                _check_shadow(found, given, provider, table)
-                is_other = provider is not None or table is not None
-                known = await _known(conn, source, keys)
-                if not is_other and any(given == one.plaintext for one in known):
-                    raise CommandError("--secret is one that the source has already", USAGE)
-                version = await shadowing.set_shadow(
-                    conn, found, given, keys, provider=provider, signature=table, actor=who
-                )
-                done = Rotated(None, {}, {"shadow": version, "provider": provider})
-            elif promote:
-                done = await _promoted(conn, found, versions, keys, slot, overlap_s, who)
-            else:
-                try:
-                    await shadowing.drop_shadow(conn, found, who)
-                except shadowing.NoShadow as error:
-                    raise CommandError(str(error), CONFLICT) from None
-                done = Rotated(None, {}, {"shadow": None})
-            await _record(conn, action, who, why, source, done)
-            return done.after
-
-        return await in_transaction(conn, act, dry_run=dry_run)
-
-    after = operate(run)
-    if as_json:
-        write_json({"source": source, **after, **({"dryRun": True} if dry_run else {})})
-    else:
-        word = action.rpartition(".")[2]
-        note(f"{source}: the shadow {'would be' if dry_run else 'is'} {word}")
-        if given is not None:
-            note(f"what it says of requests: sluice sources show {source}")
-
-
-async def _promoted(
-    conn: "Conn",
-    source: "Integration",
-    versions: "list[SecretVersion]",
-    keys: Any,
-    slot: int | None,
-    overlap_s: int,
-    actor: str,
-) -> "Rotated":
-    from shared.rotation import UnclearRotation
-    from workers import shadowing
-
-    try:
-        done = await shadowing.promote(
-            conn, source, versions, keys, slot=slot, overlap_s=overlap_s, actor=actor
-        )
-    except (shadowing.NoShadow, UnclearRotation) as error:
-        raise CommandError(str(error), CONFLICT) from None
-    return done
-
-
-def _check_shadow(
-    source: "Integration", secret: str, provider: str | None, table: dict[str, Any] | None
-) -> None:
-    from shared.providers import providers
-    from shared.providers.base import ConfigurationError
-    from workers.shadowing import configured
-
-    try:
-        configured(source, providers(), provider, table).check_secret(secret)
-    except KeyError as error:
-        raise CommandError(f"--provider: there is no {error} here", USAGE) from None
-    except ConfigurationError as error:
-        where = ".".join(map(str, error.path)) or "--secret"
-        raise CommandError(f"{where} {error.problem}", USAGE) from None
 
 
 async def held(conn: "Conn", name: str) -> "tuple[Integration, list[SecretVersion]]":
@@ -296,7 +180,8 @@ async def held(conn: "Conn", name: str) -> "tuple[Integration, list[SecretVersio
     return found, (await integrations.read_secret_versions(conn, [found.id]))[found.id]
 
 
-async def _known(conn: "Conn", source: str, keys: Any) -> list[Any]:
+async def known_secrets(conn: "Conn", source: str, keys: Any) -> list[Any]:
+    """The source's secrets that open with these keys, those that have ended too."""
     from shared.sealing import SealingError
     from shared.store.secrets import read_sealed
     from shared.store.sources import Secret
@@ -325,9 +210,15 @@ def _bound(source: "Integration", known: Any) -> Any:
         raise CommandError(f"{source.name} cannot be read: {error.problem}") from None
 
 
-async def _record(
+async def record(
     conn: "Conn", action: str, actor: str, reason: str, source: str, done: "Rotated"
 ) -> None:
+    """
+    Tell the audit trail what was done.
+
+    Raises:
+        CommandError: it was not: no such source (3), or somebody was faster (5).
+    """
     from workers.actions import new_action, record_action
 
     if done.code is not None:
@@ -346,7 +237,7 @@ async def _record(
     )
 
 
-def _given(secret: str | None) -> str | None:
+def given_secret(secret: str | None) -> str | None:
     """
     What --secret leads to. One that is written out would stay in the shell's history.
 
@@ -368,22 +259,14 @@ def _given(secret: str | None) -> str | None:
         raise CommandError(str(error), USAGE) from None
 
 
-def _overlap(text: str) -> int:
+def overlap_of(text: str) -> int:
+    """
+    Raises:
+        CommandError: `--overlap` is no duration, or too long.
+    """
     from shared.rotation import overlap_s
 
     try:
         return overlap_s(text)
     except ValueError as error:
         raise CommandError(f"--{error}", USAGE) from None
-
-
-def _table(path: Path | None) -> dict[str, Any] | None:
-    if path is None:
-        return None
-    try:
-        table = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CommandError(f"--signature: {path} cannot be read: {error}", USAGE) from None
-    if not isinstance(table, dict):
-        raise CommandError("--signature: a JSON object, as the table `signature` has it", USAGE)
-    return table
