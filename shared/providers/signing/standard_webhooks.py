@@ -175,7 +175,7 @@ def unknown_scheme(
     """See `Provider.unknown_scheme`; `keys` as for `verify`."""
     given = {version[:16] for version, _ in _read(headers, prefixes).signatures}
     checked = {key.version for of_one in keys for key in of_one}
-    if given & checked:
+    if not checked or given & checked:
         return None
     said, wanted = (", ".join(sorted(found)) or "none" for found in (given, checked))
     return f"the signatures are of version {said}, and the secrets are for {wanted}"
