@@ -28,7 +28,9 @@ from gateway.intake import Intake
 from gateway.limiting import Limits, parse_networks
 from gateway.orders import Orders
 from gateway.readiness import Readiness
+from gateway.refusing import Refusals
 from gateway.sources import Sources
+from gateway.tallying import Tallies
 from shared import telemetry
 from shared.artifacts import Artifacts
 from shared.db import Database
@@ -172,12 +174,20 @@ async def opened(settings: Settings, endpoints: Endpoints, keys: KeyRing) -> Asy
         intake = Intake(url, timeout_s=settings.store_timeout_s, ring=doorbell.ring)
         stack.push_async_callback(intake.close)
         artifacts = Artifacts(settings.artifacts_url, settings.home)
+        trusted = parse_networks(settings.trusted_proxies)
+        refusals = Refusals(url, sources, keys, settings.signature_tolerance_s, trusted)
+        refusals.start()
+        stack.push_async_callback(refusals.close)
+        tallies = Tallies(url, sources)
+        tallies.start()
+        stack.push_async_callback(tallies.close)
         ingress = Ingress(
             sources=sources,
             store=intake,
             keys=keys,
             max_body_bytes=settings.max_body_bytes,
             tolerance_s=settings.signature_tolerance_s,
+            refusals=refusals,
         )
         api = None
         if settings.api:
@@ -198,7 +208,6 @@ async def opened(settings: Settings, endpoints: Endpoints, keys: KeyRing) -> Asy
             stack.push_async_callback(followers.close)
             limits = Limits.of(endpoints.redis, settings.api_rate, settings.api_failures)
             stack.push_async_callback(limits.counters.close)
-            trusted = parse_networks(settings.trusted_proxies)
             api = Api(
                 reader=reader,
                 keys=keys,

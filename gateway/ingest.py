@@ -22,8 +22,9 @@ from starlette.responses import Response
 
 from gateway.door import Visit
 from gateway.envelope import Refusal, answer
+from gateway.headers import read_headers, storable_headers
 from gateway.idempotency import REPLAYED, Claims, read_key
-from gateway.ingress import Ingress, read_headers, storable_headers
+from gateway.ingress import Ingress
 from gateway.intake import StoreUnavailable
 from gateway.sources import Entrance, UnknownSource
 from gateway.spooling import SMALL_BYTES, Limit, Spool, Spools
@@ -31,6 +32,7 @@ from gateway.validating import Form, check_document, read_form
 from shared import telemetry
 from shared.artifacts import ArtifactError, Artifacts
 from shared.domain.events import IMPORT, Headers, Identity, is_storable, new_tracking_id
+from shared.providers.base import SignatureError
 from shared.providers.sender import Sender
 from shared.providers.sender.ingestion import Ingestion
 from shared.providers.signing.streams import Verification
@@ -94,7 +96,13 @@ async def receive_push(request: Request) -> Response:
     with early:
         receiving = ingest.spools.receiving(request, source.id, _limit_of(push), push.verification)
         async with receiving as spool:
-            label = await _prove(ingest, push, spool)
+            try:
+                label = await _prove(ingest, push, spool)
+            except SignatureError as error:
+                _note(
+                    ingest, push.entrance, push.headers, push.at, error.code, spool, request, visit
+                )
+                raise
             if not spool.size_bytes:
                 # More likely a file that was cut short than one without rows, and its id were used.
                 raise Refusal("malformed_request", "The body is empty.")
@@ -132,7 +140,11 @@ async def _begin(ingest: Ingest, request: Request, visit: Visit) -> Push:
     headers = read_headers(request)
     now = ingest.ingress.now()
     secrets = [secret.plaintext for secret in source.secrets_at(now)]
-    verification = sender.begin(headers, secrets, now, ingest.ingress.tolerance_s)
+    try:
+        verification = sender.begin(headers, secrets, now, ingest.ingress.tolerance_s)
+    except SignatureError as error:
+        _note(ingest, entrance, headers, now, error.code, None, request, visit)
+        raise
     form = read_form(headers, sender.ingestion)
     name = _name_of(headers, sender, sender.ingestion)
     if not ingest.is_open():
@@ -161,6 +173,25 @@ def _name_of(headers: Headers, sender: Sender, ingestion: Ingestion) -> str | No
             " document, the same one whenever you send that document again.",
         )
     return key
+
+
+def _note(
+    ingest: Ingest,
+    entrance: Entrance,
+    headers: Headers,
+    at: datetime,
+    code: str,
+    spool: Spool | None,
+    request: Request,
+    visit: Visit,
+) -> None:
+    """Keep a sample of a refused push; its body, where that is in memory."""
+    refusals = ingest.ingress.refusals
+    if refusals is None:
+        return
+    size = None if spool is None else spool.size_bytes
+    body = None if spool is None or spool.file is not None else spool.whole()
+    refusals.note(entrance, "push", code, at, headers, body, size, request.scope, visit.trace_id)
 
 
 def _event_id(name: str) -> str:

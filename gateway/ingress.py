@@ -8,11 +8,11 @@ exception, and `gateway.app` holds the table of answers.
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -21,6 +21,8 @@ from starlette.responses import Response
 
 from gateway.door import Visit
 from gateway.envelope import Refusal, answer
+from gateway.headers import read_headers, storable_headers
+from gateway.refusing import Refusals
 from gateway.sources import Entrance, Sources
 from shared import telemetry
 from shared.domain.events import (
@@ -30,7 +32,7 @@ from shared.domain.events import (
     problem_with,
     unreadable_identity,
 )
-from shared.providers.base import PayloadError, Provider, Reply
+from shared.providers.base import PayloadError, Provider, Reply, SignatureError
 from shared.sealing import KeyRing
 from shared.store.intake import Delivery, Receipt, sha_of
 
@@ -43,9 +45,6 @@ _BODY_TIMEOUT_S = 10.0
 #: It is read beside the loop, one at a time of each source, so that it delays no other source.
 _LARGE_BODY_BYTES = 32 << 10
 _apart = ThreadPoolExecutor(4, "large-bodies")
-
-_CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
-_CREDENTIAL_WORDS = ("token", "secret", "password", "api-key", "apikey", "x-auth")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -60,7 +59,7 @@ class Store(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ingress:
-    """What `receive` needs. `now` answers in aware UTC."""
+    """What `receive` needs. `now` is aware UTC; `refusals` keeps samples of what was refused."""
 
     sources: Sources
     store: Store
@@ -68,6 +67,7 @@ class Ingress:
     max_body_bytes: int
     tolerance_s: int
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    refusals: Refusals | None = None
 
 
 async def receive(request: Request) -> Response:
@@ -81,11 +81,19 @@ async def receive(request: Request) -> Response:
     headers = read_headers(request)
     now = ingress.now()
     read = partial(_read, entrance, headers, body, now, ingress.tolerance_s)
-    if len(body) < _LARGE_BODY_BYTES:
-        found = read()
-    else:
-        async with entrance.reading:
-            found = await asyncio.get_running_loop().run_in_executor(_apart, read)
+    try:
+        if len(body) < _LARGE_BODY_BYTES:
+            found = read()
+        else:
+            async with entrance.reading:
+                found = await asyncio.get_running_loop().run_in_executor(_apart, read)
+    except SignatureError as error:
+        if ingress.refusals is not None:
+            ingress.refusals.note(
+                entrance, "webhook", error.code, now, headers, body, len(body), request.scope,
+                visit.trace_id,
+            )  # fmt: skip
+        raise
     if isinstance(found, Reply):
         return _shake_hands(visit, found)
     provider, label, identity, unreadable = found
@@ -157,7 +165,15 @@ def verify(
         raise Refusal("source_unreadable", "This source cannot be verified now.")
     secrets = source.secrets_at(now)
     plaintexts = [secret.plaintext for secret in secrets]
-    index = provider.verify(headers, body, plaintexts, now, tolerance_s)
+    shadow = entrance.shadow
+    try:
+        index = provider.verify(headers, body, plaintexts, now, tolerance_s)
+    except SignatureError:
+        if shadow is not None:
+            shadow.check(headers, body, now, tolerance_s, is_accepted=False)
+        raise
+    if shadow is not None:
+        shadow.check(headers, body, now, tolerance_s, is_accepted=True)
     telemetry.verified(source.name, len(body))
     return provider, secrets[index].label
 
@@ -205,31 +221,6 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
                     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
     except TimeoutError:
         raise Refusal("body_timeout", "The body did not arrive in time.") from None
-
-
-def read_headers(request: Request) -> Headers:
-    """Names in lower case, values as latin-1, which holds any byte."""
-    return tuple(
-        (name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw
-    )
-
-
-def storable_headers(
-    headers: Headers, keys: KeyRing, secret: Set[str] = frozenset()
-) -> list[tuple[str, str]]:
-    """
-    The pairs as they may be stored: of credentials, only a keyed digest. `secret` are the names
-    that hold one although nothing in them says so.
-    """
-    return [
-        (name, keys.digest(value) if name in secret or _is_credential(name) else value)
-        for name, value in headers
-    ]
-
-
-@lru_cache(maxsize=512)
-def _is_credential(name: str) -> bool:
-    return name in _CREDENTIALS or any(word in name for word in _CREDENTIAL_WORDS)
 
 
 def _plain(reason: str) -> str:

@@ -8,9 +8,10 @@ Saying "unknown" to a provider may cost its endpoint, so it is said only on fres
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from gateway.shadowing import Shadow, shadow_of
 from shared.db import Line
 from shared.providers import providers
 from shared.providers.base import Configured, Provider
@@ -37,12 +38,13 @@ class NotConfigured(Exception):
 @dataclass(frozen=True, slots=True)
 class Entrance:
     """
-    A source beside its provider; None where this process cannot verify its events. `reading` is
-    held while a large body of it is read.
+    A source beside its provider; None where this process cannot verify its events. `shadow` is what
+    is tried beside its secrets. `reading` is held while a large body of it is read.
     """
 
     source: Source
     provider: Provider | None
+    shadow: Shadow | None = None
     reading: asyncio.Lock = field(default_factory=asyncio.Lock, compare=False)
 
 
@@ -65,6 +67,24 @@ class Sources:
     def is_loaded(self) -> bool:
         """Whether any configuration is known, of whatever age."""
         return self._configuration is not None
+
+    @property
+    def names(self) -> Iterable[str]:
+        """Of the sources that are known now."""
+        return tuple(self._entrances)
+
+    @property
+    def shadows(self) -> list[Shadow]:
+        """All that are known now."""
+        return [one.shadow for one in self._entrances.values() if one.shadow is not None]
+
+    def known(self, name: str) -> Entrance | None:
+        """The source as it is known now; None where it is not. Nobody is asked."""
+        return self._entrances.get(name)
+
+    def _shadow(self, name: str) -> Shadow | None:
+        entrance = self._entrances.get(name)
+        return entrance.shadow if entrance is not None else None
 
     async def start(self) -> None:
         """
@@ -160,7 +180,7 @@ class Sources:
                 known = await load_configuration(conn, self._keys)
         if known is not self._configuration:
             self._entrances = {
-                name: Entrance(source, _provider_of(source))
+                name: Entrance(source, _provider_of(source), shadow_of(source, self._shadow(name)))
                 for name, source in known.sources.items()
             }
             log.info(

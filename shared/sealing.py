@@ -25,6 +25,10 @@ NONCE_BYTES = 12
 
 #: The place of a source's API key, beside the slots of its secrets.
 API_KEY_SLOT = -1
+#: And of the secret that is only tried beside them.
+SHADOW_SLOT = -2
+#: The slot of a key that signs the audit trail; its place is the key's id, and no source's.
+SIGNING_SLOT = -3
 
 _DIGEST_PURPOSE = b"sluice.header-digest.1"
 
@@ -93,8 +97,9 @@ class KeyRing:
         Raises:
             SealingError: the key is not held, or the ciphertext is not this place's.
         """
-        what = "the API key" if slot == API_KEY_SLOT else f"secret {slot}"
-        where = f"{what} of source {source!r}" if slot >= API_KEY_SLOT else source
+        named = {API_KEY_SLOT: "the API key", SHADOW_SLOT: "the shadow"}
+        what = named.get(slot, f"secret {slot}")
+        where = source if slot == SIGNING_SLOT else f"{what} of source {source!r}"
         cipher = self._ciphers.get(sealed.key_id)
         if cipher is None:
             raise SealingError(

@@ -14,10 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PublicKey,
 )
 
-from shared.sealing import KeyRing, Sealed
-
-#: The place of a signing key, beside the slots of a source's secrets.
-SIGNING_SLOT = -2
+from shared.sealing import SIGNING_SLOT, KeyRing, Sealed
 
 
 class SigningKey:

@@ -197,6 +197,18 @@ _intake_batch = _meter.create_histogram(
 )
 _store_errors = _Counter("sluice_store_errors", "Failed writes of the gateway.", "kind")
 _ring_failures = _Counter("sluice_ring_failures", "Wake-ups that Redis did not take.")
+_refusals = _Counter(
+    "sluice_refusals_kept", "Refused requests that were kept, by their cause.", "source", "cause"
+)
+_refusals_dropped = _Counter(
+    "sluice_refusals_dropped", "Refused requests of which no sample was kept.", "source"
+)
+_shadowed = _Counter(
+    "sluice_shadow_requests",
+    "Requests by what a source's shadow said of them beside the real secrets.",
+    "source",
+    "verdict",
+)
 _settled = _Counter("sluice_events_settled", "Finished runs by their outcome.", "source", "outcome")
 _conflicts = _Counter(
     "sluice_conflicts_found", "Redeliveries with another body under the same event id.", "source"
@@ -271,6 +283,21 @@ def store_failed(kind: str) -> None:
 def ring_failed() -> None:
     """Redis did not take a wake-up; the sweep will."""
     _ring_failures.add(1)
+
+
+def refusal_kept(source: str, cause: str) -> None:
+    """A refused request was kept, with what was found out of it."""
+    _refusals.add(1, source, cause)
+
+
+def refusal_dropped(source: str) -> None:
+    """A refused request was not kept: there are enough, or it could not be."""
+    _refusals_dropped.add(1, source)
+
+
+def shadowed(source: str, verdict: str) -> None:
+    """A shadow was tried: "both_accept", "only_real", "only_shadow" or "both_refuse"."""
+    _shadowed.add(1, source, verdict)
 
 
 def settled(source: str, outcome: str, count: int = 1) -> None:

@@ -12,7 +12,7 @@ from shared.db import Conn
 from shared.domain.events import LANES_PER_SOURCE
 from shared.providers.base import Provider
 from shared.sealing import API_KEY_SLOT, KeyRing
-from shared.store import configuration, source_keys
+from shared.store import configuration, shadows, source_keys
 from shared.store.configuration import SealedSecret, Stored
 from shared.store.source_keys import SourceKey
 from workers.actions import new_action, record_action
@@ -123,6 +123,7 @@ async def apply(
             await configuration.remove_source(conn, gone.id)
             await configuration.delete_secrets(conn, gone.id, [s.slot for s in gone.secrets])
             await source_keys.delete_key(conn, gone.id)
+            await shadows.drop_shadow(conn, gone.id)
     # A new version, also of the same plans, is what has every tenant derived again.
     if found.derives_again:
         await configuration.insert_catalog(conn, found.catalog_version, actor, found.catalog)

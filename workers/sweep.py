@@ -17,7 +17,7 @@ from shared import gauges, telemetry
 from shared.db import Conn, is_platform_fault
 from shared.domain.audit import Draft
 from shared.domain.verdicts import LINK_CONFLICT, NEEDS_MAPPING, UNKNOWN_STATUS
-from shared.store import audit, backlog, grants, parked, partitions, source_rows
+from shared.store import audit, backlog, grants, parked, partitions, refusals, source_rows
 from workers import entitle, settling
 from workers.crew import Crew
 from workers.entries import NO_LOCKS, Locks, SetGrew
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 EVERY_S = 1.0
 COUNT_EVERY_S = 15.0
+PRUNE_REFUSALS_EVERY_S = 5.0
 PARTITIONS_EVERY_S = 3600.0
 RETRY_S = 60.0
 #: How long a tenant that could not be derived lets others go first.
@@ -75,6 +76,7 @@ class Sweep:
                 (EVERY_S, self.turn),
                 (PARTITIONS_EVERY_S, self.make_partitions),
                 *(((prune_s, self.prune),) if prune_s else ()),
+                (PRUNE_REFUSALS_EVERY_S, self.prune_refusals),
             ):
                 group.create_task(_keep(every_s, duty), name=duty.__name__)
 
@@ -151,6 +153,11 @@ class Sweep:
                 return
         for one in done:
             self.pruned[one.name] = self.pruned.get(one.name, 0) + one.gone
+
+    async def prune_refusals(self) -> None:
+        """Keep the newest of what was refused at the door."""
+        async with self.crew.db.connection() as conn:
+            await refusals.prune_refusals(conn)
 
 
 async def _keep(every_s: float, duty: Callable[[], Awaitable[None]]) -> None:

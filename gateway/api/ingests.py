@@ -18,7 +18,8 @@ from gateway.api.operations import (
 )
 from gateway.api.reader import reading
 from gateway.envelope import Refusal
-from gateway.ingress import read_headers, verify
+from gateway.headers import read_headers
+from gateway.ingress import verify
 from gateway.sources import NotConfigured, UnknownSource
 from shared.domain.events import received_at_of
 from shared.providers.base import SignatureError

@@ -1,8 +1,7 @@
 """A source's secret is replaced: `/api/v1/integrations/{source}/rotate-secret`."""
 
 import os
-import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated
 from uuid import UUID
 
@@ -24,17 +23,12 @@ from gateway.api.operations import (
 from gateway.envelope import Detail, Refusal
 from gateway.orders import Placed, event_id_of, key_reused
 from gateway.sources import Entrance
+from shared import rotation
 from shared.db import Conn
 from shared.domain.commands import Ordered, RotateSecret
-from shared.providers.base import ConfigurationError
+from shared.rotation import overlap_s
 from shared.store import integrations, orders
 from shared.store.intake import sha_of
-from shared.store.integrations import SecretVersion
-
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604_800}
-_DURATION = re.compile(r"(0|[1-9]\d{0,6})([smhdw]?)")
-_LONGEST_OVERLAP_S = 90 * 86400
-_RANDOM_BYTES = 32
 
 _decode = msgspec.json.Decoder(Ordered).decode
 
@@ -72,31 +66,6 @@ class Rotated(msgspec.Struct, frozen=True, rename="camel"):
     secret: str | None
 
 
-def overlap_s(text: str) -> int:
-    """
-    A duration in seconds.
-
-    Raises:
-        ValueError: it is none, or too long.
-    """
-    found = _DURATION.fullmatch(text)
-    if found is None or (not found[2] and found[1] != "0"):
-        raise ValueError('overlap: write "90s", "30m", "24h", "7d" or "0"')
-    seconds = int(found[1]) * _UNITS_S.get(found[2], 0)
-    if seconds > _LONGEST_OVERLAP_S:
-        raise ValueError("overlap: 90 days at most")
-    return seconds
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where the new secret goes, and which one it replaces."""
-
-    slot: int
-    version: int
-    old: SecretVersion
-
-
 async def rotate_secret(call: Call[Nothing, Rotation]) -> Shown:
     """
     Put a new secret beside a source's, which goes on working for `overlap`.
@@ -115,21 +84,12 @@ async def rotate_secret(call: Call[Nothing, Rotation]) -> Shown:
         if repeated is not None:
             return accepted(Placed(repeated.tracking_id, is_repeated=True), repeated)
         versions = (await integrations.read_secret_versions(conn, [source.id]))[source.id]
-    place = _place_of(versions, source.secret_version, body.slot)
-    entrance = await entrance_of(call, name)
-    secret = _secret_of(entrance, body.secret, place)
-    sealed = call.api.keys.seal(secret, source=name, slot=place.slot, version=place.version)
-    order = RotateSecret(
-        source=name,
-        slot=place.slot,
-        version=place.version,
-        key_id=sealed.key_id,
-        nonce=sealed.nonce,
-        ciphertext=sealed.ciphertext,
-        overlap_s=overlap_s(body.overlap),
-        replaces=place.old.slot,
-        replaces_version=place.old.version,
-    )
+    try:
+        place = rotation.place_of(versions, source.secret_version, body.slot)
+    except rotation.UnclearRotation as error:
+        raise Refusal("conflict", str(error)) from None
+    secret = _secret_of(await entrance_of(call, name), body.secret, place)
+    order = rotation.order_of(name, place, secret, call.api.keys, overlap_s=overlap_s(body.overlap))
     placed = await call.place(order, reason=body.reason, asked=asked)
     if placed.is_repeated:
         # Somebody was faster with the same key: the secret made here is nobody's.
@@ -183,28 +143,7 @@ def _rotated(placed: Placed, order: RotateSecret, secret: str | None) -> Rotated
     )
 
 
-def _place_of(versions: list[SecretVersion], newest: int, slot: int | None) -> _Place:
-    """
-    Raises:
-        Refusal: it is not clear which secret is to be replaced, or it is being replaced already.
-    """
-    active = [one for one in versions if one.retires_at is None]
-    if slot is not None:
-        active = [one for one in active if one.slot == slot]
-        if not active:
-            raise Refusal("conflict", f"The source has no secret in slot {slot} that does not end.")
-    if not active:
-        raise Refusal("conflict", "The source has no secret that could be replaced.")
-    if len(active) > 1:
-        slots = ", ".join(str(one.slot) for one in sorted(active, key=lambda one: one.slot))
-        raise Refusal("conflict", f"The source has several secrets; say the slot of one: {slots}.")
-    taken = {one.slot for one in versions}
-    free = next(number for number in range(len(taken) + 1) if number not in taken)
-    version = max([newest, *(one.version for one in versions)]) + 1
-    return _Place(free, version, active[0])
-
-
-def _secret_of(entrance: Entrance | None, given: str | None, place: _Place) -> str:
+def _secret_of(entrance: Entrance | None, given: str | None, place: rotation.Place) -> str:
     """
     The new secret: the given one, or one that is made.
 
@@ -213,21 +152,11 @@ def _secret_of(entrance: Entrance | None, given: str | None, place: _Place) -> s
     """
     if entrance is None or entrance.provider is None:
         raise Refusal("source_unreadable", "This source cannot be verified now.")
-    provider, known = entrance.provider, entrance.source.secrets
-    if given is None:
-        old = (place.old.slot, place.old.version)
-        replaced = next((o.plaintext for o in known if (o.slot, o.version) == old), "")
-        made = provider.new_secret(os.urandom(_RANDOM_BYTES), replaced)
-        if made is None:
-            raise _unfit(f"has to be said: the provider gives it ({provider.secret_hint})")
-        return made
-    if any(given == one.plaintext for one in known):
-        raise _unfit("is one that the source has already")
+    random = os.urandom(rotation.RANDOM_BYTES)
     try:
-        provider.check_secret(given)
-    except ConfigurationError as error:
-        raise _unfit(error.problem) from None
-    return given
+        return rotation.secret_of(entrance.provider, entrance.source.secrets, place, given, random)
+    except rotation.UnfitSecret as error:
+        raise _unfit(str(error)) from None
 
 
 def _unfit(problem: str) -> Refusal:

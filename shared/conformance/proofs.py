@@ -8,7 +8,7 @@ from shared.conformance.damage import damaged
 from shared.conformance.fixtures import Fixture
 from shared.conformance.subject import NOW, TOLERANCE_S, Subject, none, telling
 from shared.domain.events import Headers
-from shared.providers.base import SignatureError
+from shared.providers.base import CAUSES, SignatureError, Suspect
 
 _CODES = {
     "missing_signature", "malformed_signature", "timestamp_too_old", "timestamp_in_future",
@@ -57,6 +57,42 @@ class SignatureProofs(Subject):
                 assert provider.verify(doubled, body, [right], NOW, TOLERANCE_S) == 0, what
             except SignatureError:
                 continue
+
+    def test_a_refusal_has_a_cause(self, delivered: Fixture) -> None:
+        """Whatever is refused is diagnosed: with a known cause, twice the same, and no secret."""
+        provider, body = self.subject, delivered.body
+        right, *others = self.secrets
+        headers = delivered.signed(provider, right, NOW)
+        self._diagnose(headers, body, [], [Suspect(right, "which is known")], "which is known")
+        if self.signs_body:
+            self._diagnose(headers, body.rstrip() + b"\n ", [right], [], None)
+            self._diagnose(headers, None, others, [], None)
+        if self.signs_time:
+            early = delivered.signed(provider, right, NOW + timedelta(days=1))
+            self._diagnose(early, body, [right], [], None)
+        proven = {name for name, _ in provider.sign(body, right, NOW)} - self.unsigned_headers
+        for name in sorted(proven):
+            for wrong in forgeries.GARBLED[:20]:
+                changed = tuple((one, wrong if one == name else value) for one, value in headers)
+                self._diagnose(changed, body, [right], [], None)
+
+    def _diagnose(
+        self,
+        headers: Headers,
+        body: bytes | None,
+        secrets: Sequence[str],
+        suspects: Sequence[Suspect],
+        said: str | None,
+    ) -> None:
+        first, second = (
+            self.subject.diagnose(headers, body, secrets, suspects, NOW, TOLERANCE_S)
+            for _ in range(2)
+        )
+        assert first == second, "the same refusal has two causes"
+        assert first.cause in CAUSES, f"{first.cause!r} is no cause"
+        known = [*self.secrets, *(one.secret for one in suspects)]
+        assert not any(one in first.hint for one in known), "the hint holds a secret"
+        assert said is None or said in first.hint, f"it was signed by a suspect: {first}"
 
     def test_the_window_has_two_sides(self, delivered: Fixture) -> None:
         """What was sent too long ago, or will be sent, is refused; the given `now` decides."""

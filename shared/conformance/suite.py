@@ -111,6 +111,7 @@ class ProviderConformance(SignatureProofs, ReadingProofs):
             if not fixture.is_fetched:
                 self.test_the_right_secret_is_found(fixture)
                 self.test_a_forgery_is_refused(fixture)
+                self.test_a_refusal_has_a_cause(fixture)
                 self.test_the_window_has_two_sides(fixture)
         self.test_anything_at_all_is_read_or_refused()
         self.test_a_handshake_is_answered()

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -29,6 +29,39 @@ class SignatureError(Exception):
     def __init__(self, code: str) -> None:
         super().__init__(code)
         self.code = code
+
+
+class Suspect(NamedTuple):
+    """A secret that may have signed what was refused, and whose it is, in words."""
+
+    secret: str
+    whose: str
+
+
+class Diagnosis(NamedTuple):
+    """
+    Why a request was refused, as far as that can be found out; nothing depends on it.
+
+    `cause` is one of `CAUSES`; `hint` says more, for people, and holds no secret. `signed_at` is
+    when the request says that it was signed, in aware UTC, proven or not.
+    """
+
+    cause: str
+    hint: str
+    signed_at: datetime | None = None
+
+
+#: What may be found out of a refused request. `signature_mismatch`: nothing more than that.
+CAUSES = (
+    "missing_header",
+    "malformed_header",
+    "unknown_scheme",
+    "clock_off",
+    "wrong_secret",
+    "body_changed",
+    "token_wrong",
+    "signature_mismatch",
+)
 
 
 class PayloadError(Exception):
@@ -89,6 +122,11 @@ class Provider(Protocol):
     reads_headers: bool = False
     #: The headers, in lower case, that hold the secret itself: only a digest of them is stored.
     secret_headers: frozenset[str] = frozenset()
+    #: The headers that a request is proven by, in lower case: for who is told which one is missing.
+    #: Of alternatives, those that are documented.
+    signature_headers: tuple[str, ...] = ()
+    #: Whether what proves a request binds its body; a secret that is sent along does not.
+    binds_body: bool = True
 
     def for_source(self, configured: Configured) -> "Provider":
         """
@@ -128,6 +166,37 @@ class Provider(Protocol):
             SignatureError: and nothing else, whatever the request holds.
         """
         ...
+
+    def diagnose(
+        self,
+        headers: Headers,
+        body: bytes | None,
+        secrets: Sequence[str],
+        suspects: Sequence[Suspect],
+        now: datetime,
+        tolerance_s: int,
+    ) -> Diagnosis:
+        """
+        Why `verify` refuses the request with these secrets. Never asked before it was refused.
+
+        `suspects` are secrets that must not be accepted, and may be what was signed with. `body` is
+        None where not all of it is known. What is tried is bounded, and raises nothing.
+        """
+        from shared.providers.signing.diagnosing import diagnose
+
+        return diagnose(self, headers, body, secrets, suspects, now, tolerance_s)
+
+    def signed_at(self, headers: Headers, body: bytes) -> datetime | None:
+        """When the request says that it was signed, in aware UTC; None where it does not."""
+        return None
+
+    def unknown_scheme(self, headers: Headers, secrets: Sequence[str]) -> str | None:
+        """What in the signature's headers is of no scheme or version that is checked, in words."""
+        return None
+
+    def respelt(self, secret: str) -> Sequence[Suspect]:
+        """What senders make of this secret by mistake, each as a secret that `verify` takes."""
+        return ()
 
     def handshake(self, headers: Headers, body: bytes) -> Reply | None:
         """What a verified request is answered with that is no event, as a challenge; or None."""

@@ -112,7 +112,6 @@ INSERT INTO source_secrets (source_id, slot, version, key_id, nonce, ciphertext,
 VALUES ($1, $2, $3, $4, $5, $6, $7)
 """
 NOTE_VERSION = "UPDATE sources SET secret_version = $2 WHERE id = $1"
-KEEP_SEAL = "INSERT INTO seals (key_id) VALUES ($1) ON CONFLICT (key_id) DO NOTHING"
 
 
 async def add_secret(
@@ -130,7 +129,15 @@ async def add_secret(
         actor,
     )
     await conn.execute(NOTE_VERSION, source_id, version)
-    await conn.execute(KEEP_SEAL, sealed.key_id)
+    await keep_seal(conn, sealed.key_id)
+
+
+KEEP_SEAL = "INSERT INTO seals (key_id) VALUES ($1) ON CONFLICT (key_id) DO NOTHING"
+
+
+async def keep_seal(conn: Conn, key_id: str) -> None:
+    """From now on, a process without this key refuses to start."""
+    await conn.execute(KEEP_SEAL, key_id)
 
 
 TAKE_TURN = "SELECT pg_advisory_xact_lock(hashtext('sluice.apply'))"

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from shared.db import Conn, Row
 from shared.domain.events import LANES_PER_SOURCE, OPERATOR_SOURCE, lane_number
-from shared.sealing import KeyRing, Sealed, SealingError
+from shared.sealing import SHADOW_SLOT, KeyRing, Sealed, SealingError
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,19 @@ class Secret:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowSecret:
+    """
+    A secret that is tried beside the real ones, opened. `provider` and `signature` are None where
+    they are the source's own.
+    """
+
+    version: int
+    plaintext: str = field(repr=False)
+    provider: str | None = None
+    signature: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """
     A configured origin of events.
@@ -55,6 +68,7 @@ class Source:
     secrets: tuple[Secret, ...]
     readable: bool
     settings: Mapping[str, Any] = field(default_factory=dict)
+    shadow: ShadowSecret | None = None
 
     def lane_of(self, subject: str) -> int:
         """The id of the lane in which events of `subject` are applied."""
@@ -116,6 +130,9 @@ FROM source_secrets
 WHERE retires_at IS NULL OR retires_at > now()
 ORDER BY source_id, slot
 """
+READ_SHADOWS = """
+SELECT source_id, version, key_id, nonce, ciphertext, provider, signature FROM source_shadows
+"""
 
 
 async def load_configuration(conn: Conn, keys: KeyRing | None) -> Configuration:
@@ -131,6 +148,9 @@ async def load_configuration(conn: Conn, keys: KeyRing | None) -> Configuration:
     if keys is not None:
         for row in await conn.fetch(READ_SECRETS):
             secrets.setdefault(row["source_id"], []).append(row)
+    shadows = {}
+    if keys is not None:
+        shadows = {row["source_id"]: row for row in await conn.fetch(READ_SHADOWS)}
     sources = {}
     for row in rows:
         if row["id"] is None:
@@ -146,6 +166,7 @@ async def load_configuration(conn: Conn, keys: KeyRing | None) -> Configuration:
             secrets=opened or (),
             readable=bool(opened) and len(row["lanes"]) >= LANES_PER_SOURCE,
             settings=row["settings"],
+            shadow=_shadow(row["name"], shadows.get(row["id"]), keys),
         )
     own = await conn.fetchrow(READ_OPERATOR, OPERATOR_SOURCE)
     assert own is not None  # a migration made it
@@ -171,3 +192,16 @@ def _opened(source: str, row: Row, keys: KeyRing) -> Secret:
     sealed = Sealed(row["key_id"], row["nonce"], row["ciphertext"])
     plaintext = keys.open(sealed, source=source, slot=slot, version=version)
     return Secret(slot, version, plaintext, row["retires_at"])
+
+
+def _shadow(source: str, row: Row | None, keys: KeyRing | None) -> ShadowSecret | None:
+    """None as well where it does not open: what accepts nothing may keep nothing from working."""
+    if row is None or keys is None:
+        return None
+    sealed = Sealed(row["key_id"], row["nonce"], row["ciphertext"])
+    try:
+        plaintext = keys.open(sealed, source=source, slot=SHADOW_SLOT, version=row["version"])
+    except SealingError as error:
+        log.error("a shadow cannot be read", extra={"source": source, "error": str(error)})
+        return None
+    return ShadowSecret(row["version"], plaintext, row["provider"], row["signature"])

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -167,6 +168,8 @@ async def serve(kind: str) -> None:
                     tolerance_s=real.tolerance_s,
                 )
             )
+        if kind == "bare":
+            deps = replace(real_deps, ingress=replace(real_deps.ingress, refusals=None))
         prepare()
         config = uvicorn.Config(
             create_app(deps),

@@ -35,16 +35,17 @@ FETCHING = {
 MAY: dict[str, dict[str, set[str]]] = {
     "gateway": {
         "SELECT": {"configuration", "deliveries", "inbox", "lanes", "ledger", "migrations",
-                   "seals", "source_secrets", "sources", "work"},
-        "INSERT": {"deliveries", "inbox", "ledger", "work"},
+                   "refusals", "seals", "source_secrets", "source_shadows", "sources", "work"},
+        "INSERT": {"deliveries", "inbox", "ledger", "refusals", "work"},
+        "UPDATE": {"source_shadows"},
     },
     "reader": {
         "SELECT": READS_ALL_BUT_SECRETS | {"feed_salt", "source_keys", "source_secrets", "tokens"},
     },
     "worker": {
         "SELECT": READS_ALL_BUT_SECRETS | FETCHING
-                  | {"audit_key_secrets", "compared_objects", "reconciled_customers", "seals",
-                     "source_secrets", "tokens"},
+                  | {"audit_key_secrets", "compared_objects", "reconciled_customers", "refusals",
+                     "seals", "source_secrets", "tokens"},
         "INSERT": {"attempts", "audit", "audit_checkpoints", "audit_content", "audit_heads",
                    "audit_key_secrets", "audit_keys", "compared_objects", "configuration",
                    "conflicts", "customers", "fetch_budgets", "fetches", "grants", "handlers",
@@ -61,24 +62,25 @@ MAY: dict[str, dict[str, set[str]]] = {
                    "sources", "tenants", "tokens", "visits", "work"},
         "DELETE": {"attempts", "conflicts", "deliveries", "fetches", "grants", "job_assets",
                    "job_failures", "jobs", "ledger", "messages", "objects", "observations",
-                   "outbox", "record_versions", "records", "sendings", "settlements", "visits",
-                   "work"},
+                   "outbox", "record_versions", "records", "refusals", "sendings", "settlements",
+                   "visits", "work"},
     },
     "operator": {
         "SELECT": READS_ALL_BUT_SECRETS | FETCHING
-                  | {"audit_key_secrets", "seals", "source_secrets", "tokens"},
+                  | {"audit_key_secrets", "refusals", "seals", "source_secrets", "source_shadows",
+                     "tokens"},
         "INSERT": {"audit", "audit_checkpoints", "audit_content", "audit_heads",
                    "audit_key_secrets", "audit_keys", "catalogs", "configuration", "customers",
                    "grants", "jobs", "joints", "lanes", "manual_grants", "objects", "outbox",
-                   "prunings", "seals", "settlements", "source_keys", "source_secrets", "sources",
-                   "tenants", "tokens", "work"},
+                   "prunings", "seals", "settlements", "source_keys", "source_secrets",
+                   "source_shadows", "sources", "tenants", "tokens", "work"},
         "UPDATE": {"audit_heads", "audit_key_secrets", "customers", "grants", "jobs", "joints",
                    "lanes", "ledger_horizon", "manual_grants", "objects", "outbox", "prunings",
-                   "seals", "sendings", "source_keys", "source_secrets", "sources", "tenants",
-                   "tokens", "work"},
+                   "seals", "sendings", "source_keys", "source_secrets", "source_shadows",
+                   "sources", "tenants", "tokens", "work"},
         "DELETE": {"attempts", "conflicts", "deliveries", "grants", "job_assets", "job_failures",
-                   "jobs", "ledger", "messages", "observations", "sendings", "settlements",
-                   "source_keys", "source_secrets", "work"},
+                   "jobs", "ledger", "messages", "observations", "seals", "sendings",
+                   "settlements", "source_keys", "source_secrets", "source_shadows", "work"},
     },
 }  # fmt: skip
 
@@ -87,7 +89,10 @@ GATEWAY_COLUMNS = {
     "deliveries": {"id", "tracking_id", "received_at"},
     "inbox": {"received_at", "tracking_id", "lane"},
     "work": {"id", "kind", "tracking_id", "lane"},
+    "refusals": {"source_id", "place"},
 }
+#: What it may change of a shadow: how often that was right.
+GATEWAY_COUNTS = {"both_accept", "only_real", "only_shadow", "both_refuse", "last_accepted_at"}
 
 #: What can be said of a secret and of an API key, and who may: nothing that could open one.
 SAID_OF_SECRETS = {"source_id", "slot", "version", "key_id", "added_at", "retires_at", "added_by"}
@@ -206,6 +211,14 @@ async def test_the_gateway_reads_no_body_back(connections: dict[str, Any]) -> No
                 connections["gateway"], f'SELECT "{column}" FROM "{table}" LIMIT 0'
             )
             assert refused == (column not in columns), (table, column)
+
+
+async def test_the_gateway_counts_for_a_shadow_and_no_more(connections: dict[str, Any]) -> None:
+    """It neither sets a shadow nor changes which secret one is."""
+    for column in (await tables(connections["owner"]))["source_shadows"]:
+        (statement,) = attempts("UPDATE", "source_shadows", [column])
+        refused = await is_refused(connections["gateway"], statement)
+        assert refused == (column not in GATEWAY_COUNTS), column
 
 
 async def test_a_worker_notes_uses_of_tokens_and_no_more(connections: dict[str, Any]) -> None:

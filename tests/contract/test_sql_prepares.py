@@ -62,9 +62,13 @@ RUN_BY = {
     "shared.store.replay_lists": ("operator",),
     "shared.store.replay_plans": ("worker",),
     "shared.store.replays": ("worker",),
+    "shared.store.replays": ("operator",),
+    "shared.store.refusals": (),  # each by somebody else: see below
     "shared.store.rereading": ("worker",),
     "shared.store.retention": ("worker", "operator"),
     "shared.store.selecting": ("worker", "operator"),
+    "shared.store.secrets": ("operator",),
+    "shared.store.shadows": (),  # each by somebody else: see below
     "shared.store.source_keys": ("operator",),
     "shared.store.source_rows": ("worker", "operator"),
     "shared.store.sources": ("gateway",),
@@ -93,11 +97,16 @@ ALSO = {
         "shared.store.tokens": ("FIND_BY_DIGEST", "STILL_VALID"),
         "shared.store.merges": ("ALIASES_AT", "NAMES_OF_TENANT", "READ_MERGES"),
     },
+    "gateway": {
+        "shared.store.refusals": ("KEEP_REFUSAL", "READ_RETIRED"),
+        "shared.store.shadows": ("COUNT_SHADOW",),
+    },
     "worker": {
         "shared.store.checkpoints": (
             "TAKE_TURN", "READ_KEYS", "READ_PRIVATE", "INSERT_KEY", "INSERT_PRIVATE",
             "INSERT_SEAL", "READ_NEWEST", "SPAN", "READ_LEAVES", "INSERT_CHECKPOINT",
         ),
+        "shared.store.refusals": ("PRUNE_REFUSALS",),
         "shared.store.source_keys": ("READ_KEYS",),
         "shared.store.sources": ("READ_SEALS",),
         "shared.store.tokens": ("NOTE_USE",),
@@ -118,7 +127,11 @@ ALSO = {
         # `sluice sources pause` and `resume` do at once what an order does.
         "shared.store.operating": (
             "HOLD_SOURCE", "NEXT_WORK", "SET_PAUSED", "NOTE_ORDER", "TAKE_TURN", "ADD_VERSION",
+            "READ_PLACES", "RETIRE", "ADD_SEALED", "NOTE_VERSION", "KEEP_SEAL",
         ),
+        "shared.store.integrations": ("LIST_INTEGRATIONS", "READ_VERSIONS"),
+        "shared.store.refusals": ("LIST_REFUSALS", "READ_REFUSAL"),
+        "shared.store.shadows": ("READ_SHADOWS", "PUT_SHADOW", "DROP_SHADOW"),
     },
 }  # fmt: skip
 

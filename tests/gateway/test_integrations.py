@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from gateway.api import rotating
 from shared import db
 from shared.providers import providers
 from shared.providers.base import Configured
+from shared.rotation import overlap_s
 from shared.sealing import KeyRing
 from shared.settings import Endpoints, Settings, SettingsError
 from tests.gateway.conftest import (
@@ -349,7 +349,7 @@ async def test_what_cannot_be_is_refused(
 
 def test_durations() -> None:
     said = {"0": 0, "0s": 0, "90s": 90, "30m": 1800, "24h": 86400, "7d": 604800, "2w": 1209600}
-    assert {text: rotating.overlap_s(text) for text in said} == said
+    assert {text: overlap_s(text) for text in said} == said
 
 
 async def test_of_several_secrets_one_is_named(operated: tuple[Gateway, Stack]) -> None:

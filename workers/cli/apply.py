@@ -296,7 +296,7 @@ def _say(
 ) -> None:
     found, following = outcome.found, outcome.following
     if found.is_empty:
-        note(f"nothing changes: version {outcome.version} holds what the file says")
+        _say_nothing_changes(outcome)
     elif dry_run:
         note(f"nothing was written: this is what would become version {outcome.version + 1}")
         if following is not None and following.tenants:
@@ -319,6 +319,18 @@ def _say(
     kept = [f"{change.kind} {change.name}" for change in found.changes if change.action == "kept"]
     if kept:
         note(f"not in the file, and kept: {', '.join(kept)} (--prune would remove them)")
+
+
+def _say_nothing_changes(outcome: Outcome) -> None:
+    changes = outcome.found.secrets.items()
+    outdated = [(name, label) for name, change in changes for label in change.outdated]
+    if not outdated:
+        note(f"nothing changes: version {outcome.version} holds what the file says")
+    for name, label in outdated:
+        note(
+            f"nothing was written: {name}'s secret {label}, which the file names, was rotated out,"
+            " and is not brought back; name the one that was rotated in"
+        )
 
 
 def _as_json(outcome: Outcome, *, dry_run: bool) -> dict[str, Any]:

@@ -23,9 +23,15 @@ from workers.cli import (
     records,
     replay,
     run,
+    requests,
+    secrets,
+    shadows,
+    showing,
+    source_secrets,
     sources,
     tenants,
     tokens,
+    verifying,
 )
 
 
@@ -34,9 +40,15 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: sluice apply sluice.toml --dry-run")(apply.apply)
     app.add_typer(replay.app, name="replay")
     app.add_typer(catalog.app, name="catalog")
+    showing.register(sources.app)
+    source_secrets.register(sources.app)
+    shadows.register(sources.app)
+    verifying.register(sources.app)
     app.add_typer(sources.app, name="sources")
     for more in (events_tail, events_reading, events_acting):
         more.register(events.app)
+    app.add_typer(requests.app, name="requests")
+    app.add_typer(secrets.app, name="secrets")
     app.add_typer(events.app, name="events")
     app.add_typer(issues.app, name="issues")
     app.add_typer(parked.app, name="parked")

@@ -24,21 +24,18 @@ from shared.domain.commands import (
 from shared.domain.events import StoredEvent
 from shared.domain.outcomes import (
     NOT_COVERED,
-    SECRET_MOVED_ON,
     UNKNOWN_ORDER,
     UNKNOWN_SOURCE,
     Outcome,
 )
-from shared.sealing import Sealed
 from shared.store import operating
-from shared.store.paging import iso
+from workers import rotating
 from workers.actions import encoded
 from workers.entries import Answer, Told
 from workers.handlers import jobs, rereading
 from workers.handlers.scope import Asked, Scope
 from workers.pausing import PAUSED, RESUMED, switch
-
-ROTATED = "secret.rotated"
+from workers.rotating import ROTATED
 
 #: (conn, scope, the event, what was ordered, the order in it) → what became of it
 CarryOut = Callable[[Conn, Scope, StoredEvent, Ordered, Any], Awaitable[Answer]]
@@ -97,43 +94,22 @@ async def _switch(
 async def rotate(
     conn: Conn, scope: Scope, event: StoredEvent, ordered: Ordered, order: RotateSecret
 ) -> Answer:
-    """
-    Put the new secret beside the one that it replaces.
-
-    Only where the source's secrets are as they were when it was sealed: nothing is written over,
-    and a secret that was taken away does not come back.
-    """
+    """Put the new secret beside the one that it replaces; see `workers.rotating.rotate`."""
     del scope
     subject = f"source/{order.source}"
     if ordered.tenant is not None:
         return refused(NOT_COVERED)
     if await _is_done_already(conn, event):
         return answered("unchanged", subject)
-    await operating.take_turn(conn)
-    held = await operating.hold_source(conn, order.source)
-    if held is None:
-        return refused(UNKNOWN_SOURCE, subject)
-    places = await operating.read_places(conn, held.id)
-    newest = max([held.secret_version, *(version for version, _ in places.values())])
-    is_as_it_was = (
-        newest == order.version - 1
-        and order.slot not in places
-        and places.get(order.replaces) == (order.replaces_version, None)
-    )
-    if not is_as_it_was:
-        return refused(SECRET_MOVED_ON, subject)
-    sealed = Sealed(order.key_id, order.nonce, order.ciphertext)
-    await operating.add_secret(conn, held.id, order.slot, order.version, sealed, ordered.actor)
-    retires_at = await operating.retire_secret(
-        conn, held.id, order.replaces, order.replaces_version, order.overlap_s
-    )
-    await operating.add_version(conn, ordered.actor)
+    rotated = await rotating.rotate(conn, order, ordered.actor)
+    if rotated.code is not None:
+        return refused(rotated.code, subject)
     told = Told(
         "",
         ROTATED,
         subject,
-        encoded({"secret": f"{order.replaces}.{order.replaces_version}"}),
-        encoded({"secret": f"{order.slot}.{order.version}", "oldRetiresAt": iso(retires_at)}),
+        encoded(rotated.before),
+        encoded(rotated.after),
         source=order.source,
     )
     return answered("applied", subject, told)

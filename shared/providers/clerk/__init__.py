@@ -12,7 +12,7 @@ from typing import Any
 
 from shared.domain.commands import Command
 from shared.domain.events import Arrival, Headers, Identity
-from shared.providers.base import Configured, Provider
+from shared.providers.base import Configured, Provider, Suspect
 from shared.providers.clerk import events, receipt
 from shared.providers.signing import standard_webhooks
 from shared.providers.signing.standard_webhooks import SVIX, key_of
@@ -25,6 +25,7 @@ class Clerk(Provider):
     #: A development and a production instance; no event says which of them sent it.
     has_livemode = True
     secret_hint = "whsec_… of the endpoint, Configure → Webhooks"  # noqa: S105 - a hint, no secret
+    signature_headers = standard_webhooks.headers_of(SVIX[0])
 
     def __init__(self, livemode: bool = True) -> None:
         self._livemode = livemode
@@ -44,6 +45,19 @@ class Clerk(Provider):
         """See `Provider.verify`."""
         keys = standard_webhooks.keys_of(secrets)
         return standard_webhooks.verify(headers, body, keys, now, tolerance_s, SVIX)
+
+    def signed_at(self, headers: Headers, body: bytes) -> datetime | None:
+        """See `Provider.signed_at`."""
+        return standard_webhooks.signed_at(headers, SVIX)
+
+    def unknown_scheme(self, headers: Headers, secrets: Sequence[str]) -> str | None:
+        """See `Provider.unknown_scheme`."""
+        keys = standard_webhooks.keys_of(secrets)
+        return standard_webhooks.unknown_scheme(headers, keys, SVIX)
+
+    def respelt(self, secret: str) -> Sequence[Suspect]:
+        """See `Provider.respelt`."""
+        return standard_webhooks.respelt(secret)
 
     def identify(self, headers: Headers, body: bytes) -> Identity:
         """See `Provider.identify`."""

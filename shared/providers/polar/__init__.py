@@ -10,8 +10,9 @@ from typing import Any
 
 from shared.domain.commands import Command
 from shared.domain.events import Arrival, Headers, Identity
-from shared.providers.base import Configured, Provider
+from shared.providers.base import Configured, Provider, Suspect
 from shared.providers.polar import events, receipt
+from shared.providers.signing import standard_webhooks
 
 
 class Polar(Provider):
@@ -27,6 +28,7 @@ class Polar(Provider):
     has_livemode = True
     secret_hint = "all of the endpoint's secret, prefix included, Settings → Webhooks"  # noqa: S105 - a hint
     settings = events.SETTINGS
+    signature_headers = standard_webhooks.headers_of("webhook-")
 
     def __init__(self, livemode: bool = True) -> None:
         self._livemode = livemode
@@ -40,6 +42,19 @@ class Polar(Provider):
     ) -> int:
         """See `Provider.verify`."""
         return receipt.verify(headers, body, secrets, now, tolerance_s)
+
+    def signed_at(self, headers: Headers, body: bytes) -> datetime | None:
+        """See `Provider.signed_at`."""
+        return standard_webhooks.signed_at(headers)
+
+    def unknown_scheme(self, headers: Headers, secrets: Sequence[str]) -> str | None:
+        """See `Provider.unknown_scheme`."""
+        keys = [receipt.keys_of(secret) for secret in secrets]
+        return standard_webhooks.unknown_scheme(headers, keys)
+
+    def respelt(self, secret: str) -> Sequence[Suspect]:
+        """See `Provider.respelt`."""
+        return [Suspect(secret.removeprefix("whsec_"), "this source's secret without its whsec_")]
 
     def identify(self, headers: Headers, body: bytes) -> Identity:
         """See `Provider.identify`."""

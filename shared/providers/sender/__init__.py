@@ -11,7 +11,7 @@ from datetime import datetime
 
 from shared.domain.commands import Command
 from shared.domain.events import Arrival, Headers, Identity
-from shared.providers.base import Configured, PayloadError, Provider, Reply, header
+from shared.providers.base import Configured, PayloadError, Provider, Reply, Suspect, header
 from shared.providers.sender.documents import read_document
 from shared.providers.sender.handshakes import Handshake
 from shared.providers.sender.identities import Identities
@@ -45,6 +45,8 @@ class Sender(Provider):
     def _use(self, scheme: Scheme) -> None:
         self._scheme = scheme
         self.secret_headers = scheme.secret_headers
+        self.signature_headers = scheme.signature_headers
+        self.binds_body = scheme.binds_body
 
     def for_source(self, configured: Configured) -> "Sender":
         """See `Provider.for_source`."""
@@ -81,6 +83,18 @@ class Sender(Provider):
     ) -> int:
         """See `Provider.verify`."""
         return self._scheme.verify(headers, body, secrets, now, tolerance_s)
+
+    def signed_at(self, headers: Headers, body: bytes) -> datetime | None:
+        """See `Provider.signed_at`."""
+        return self._scheme.signed_at(headers, body)
+
+    def unknown_scheme(self, headers: Headers, secrets: Sequence[str]) -> str | None:
+        """See `Provider.unknown_scheme`."""
+        return self._scheme.unknown_scheme(headers, secrets)
+
+    def respelt(self, secret: str) -> Sequence[Suspect]:
+        """See `Provider.respelt`."""
+        return self._scheme.respelt(secret)
 
     def begin(
         self, headers: Headers, secrets: Sequence[str], now: datetime, tolerance_s: int

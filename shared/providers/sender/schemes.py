@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import Protocol
 
 from shared.domain.events import Headers
-from shared.providers.base import ConfigurationError, PayloadError, SignatureError
+from shared.providers.base import ConfigurationError, PayloadError, SignatureError, Suspect
 from shared.providers.sender.documents import read_document
 from shared.providers.sender.expressions import Location
 from shared.providers.sender.identities import text_of
@@ -19,7 +19,7 @@ from shared.providers.sender.tables import Table, header_name
 from shared.providers.signing import macs, standard_webhooks, tokens
 from shared.providers.signing.macs import Mac, Stamp
 from shared.providers.signing.streams import Proven, Verification
-from shared.providers.signing.windows import check_window
+from shared.providers.signing.windows import check_window, moment_of
 
 PATH = ("signature",)
 
@@ -38,6 +38,25 @@ class Scheme(Protocol):
     def secret_headers(self) -> frozenset[str]:
         """The headers that hold the secret itself, in lower case."""
         return frozenset()
+
+    binds_body: bool = True
+
+    @property
+    def signature_headers(self) -> tuple[str, ...]:
+        """See `Provider.signature_headers`."""
+        return ()
+
+    def signed_at(self, headers: Headers, body: bytes) -> datetime | None:
+        """See `Provider.signed_at`."""
+        return None
+
+    def unknown_scheme(self, headers: Headers, secrets: Sequence[str]) -> str | None:
+        """See `Provider.unknown_scheme`."""
+        return None
+
+    def respelt(self, secret: str) -> Sequence[Suspect]:
+        """See `Provider.respelt`."""
+        return ()
 
     def check_secret(self, secret: str) -> None:
         """See `Provider.check_secret`. It is not empty."""
@@ -78,6 +97,24 @@ class Messages(Scheme):
     """Standard Webhooks, whose headers begin with one of `prefixes`."""
 
     prefixes: tuple[str, ...]
+
+    @property
+    def signature_headers(self) -> tuple[str, ...]:
+        """See `Provider.signature_headers`."""
+        return standard_webhooks.headers_of(self.prefixes[0])
+
+    def signed_at(self, headers: Headers, body: bytes) -> datetime | None:
+        """See `Provider.signed_at`."""
+        return standard_webhooks.signed_at(headers, self.prefixes)
+
+    def unknown_scheme(self, headers: Headers, secrets: Sequence[str]) -> str | None:
+        """See `Provider.unknown_scheme`."""
+        keys = standard_webhooks.keys_of(secrets)
+        return standard_webhooks.unknown_scheme(headers, keys, self.prefixes)
+
+    def respelt(self, secret: str) -> Sequence[Suspect]:
+        """See `Provider.respelt`."""
+        return standard_webhooks.respelt(secret)
 
     def check_secret(self, secret: str) -> None:
         """See `Provider.check_secret`."""
@@ -121,11 +158,11 @@ class Hmac(Scheme):
     """
     An HMAC that the source describes; None before it has, and then nothing is proven.
 
-    `signed_at` finds the time of signing inside the body, where the signature binds it as well.
+    `time_in_body` finds the time of signing there, where the signature binds it as well.
     """
 
     mac: Mac | None = None
-    signed_at: Location | None = None
+    time_in_body: Location | None = None
     unit: str = macs.UNITS[0]
 
     def check_secret(self, secret: str) -> None:
@@ -144,14 +181,37 @@ class Hmac(Scheme):
         if self.mac is None:
             raise SignatureError("missing_signature")
         index = self.mac.verify(headers, body, secrets, now, tolerance_s)
-        if self.signed_at is not None:
-            try:
-                found = text_of(self.signed_at.find(headers, read_document(headers, body)))
-            except PayloadError:
-                found = None
-            # Without a time it may be as old as the secret.
-            check_window(macs.moment_s(found or "", self.unit), now, tolerance_s)
+        if self.time_in_body is not None:
+            check_window(self._time_in(headers, body), now, tolerance_s)
         return index
+
+    @property
+    def signature_headers(self) -> tuple[str, ...]:
+        """See `Provider.signature_headers`."""
+        return () if self.mac is None else self.mac.headers
+
+    def signed_at(self, headers: Headers, body: bytes) -> datetime | None:
+        """See `Provider.signed_at`."""
+        if self.time_in_body is not None:
+            return moment_of(self._time_in(headers, body))
+        return None if self.mac is None else self.mac.signed_at(headers)
+
+    def unknown_scheme(self, headers: Headers, secrets: Sequence[str]) -> str | None:
+        """See `Provider.unknown_scheme`."""
+        return None if self.mac is None else self.mac.unknown_scheme(headers)
+
+    def respelt(self, secret: str) -> Sequence[Suspect]:
+        """See `Provider.respelt`."""
+        return () if self.mac is None else self.mac.respelt(secret)
+
+    def _time_in(self, headers: Headers, body: bytes) -> int:
+        assert self.time_in_body is not None
+        try:
+            found = text_of(self.time_in_body.find(headers, read_document(headers, body)))
+        except PayloadError:
+            found = None
+        # Without a time it may be as old as the secret.
+        return macs.moment_s(found or "", self.unit)
 
     def begin(
         self, headers: Headers, secrets: Sequence[str], now: datetime, tolerance_s: int
@@ -160,7 +220,7 @@ class Hmac(Scheme):
         if self.mac is None:
             raise SignatureError("missing_signature")
         begun = self.mac.begin(headers, secrets, now, tolerance_s)
-        return None if self.signed_at is not None else begun
+        return None if self.time_in_body is not None else begun
 
     def sign(self, body: bytes, secret: str, now: datetime) -> Headers:
         """See `Provider.sign`."""
@@ -172,6 +232,16 @@ class Sent(Scheme):
     """A secret that is sent along: in a header, or as a user and a password."""
 
     token: tokens.Bearer | tokens.Basic
+    binds_body = False
+
+    @property
+    def signature_headers(self) -> tuple[str, ...]:
+        """See `Provider.signature_headers`."""
+        return (self.token.header,)
+
+    def respelt(self, secret: str) -> Sequence[Suspect]:
+        """See `Provider.respelt`."""
+        return tokens.respelt(secret)
 
     @property
     def secret_headers(self) -> frozenset[str]:

@@ -9,6 +9,7 @@ Source: RFC 2104; what senders make of it is in `docs/senders.md`.
 
 import base64
 import binascii
+import hashlib
 import hmac
 import re
 from collections.abc import Sequence
@@ -18,9 +19,9 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from shared.domain.events import Headers
-from shared.providers.base import ConfigurationError, SignatureError, header
+from shared.providers.base import ConfigurationError, SignatureError, Suspect, header
 from shared.providers.signing.streams import Hmacs, Verification
-from shared.providers.signing.windows import check_window
+from shared.providers.signing.windows import check_window, moment_of
 
 ALGORITHMS = ("sha256", "sha1", "sha512")
 ENCODINGS = ("hex", "base64", "base64url")
@@ -129,6 +130,34 @@ class Mac:
         elif self.stamp is not None:
             headers += ((self.stamp.header, text),)
         return (*headers, (self.header, value))
+
+    @property
+    def headers(self) -> tuple[str, ...]:
+        """See `Provider.signature_headers`."""
+        stamp = [self.stamp.header] if self.stamp is not None and self.stamp.header else []
+        others = [one.name.removeprefix(_HEADER) for one in self.signed if ":" in one.name]
+        return tuple(dict.fromkeys([self.header, *stamp, *others]))
+
+    def signed_at(self, headers: Headers) -> datetime | None:
+        """See `Provider.signed_at`."""
+        signed_at_s = self._read(headers)[2]
+        return None if signed_at_s is None else moment_of(signed_at_s)
+
+    def unknown_scheme(self, headers: Headers) -> str | None:
+        """See `Provider.unknown_scheme`: signatures have the length of their algorithm."""
+        wanted = hashlib.new(self.algorithm).digest_size
+        found = {len(one) for one in self._read(headers)[0]}
+        if wanted in found:
+            return None
+        lengths = ", ".join(str(size) for size in sorted(found))
+        return f"{self.header} has {lengths} bytes; {self.algorithm} has {wanted}"
+
+    def respelt(self, secret: str) -> list[Suspect]:
+        """See `Provider.respelt`: the secret's characters are taken as the key, undecoded."""
+        if self.secret_encoding == SECRET_ENCODINGS[0]:
+            return []
+        spelt = _encoded(secret.encode(), self.secret_encoding)
+        return [Suspect(spelt, f"this source's secret as text instead of {self.secret_encoding}")]
 
     def _read(self, headers: Headers) -> tuple[list[bytes], str, int | None]:
         """The signatures, and when the request was signed: as it was sent, and in unix seconds."""

@@ -18,9 +18,9 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from shared.domain.events import Headers
-from shared.providers.base import ConfigurationError, SignatureError, header
+from shared.providers.base import ConfigurationError, SignatureError, Suspect, header
 from shared.providers.signing.streams import Hmacs, Verification
-from shared.providers.signing.windows import check_window
+from shared.providers.signing.windows import check_window, moment_of
 
 #: What the headers of a family begin with.
 STANDARD = ("webhook-",)
@@ -157,6 +157,41 @@ def sign(
         (f"{prefix}timestamp", str(int(now.timestamp()))),
         (f"{prefix}signature", signature),
     )
+
+
+def headers_of(prefix: str) -> tuple[str, ...]:
+    """See `Provider.signature_headers`."""
+    return tuple(prefix + name for name in ("id", "timestamp", "signature"))
+
+
+def signed_at(headers: Headers, prefixes: Sequence[str] = STANDARD) -> datetime | None:
+    """See `Provider.signed_at`."""
+    return moment_of(_read(headers, prefixes).timestamp)
+
+
+def unknown_scheme(
+    headers: Headers, keys: Sequence[Sequence[Key]], prefixes: Sequence[str] = STANDARD
+) -> str | None:
+    """See `Provider.unknown_scheme`; `keys` as for `verify`."""
+    given = {version[:16] for version, _ in _read(headers, prefixes).signatures}
+    checked = {key.version for of_one in keys for key in of_one}
+    if not checked or given & checked:
+        return None
+    said, wanted = (", ".join(sorted(found)) or "none" for found in (given, checked))
+    return f"the signatures are of version {said}, and the secrets are for {wanted}"
+
+
+def respelt(secret: str) -> list[Suspect]:
+    """See `Provider.respelt`: the secret's characters are taken as the key, undecoded."""
+    bare = secret.removeprefix(_SECRET_PREFIX)
+    return [
+        Suspect(secret_of(text.encode()), f"this source's secret, {how}")
+        for text, how in (
+            (secret, "all of it as text instead of what its base64 stands for"),
+            (bare, "without its whsec_ and as text instead of what its base64 stands for"),
+        )
+        if text and not is_public(secret)
+    ]
 
 
 def _read(headers: Headers, prefixes: Sequence[str]) -> _Signed:

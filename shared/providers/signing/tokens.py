@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from shared.domain.events import Headers
-from shared.providers.base import ConfigurationError, SignatureError, header
+from shared.providers.base import ConfigurationError, SignatureError, Suspect, header
 
 AUTHORIZATION = "authorization"
 BEARER = "Bearer "
@@ -80,6 +80,13 @@ class Basic:
     def sign(self, secret: str) -> Headers:
         """The header with this secret."""
         return ((self.header, _BASIC + base64.b64encode(secret.encode()).decode()),)
+
+
+def respelt(secret: str) -> list[Suspect]:
+    """See `Provider.respelt`: what a shell, a form or a file leaves around it."""
+    around = (('"{}"', "in quotes"), ("'{}'", "in quotes"), ("Bearer {}", "with Bearer twice"),
+              ("{} ", "with a space behind it"), ("{}\\n", "with \\n behind it"))  # fmt: skip
+    return [Suspect(text.format(secret), f"this source's secret {how}") for text, how in around]
 
 
 def _unguessable(random: bytes) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from shared.domain.commands import Command
 from shared.domain.events import Arrival, Headers, Identity
-from shared.providers.base import Provider
+from shared.providers.base import Provider, Suspect
 from shared.providers.stripe import events, receipt, signature
 
 
@@ -22,12 +22,25 @@ class Stripe(Provider):
     has_livemode = True
     secret_hint = "whsec_… of the endpoint, Developers → Webhooks"  # noqa: S105 - a hint, no secret
     settings = events.SETTINGS
+    signature_headers = ("stripe-signature",)
 
     def verify(
         self, headers: Headers, body: bytes, secrets: Sequence[str], now: datetime, tolerance_s: int
     ) -> int:
         """See `Provider.verify`."""
         return signature.verify(headers, body, secrets, now, tolerance_s)
+
+    def signed_at(self, headers: Headers, body: bytes) -> datetime | None:
+        """See `Provider.signed_at`."""
+        return signature.signed_at(headers)
+
+    def unknown_scheme(self, headers: Headers, secrets: Sequence[str]) -> str | None:
+        """See `Provider.unknown_scheme`."""
+        return signature.unknown_scheme(headers)
+
+    def respelt(self, secret: str) -> Sequence[Suspect]:
+        """See `Provider.respelt`."""
+        return signature.respelt(secret)
 
     def identify(self, headers: Headers, body: bytes) -> Identity:
         """See `Provider.identify`."""

@@ -12,8 +12,8 @@ from datetime import datetime
 from hashlib import sha256
 
 from shared.domain.events import Headers
-from shared.providers.base import SignatureError, header
-from shared.providers.signing.windows import check_window
+from shared.providers.base import SignatureError, Suspect, header
+from shared.providers.signing.windows import check_window, moment_of
 
 
 def verify(
@@ -40,6 +40,27 @@ def sign(body: bytes, secret: str, now: datetime) -> Headers:
 
     value = WebhookSignature.generate_signature_header(body.decode(), secret, int(now.timestamp()))
     return (("stripe-signature", value),)
+
+
+def signed_at(headers: Headers) -> datetime | None:
+    """See `Provider.signed_at`."""
+    return moment_of(_timestamp(header(headers, "stripe-signature") or ""))
+
+
+def unknown_scheme(headers: Headers) -> str | None:
+    """See `Provider.unknown_scheme`. `v0` is what Stripe's own test tools sign with beside v1."""
+    entries = (header(headers, "stripe-signature") or "").split(",")
+    names = [name.strip()[:16] for name, _, _ in (entry.partition("=") for entry in entries)]
+    if "v1" in names:
+        return None
+    others = ", ".join(dict.fromkeys(name for name in names if name != "t")) or "nothing"
+    return f"Stripe-Signature has no v1, which is all that is checked; beside t it has {others}"
+
+
+def respelt(secret: str) -> list[Suspect]:
+    """See `Provider.respelt`."""
+    bare = secret.removeprefix("whsec_")
+    return [Suspect(bare, "this source's secret without its whsec_")] if bare != secret else []
 
 
 def _timestamp(signature: str) -> int:
