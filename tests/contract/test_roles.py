@@ -20,9 +20,9 @@ ACTIONS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
 READS_ALL_BUT_SECRETS = {
     "attempts", "audit", "audit_content", "audit_heads", "catalogs", "configuration", "conflicts",
     "customers", "deliveries", "grants", "handlers", "inbox", "job_assets", "job_failures",
-    "jobs", "joints", "lanes", "ledger", "ledger_horizon", "manual_grants", "messages",
-    "migrations", "objects", "observations", "outbox", "record_versions", "records", "sendings",
-    "settlements", "sources", "tenants", "visits", "work",
+    "jobs", "joints", "lanes", "ledger", "ledger_horizon", "listening", "manual_grants", "messages",
+    "migrations", "objects", "observations", "outbox", "record_versions", "records", "rhythms",
+    "sendings", "settlements", "sources", "tallies", "tenants", "visits", "work",
 }  # fmt: skip
 
 #: The sealed API keys, and what is fetched with them.
@@ -45,14 +45,15 @@ MAY: dict[str, dict[str, set[str]]] = {
                    "conflicts", "customers", "fetch_budgets", "fetches", "grants", "handlers",
                    "inbox", "job_assets", "job_failures", "jobs", "joints", "ledger",
                    "messages", "objects", "observations", "outbox", "reconciled_customers",
-                   "reconciliations", "record_versions", "records", "seals", "sendings",
-                   "settlements", "source_secrets", "tenants", "visits", "work"},
+                   "reconciliations", "record_versions", "records", "rhythms", "seals",
+                   "sendings", "settlements", "source_secrets", "tallies", "tenants", "visits",
+                   "work"},
         "UPDATE": {"audit_heads", "customers", "fetch_budgets", "fetches", "grants", "handlers",
-                   "jobs", "joints", "lanes", "objects", "outbox", "reconciled_customers",
-                   "reconciliations", "records", "source_secrets", "sources", "tenants", "tokens",
-                   "visits", "work"},
+                   "jobs", "joints", "lanes", "listening", "objects", "outbox",
+                   "reconciled_customers", "reconciliations", "records", "rhythms",
+                   "source_secrets", "sources", "tallies", "tenants", "tokens", "visits", "work"},
         "DELETE": {"fetches", "grants", "job_assets", "job_failures", "observations", "outbox",
-                   "record_versions", "visits", "work"},
+                   "record_versions", "rhythms", "tallies", "visits", "work"},
     },
     "operator": {
         "SELECT": READS_ALL_BUT_SECRETS | FETCHING | {"seals", "source_secrets", "tokens"},

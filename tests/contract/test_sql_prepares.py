@@ -50,10 +50,12 @@ RUN_BY = {
     "shared.store.redeliveries": ("worker",),
     "shared.store.replays": ("operator",),
     "shared.store.rereading": ("worker",),
+    "shared.store.rhythms": ("worker",),
     "shared.store.selecting": ("worker", "operator"),
     "shared.store.source_keys": ("operator",),
     "shared.store.source_rows": ("worker", "operator"),
     "shared.store.sources": ("gateway",),
+    "shared.store.status": ("operator",),
     "shared.store.steering": ("worker", "operator"),
     "shared.store.tenants": ("operator",),
     "shared.store.tokens": ("operator",),
@@ -86,6 +88,7 @@ ALSO = {
     # What operators link, grant or merge is derived in their own transaction.
     "operator": {
         "shared.store.observations": ("READ_OBSERVATIONS",),
+        "shared.store.rhythms": ("READ_RHYTHMS",),
         # `sluice sources pause` and `resume` do at once what an order does.
         "shared.store.operating": (
             "HOLD_SOURCE", "NEXT_WORK", "SET_PAUSED", "NOTE_ORDER", "TAKE_TURN", "ADD_VERSION",
