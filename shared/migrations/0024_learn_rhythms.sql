@@ -22,18 +22,15 @@ CREATE TABLE listening (
 );
 INSERT INTO listening DEFAULT VALUES;
 
--- The last two hours, by minutes that are over.
+-- The last two hours, by minutes that are over. `audit_id` is where the trail ended when the minute
+-- was first counted: what was settled after it is found behind.
 CREATE TABLE tallies (
-    minute   timestamptz PRIMARY KEY,
-    received bigint NOT NULL,
-    settled  bigint NOT NULL
+    minute     timestamptz PRIMARY KEY,
+    tallied_at timestamptz NOT NULL DEFAULT now(),
+    audit_id   bigint NOT NULL,
+    received   bigint NOT NULL,
+    settled    bigint                                -- NULL: nobody knew from where to count
 );
-
--- Settlements are written in the order of time: their blocks tell when, and an insert costs nothing.
--- Where there are very many, it may be built beforehand by the same statement with CONCURRENTLY
--- (docs/status.md).
-CREATE INDEX IF NOT EXISTS settlements_in_time ON settlements USING brin (settled_at)
-    WITH (pages_per_range = 16, autosummarize = on);
 
 GRANT SELECT ON rhythms, listening, tallies TO sluice_worker, sluice_operator, sluice_reader;
 GRANT INSERT, UPDATE, DELETE ON rhythms, tallies TO sluice_worker;
@@ -49,6 +46,7 @@ AS $$
            extract(epoch FROM clock_timestamp() - xact_start)::float8
     FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()
+      AND coalesce(backend_type, 'client backend') = 'client backend'
 $$;
 CREATE FUNCTION list_standbys() RETURNS TABLE (name text, state text, sync_state text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog

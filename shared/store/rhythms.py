@@ -174,17 +174,30 @@ async def read_rhythms(conn: Conn) -> dict[str, Rhythm]:
     return {row["name"]: Rhythm(*list(row.values())[1:]) for row in rows}
 
 
-# A minute is counted again in the next one: what was received or begun in it may commit later.
+# A minute is counted again in the next one: what was received or begun in it may commit later. Each
+# run that was settled has one record of step 0; what came before the minute lies before the end of
+# the trail as it was then.
 TALLY = """
-INSERT INTO tallies (minute, received, settled)
-SELECT m,
+WITH span AS (
+    SELECT date_trunc('minute', now()) - interval '2 minutes' AS first_at,
+           (SELECT coalesce(max(id), 0) FROM audit) AS audit_id
+), place AS MATERIALIZED (
+    SELECT t.audit_id FROM tallies AS t
+    WHERE t.tallied_at <= (SELECT first_at FROM span) ORDER BY t.minute DESC LIMIT 1
+), settled AS MATERIALIZED (
+    SELECT date_trunc('minute', at) AS minute, count(*) AS runs FROM audit
+    WHERE id > (SELECT audit_id FROM place) AND cause = 'event' AND step = 0
+    GROUP BY 1
+)
+INSERT INTO tallies (minute, audit_id, received, settled)
+SELECT m, s.audit_id,
        (SELECT count(*) FROM inbox
         WHERE received_at >= m AND received_at < m + interval '1 minute'),
-       (SELECT count(*) FROM settlements
-        WHERE settled_at >= m AND settled_at < m + interval '1 minute')
-FROM generate_series(date_trunc('minute', now()) - interval '2 minutes',
-                     date_trunc('minute', now()) - interval '1 minute', interval '1 minute') AS m
-ON CONFLICT (minute) DO UPDATE SET received = excluded.received, settled = excluded.settled
+       CASE WHEN EXISTS (SELECT FROM place)
+            THEN coalesce((SELECT runs FROM settled WHERE minute = m), 0) END
+FROM span AS s, generate_series(s.first_at, s.first_at + interval '1 minute', '1 minute') AS m
+ON CONFLICT (minute) DO UPDATE
+SET received = excluded.received, settled = coalesce(excluded.settled, tallies.settled)
 """
 FORGET_TALLIES = "DELETE FROM tallies WHERE minute < now() - interval '2 hours'"
 

@@ -3,29 +3,33 @@ What `sluice status` looks at. Every count stops at a bound: what is wrong is to
 however much of it there is.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from shared.db import Conn
+from shared.db import LOOKUPS_ONLY, Conn
+
+#: For the connection: whatever the planner believes of a table that has just grown, indexes are
+#: gone along, and no further than to the bound.
+SESSION = {**LOOKUPS_ONLY, "enable_bitmapscan": "off"}
 
 #: Unfinished work is gone through up to here, the oldest first.
 LOOKED_AT = 100_000
 #: Events of a window that are counted one by one; beyond, the sweep's tallies say.
 COUNTED = 10_000
-#: Of what is dead, parked or not sent.
+#: Of what is parked or not sent; of what died, whose later runs have to be looked up.
 LISTED = 2_000
+DIED = 500
 
 # Oldest first: whatever lies beyond the bound is younger, but for what is applied again.
 READ_WORK = """
-WITH oldest AS MATERIALIZED (
-    SELECT lane, kind, received_at, attempts > 0 OR due_at IS NOT NULL AS waits
-    FROM work ORDER BY id LIMIT $1
-), by_lane AS (
+WITH by_lane AS MATERIALIZED (
     SELECT lane, count(*) AS rows, min(received_at) AS oldest_at,
            count(*) FILTER (WHERE kind = 'event') AS events,
            count(*) FILTER (WHERE kind = 'event' AND waits) AS retrying
-    FROM oldest GROUP BY lane
-), found AS (
+    FROM (SELECT lane, kind, received_at, attempts > 0 OR due_at IS NOT NULL AS waits
+          FROM work ORDER BY id LIMIT $1) AS oldest
+    GROUP BY lane
+), found AS MATERIALIZED (
     SELECT l.source_id, sum(b.rows)::bigint AS rows, sum(b.events)::bigint AS events,
            sum(b.retrying)::bigint AS retrying, min(b.oldest_at) AS oldest_at
     FROM by_lane AS b JOIN lanes AS l ON l.id = b.lane GROUP BY l.source_id
@@ -54,32 +58,31 @@ CROSS JOIN LATERAL (
 GROUP BY s.id
 """
 READ_RECEIVED = """
-WITH newest AS MATERIALIZED (
-    SELECT received_at FROM inbox WHERE received_at > now() - interval '1 hour'
-    ORDER BY received_at DESC LIMIT $1
-)
-SELECT count(*) AS hour,
+SELECT count(*) AS looked_at, min(received_at) AS back_to, count(*) AS hour,
        count(*) FILTER (WHERE received_at > now() - interval '5 minutes') AS five_minutes,
        count(*) FILTER (WHERE received_at > now() - interval '1 minute') AS minute
-FROM newest
+FROM (SELECT received_at FROM inbox WHERE received_at > now() - interval '1 hour'
+      ORDER BY received_at DESC LIMIT $1) AS newest
 """
+# Each run that was settled has one record of step 0, and the trail's end is found by its key.
 READ_SETTLED = """
-SELECT (SELECT count(*) FROM (SELECT FROM settlements
-        WHERE settled_at > now() - interval '1 hour' LIMIT $1) AS a) AS hour,
-       (SELECT count(*) FROM (SELECT FROM settlements
-        WHERE settled_at > now() - interval '5 minutes' LIMIT $1) AS a) AS five_minutes,
-       (SELECT count(*) FROM (SELECT FROM settlements
-        WHERE settled_at > now() - interval '1 minute' LIMIT $1) AS a) AS minute
+SELECT count(*) AS looked_at, min(at) AS back_to,
+       count(*) FILTER (WHERE is_run AND at > now() - interval '1 hour') AS hour,
+       count(*) FILTER (WHERE is_run AND at > now() - interval '5 minutes') AS five_minutes,
+       count(*) FILTER (WHERE is_run AND at > now() - interval '1 minute') AS minute
+FROM (SELECT at, cause = 'event' AND step = 0 AS is_run FROM audit
+      ORDER BY id DESC LIMIT $1) AS newest
 """
 READ_TALLIES = """
-SELECT minutes, count(*) AS there, sum(received)::bigint AS received,
-       sum(settled)::bigint AS settled
+SELECT minutes, count(received) AS received_minutes, sum(received)::bigint AS received,
+       count(settled) AS settled_minutes, sum(settled)::bigint AS settled
 FROM unnest(ARRAY[1, 5, 60]) AS minutes
 JOIN tallies ON minute > (SELECT max(minute) FROM tallies) - make_interval(mins => minutes)
 WHERE (SELECT max(minute) FROM tallies) > now() - interval '4 minutes'
 GROUP BY minutes
 """
-# Dead is what has no later run, settled or not: applied again, ignored, or on its way.
+# Dead is what has no later run, settled or not: applied again, ignored, or on its way. Looked up
+# one by one: a join may go through all of what is unfinished.
 READ_DEAD = """
 WITH died AS MATERIALIZED (
     SELECT tracking_id, run, source_id, settled_at FROM settlements
@@ -89,9 +92,10 @@ WITH died AS MATERIALIZED (
 SELECT s.name AS source, count(*) AS events, min(d.settled_at) AS first_at,
        (SELECT count(*) FROM died) >= $1 AS more
 FROM died AS d JOIN sources AS s ON s.id = d.source_id
-WHERE NOT EXISTS (SELECT FROM settlements AS z
-                  WHERE z.tracking_id = d.tracking_id AND z.run > d.run)
-  AND NOT EXISTS (SELECT FROM work AS w WHERE w.tracking_id = d.tracking_id AND w.kind = 'event')
+WHERE (SELECT z.run FROM settlements AS z
+       WHERE z.tracking_id = d.tracking_id AND z.run > d.run LIMIT 1) IS NULL
+  AND (SELECT w.id FROM work AS w
+       WHERE w.tracking_id = d.tracking_id AND w.kind = 'event' LIMIT 1) IS NULL
 GROUP BY s.name ORDER BY events DESC, s.name
 """
 READ_PARKED = """
@@ -188,6 +192,7 @@ async def look(conn: Conn) -> Looked:
     """Look at everything once."""
     looked = await conn.fetchrow(READ_LOOKED)
     assert looked is not None  # migration 0024 writes it
+    now = looked["now"]
     sources = [dict(row) for row in await conn.fetch(READ_WORK, LOOKED_AT + 1)]
     is_cut = sum(row["rows"] for row in sources) > LOOKED_AT
     if is_cut:
@@ -205,12 +210,12 @@ async def look(conn: Conn) -> Looked:
     assert server is not None
     assert configuration is not None  # migration 0001 writes version 0
     return Looked(
-        now=looked["now"],
+        now=now,
         sources=sources,
         is_cut=is_cut,
-        received=_window(received, tallies, "received"),
-        settled=_window(settled, tallies, "settled"),
-        dead=[dict(row) for row in await conn.fetch(READ_DEAD, LISTED)],
+        received=_window(received, tallies, "received", now),
+        settled=_window(settled, tallies, "settled", now),
+        dead=[dict(row) for row in await conn.fetch(READ_DEAD, DIED)],
         parked=[dict(row) for row in await conn.fetch(READ_PARKED, LISTED)],
         jobs=dict(jobs),
         outbox=[dict(row) for row in await conn.fetch(READ_OUTBOX, LISTED)],
@@ -223,13 +228,16 @@ async def look(conn: Conn) -> Looked:
     )
 
 
-def _window(counted: Any, tallies: dict[int, Any], what: str) -> Window:
-    """What was counted where that is all; what the sweep has counted where it is not."""
+def _window(counted: Any, tallies: dict[int, Any], what: str, now: datetime) -> Window:
+    """What was counted where that goes back far enough; where it does not, what the sweep has."""
 
     def of(name: str, minutes: int) -> int | None:
-        if counted[name] < COUNTED:
+        is_all = counted["looked_at"] < COUNTED
+        if is_all or counted["back_to"] < now - timedelta(minutes=minutes):
             return int(counted[name])
         tally = tallies.get(minutes)
-        return int(tally[what]) if tally is not None and tally["there"] == minutes else None
+        if tally is None or tally[f"{what}_minutes"] < minutes:
+            return None
+        return int(tally[what])
 
     return Window(of("minute", 1), of("five_minutes", 5), of("hour", 60))

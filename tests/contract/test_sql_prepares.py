@@ -18,6 +18,7 @@ RUN_BY = {
     "shared.store.configuration": ("operator",),
     "shared.store.customers": ("worker", "operator"),
     "shared.store.demo": ("operator",),
+    "shared.store.draining": ("operator",),
     "shared.store.events": ("operator",),
     "shared.store.explanations": ("reader", "operator"),
     "shared.store.feed": ("reader",),

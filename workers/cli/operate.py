@@ -9,6 +9,7 @@ from workers.cli import (
     apply,
     audit,
     catalog,
+    drain,
     events,
     handlers,
     jobs,
@@ -17,6 +18,7 @@ from workers.cli import (
     parked,
     records,
     sources,
+    status,
     tenants,
     tokens,
 )
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module and of its neighbours to `app`."""
+    app.command(epilog="Example: sluice status --watch")(status.status)
+    app.command(epilog="Example: sluice drain --timeout 10m")(drain.drain)
     app.command(epilog="Example: sluice apply sluice.toml --dry-run")(apply.apply)
     app.command(epilog='Example: sluice replay 019a… --reason "plan was not mapped"')(replay)
     app.add_typer(catalog.app, name="catalog")

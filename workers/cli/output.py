@@ -14,10 +14,9 @@ from uuid import UUID
 import typer
 
 from workers.cli.exits import CONFLICT, DEPENDENCY_DOWN, USAGE, CommandError, write_json
+from workers.cli.terminal import console
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from shared.db import Conn
     from shared.settings import Endpoints
     from shared.store.paging import Page
@@ -231,14 +230,6 @@ def plain(value: object) -> str:
     if isinstance(value, dict | list):
         return json.dumps(value, separators=(",", ":"))
     return _FRACTION.sub("Z", str(value)).translate(_CONTROLS)
-
-
-def console() -> "Console":
-    """Standard output for people; a pipe is no reason to cut an id."""
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() else 120
-    return Console(file=sys.stdout, width=width, highlight=False, soft_wrap=False)
 
 
 def print_table(
