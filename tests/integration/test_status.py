@@ -77,9 +77,9 @@ async def test_a_million_settled_and_a_hundred_thousand_waiting(stack: Stack) ->
 async def test_every_problem_has_its_line(stack: Stack) -> None:
     """Each is made in the database, and found; all of them lead on to something."""
     await stack.configure({"stripe": True, "other": True, "slow": True})
+    (tracking,) = await stack.apply(event("customer.subscription.created", subscription("sub_2")))
     await stack.receive(event("customer.subscription.created", subscription()), source="other")
     await stack.receive(event("customer.subscription.created", subscription()), source="slow")
-    (tracking,) = await stack.apply(event("customer.subscription.created", subscription("sub_2")))
     for statement in (
         "UPDATE sources SET paused_at = now() - interval '2 days', paused_by = 'operator:ada'"
         " WHERE name = 'other'",

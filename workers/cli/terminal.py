@@ -1,6 +1,8 @@
 """Where data goes: a terminal of some width, or a pipe without any."""
 
+import shutil
 import sys
+import textwrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,3 +21,20 @@ def console() -> "Console":
 
     width = None if sys.stdout.isatty() else UNBOUNDED
     return Console(file=sys.stdout, width=width, highlight=False, soft_wrap=False)
+
+
+def in_width(text: str) -> str:
+    """A line for stderr: where that is a terminal, broken between words, never within one."""
+    if not sys.stderr.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return "\n".join(
+        textwrap.wrap(
+            text,
+            max(width, 20),
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        or [""]
+    )
