@@ -22,6 +22,7 @@ from workers.cli.output import (
     print_page,
     tracking_id,
 )
+from workers.cli.terminal import console
 
 if TYPE_CHECKING:
     from shared.db import Conn
@@ -215,7 +216,7 @@ def _print(
         typer.echo(f"{kind}: {plain(finding.chain)}{place}: {plain(finding.detail)}")
     if count > len(findings):
         typer.echo(f"and {count - len(findings)} more")
-    typer.echo(
+    console().print(
         f"{'NOT WHOLE' if count else 'whole'}: {tally.records} records in {tally.chains} chains,"
         f" {tally.contents} contents ({tally.erased} erased),"
         f" {tally.anchored} anchored heads, {count} findings"
