@@ -49,6 +49,12 @@ oldest_unfinished = Gauge(
 source_paused = Gauge(
     "sluice_source_paused", "Since the source was paused; only while it is.", "source", unit="s"
 )
+source_silent = Gauge(
+    "sluice_source_silent",
+    "Since the source was heard; only while it has been silent for longer than ever before.",
+    "source",
+    unit="s",
+)
 objects_parked = Gauge(
     "sluice_objects_parked",
     "Objects that give nothing until somebody links, maps or fetches something.",

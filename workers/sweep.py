@@ -17,7 +17,16 @@ from shared import gauges, telemetry
 from shared.db import Conn, is_platform_fault
 from shared.domain.audit import Draft
 from shared.domain.verdicts import LINK_CONFLICT, NEEDS_MAPPING, UNKNOWN_STATUS
-from shared.store import audit, backlog, grants, parked, partitions, refusals, source_rows
+from shared.store import (
+    audit,
+    backlog,
+    grants,
+    parked,
+    partitions,
+    refusals,
+    rhythms,
+    source_rows,
+)
 from workers import entitle, settling
 from workers.crew import Crew
 from workers.entries import NO_LOCKS, Locks, SetGrew
@@ -31,6 +40,10 @@ EVERY_S = 1.0
 COUNT_EVERY_S = 15.0
 PRUNE_REFUSALS_EVERY_S = 5.0
 PARTITIONS_EVERY_S = 3600.0
+LISTEN_EVERY_S = 60.0
+#: So many events are listened through in a transaction, and in so many of them a minute at most.
+HEARD_AT_ONCE = 20_000
+MOST_AT_ONCE = 50
 RETRY_S = 60.0
 #: How long a tenant that could not be derived lets others go first.
 STUCK_S = 5.0
@@ -46,8 +59,9 @@ class Sweep:
     The duties of one process. `ages` is the oldest unfinished event's, in seconds by source;
     `parked` are the objects that wait, by source and what for; `stuck` the tenants that could not
     be derived, with the moment from which they are tried again, in the loop's clock; `paused` the
-    paused sources, and for how long they have been, in seconds. `pruning` is what pruning needs,
-    None: this process does none; `pruned` is how much it has forgotten, by class.
+    paused sources, and for how long they have been, in seconds; `silent` the same of silent ones.
+    `pruning` is what pruning needs, None: this process does none; `pruned` is how much it has
+    forgotten, by class.
     """
 
     crew: Crew
@@ -58,11 +72,13 @@ class Sweep:
     paused: dict[str, float] = field(default_factory=dict)
     pruning: Tools | None = None
     pruned: dict[str, int] = field(default_factory=dict)
+    silent: dict[str, float] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Sweep until cancelled."""
         gauges.oldest_unfinished.read_from(lambda: self.ages)
         gauges.source_paused.read_from(lambda: self.paused)
+        gauges.source_silent.read_from(lambda: self.silent)
         gauges.objects_parked.read_from(lambda: self.parked)
         gauges.pruned.read_from(lambda: self.pruned)
         prune_s = self.pruning.settings.prune_every_s if self.pruning is not None else 0.0
@@ -73,6 +89,7 @@ class Sweep:
                 (5 * EVERY_S, self.age),
                 (EVERY_S, self.derive),
                 (COUNT_EVERY_S, self.count),
+                (COUNT_EVERY_S, self.listen),
                 (EVERY_S, self.turn),
                 (PARTITIONS_EVERY_S, self.make_partitions),
                 *(((prune_s, self.prune),) if prune_s else ()),
@@ -111,6 +128,31 @@ class Sweep:
                     extra={"source": source, "needs": needs, "objects": count},
                 )
         self.parked = counts
+
+    async def listen(self) -> None:
+        """
+        Learn how often sources are heard, and say once that one has fallen silent. Of all workers
+        one does it, once a minute; the others learn what it found.
+        """
+        for turn in range(MOST_AT_ONCE):
+            async with self.crew.db.transaction() as conn:
+                if turn == 0 and not await rhythms.take_turn(conn, LISTEN_EVERY_S):
+                    break
+                if await rhythms.listen(conn, HEARD_AT_ONCE, again=turn == 0) == HEARD_AT_ONCE:
+                    continue
+                for fallen in await rhythms.note_silent(conn):
+                    log.warning(
+                        "source is silent",
+                        extra={
+                            "source": fallen.source,
+                            "heard": fallen.last_received_at.isoformat(),
+                            "longest_gap_s": fallen.longest_gap.total_seconds(),
+                        },
+                    )
+                await rhythms.tally(conn)
+                break
+        async with self.crew.db.connection() as conn:
+            self.silent = await rhythms.silent_s(conn)
 
     async def derive(self) -> None:
         """Bring tenants to the current catalog."""

@@ -22,6 +22,7 @@ RUN_BY = {
     "shared.store.demo": ("operator",),
     "shared.store.erasing": ("worker",),
     "shared.store.erasures": ("operator",),
+    "shared.store.draining": ("operator",),
     "shared.store.events": ("operator",),
     "shared.store.explanations": ("reader", "operator"),
     "shared.store.feed": ("reader",),
@@ -66,12 +67,14 @@ RUN_BY = {
     "shared.store.refusals": (),  # each by somebody else: see below
     "shared.store.rereading": ("worker",),
     "shared.store.retention": ("worker", "operator"),
+    "shared.store.rhythms": ("worker",),
     "shared.store.selecting": ("worker", "operator"),
     "shared.store.secrets": ("operator",),
     "shared.store.shadows": (),  # each by somebody else: see below
     "shared.store.source_keys": ("operator",),
     "shared.store.source_rows": ("worker", "operator"),
     "shared.store.sources": ("gateway",),
+    "shared.store.status": ("operator",),
     "shared.store.steering": ("worker", "operator"),
     "shared.store.tailing": ("operator",),
     "shared.store.tenants": ("operator",),
@@ -124,6 +127,7 @@ ALSO = {
             "READ_STANDING", "COUNT_TO_OPEN", "FIND_MOVED", "FIND_CHANGED",
         ),
         "shared.store.sources": ("READ_SEALS",),
+        "shared.store.rhythms": ("READ_RHYTHMS",),
         # `sluice sources pause` and `resume` do at once what an order does.
         "shared.store.operating": (
             "HOLD_SOURCE", "NEXT_WORK", "SET_PAUSED", "NOTE_ORDER", "TAKE_TURN", "ADD_VERSION",

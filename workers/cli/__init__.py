@@ -1,11 +1,14 @@
 """`sluice`, the command line: one module per group of commands, each with a `register`."""
 
+import os
 import sys
 from typing import Annotated
 
 import typer
+from typer.main import get_command
 
 from workers.cli import demo, new, operate, run
+from workers.cli.completion import offer_values
 from workers.cli.exits import explain
 from workers.cli.notices import log_in_lines
 
@@ -30,8 +33,11 @@ def build() -> typer.Typer:
 def main() -> None:
     """Run one command. Expected errors are one line on stderr and an exit code of `exits`."""
     log_in_lines()
+    command = get_command(build())
+    if "_SLUICE_COMPLETE" in os.environ:
+        offer_values(command)
     try:
-        build()()
+        command()
     except Exception as error:
         expected = explain(error)
         if expected is None:

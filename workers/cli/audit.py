@@ -23,6 +23,7 @@ from workers.cli.output import (
     span,
     tracking_id,
 )
+from workers.cli.terminal import console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -290,7 +291,7 @@ def _print(
         typer.echo(f"{kind}: {plain(finding.chain)}{place}: {plain(finding.detail)}")
     if count > len(findings):
         typer.echo(f"and {count - len(findings)} more")
-    typer.echo(
+    console().print(
         f"{'NOT WHOLE' if count else 'whole'}: {tally.records} records in {tally.chains} chains,"
         f" {tally.contents} contents ({tally.erased} erased),"
         f" {tally.checkpoints} checkpoints over {tally.signed} of the records,"

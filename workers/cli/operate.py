@@ -8,6 +8,7 @@ from workers.cli import (
     audit_keys,
     bundles,
     catalog,
+    drain,
     events,
     events_acting,
     events_reading,
@@ -29,6 +30,7 @@ from workers.cli import (
     showing,
     source_secrets,
     sources,
+    status,
     tenants,
     tokens,
     verifying,
@@ -37,6 +39,8 @@ from workers.cli import (
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module and of its neighbours to `app`."""
+    app.command(epilog="Example: sluice status --watch")(status.status)
+    app.command(epilog="Example: sluice drain --timeout 10m")(drain.drain)
     app.command(epilog="Example: sluice apply sluice.toml --dry-run")(apply.apply)
     app.add_typer(replay.app, name="replay")
     app.add_typer(catalog.app, name="catalog")

@@ -8,17 +8,16 @@ import re
 import sys
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 from uuid import UUID
 
 import typer
 
 from workers.cli.exits import CONFLICT, DEPENDENCY_DOWN, USAGE, CommandError, write_json
+from workers.cli.terminal import UNBOUNDED, console, in_width
 
 if TYPE_CHECKING:
     from datetime import datetime
-
-    from rich.console import Console
 
     from shared.db import Conn
     from shared.settings import Endpoints
@@ -258,7 +257,7 @@ def tracking_id(text: str) -> UUID:
 
 def note(text: str) -> None:
     """For people, on stderr: never part of the data."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(in_width(text) + "\n")
 
 
 def plain(value: object) -> str:
@@ -272,14 +271,6 @@ def plain(value: object) -> str:
     return _FRACTION.sub("Z", str(value)).translate(_CONTROLS)
 
 
-def console() -> "Console":
-    """Standard output for people; a pipe is no reason to cut an id."""
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() else 120
-    return Console(file=sys.stdout, width=width, highlight=False, soft_wrap=False)
-
-
 def print_table(
     columns: Mapping[str, str],
     rows: Sequence[Mapping[str, Any]],
@@ -291,33 +282,66 @@ def print_table(
     `columns`: the row's key → the heading, the most important first.
 
     Where the terminal is too narrow, the last columns are left out and named on stderr: a table
-    whose every cell is broken into pieces can be read by nobody. The first `keep` always stay, and
-    columns of `whole` are not counted as narrower than they are.
+    whose every cell is broken into pieces can be read by nobody. The first `keep` stay as long as
+    no word of theirs has to be broken, and columns of `whole` are not counted as narrower than
+    they are. A pipe gets everything, each row on one line.
     """
     from rich.table import Table
     from rich.text import Text
 
     out = console()
     cells = [[Text(plain(row[key])) for key in columns] for row in rows]
-    widths = [
-        min(
-            max([len(heading), *(row[index].cell_len for row in cells)]),
-            out.width if key in whole else _WIDEST_CELL,
+    headings = list(columns.values())
+    sized = [
+        _Column(
+            min(
+                max([len(heading), *(row[index].cell_len for row in cells)]),
+                out.width if key in whole or out.width == UNBOUNDED else _WIDEST_CELL,
+            ),
+            max(_longest_word(text) for text in (heading, *(row[index].plain for row in cells))),
         )
         for index, (key, heading) in enumerate(columns.items())
     ]
-    fitting = min(keep, len(widths))
-    while fitting < len(widths) and sum(widths[: fitting + 1]) + 2 * fitting <= out.width:
+    fitting = min(keep, len(sized))
+    while fitting > 1 and sum(one.word for one in sized[:fitting]) + 2 * (fitting - 1) > out.width:
+        fitting -= 1
+    while fitting < len(sized) and (
+        sum(max(one) for one in sized[: fitting + 1]) + 2 * fitting <= out.width
+    ):
         fitting += 1
-    headings = list(columns.values())
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for index, heading in enumerate(headings[:fitting]):
-        table.add_column(heading, no_wrap=index == 0, overflow="fold")
+    for heading, width in zip(
+        headings, _widths(sized[:fitting], out.width - 2 * (fitting - 1)), strict=False
+    ):
+        table.add_column(heading, width=width, overflow="fold")
     for row in cells:
         table.add_row(*row[:fitting])
     out.print(table)
     if headings[fitting:]:
         note(f"too narrow for: {', '.join(headings[fitting:])} (--json has everything)")
+
+
+class _Column(NamedTuple):
+    """How wide a column would be, and how wide it must be not to break a word."""
+
+    wanted: int
+    word: int
+
+
+def _longest_word(text: str) -> int:
+    from rich.cells import cell_len
+
+    return max((cell_len(word) for word in text.split(" ")), default=0)
+
+
+def _widths(columns: Sequence[_Column], room: int) -> list[int]:
+    """What each gets: the widest gives first, and its words last."""
+    widths = [max(one) for one in columns]
+    while sum(widths) > room:
+        spare = [width - one.word for width, one in zip(widths, columns, strict=True)]
+        widest = spare.index(max(spare)) if max(spare) > 0 else widths.index(max(widths))
+        widths[widest] -= 1
+    return widths
 
 
 def print_page(
@@ -341,16 +365,21 @@ def print_page(
 
 
 def print_fields(fields: Mapping[str, Any]) -> None:
-    """One thing, a line for each of its fields."""
-    from rich.table import Table
+    """One thing, a line for each of its fields; a value of long words begins a line of its own."""
     from rich.text import Text
 
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True, style="bold")
-    table.add_column(overflow="fold")
+    out = console()
+    name_width = max((len(name) for name in fields), default=0) + 2
     for name, value in fields.items():
-        table.add_row(name, Text(plain(value)))
-    console().print(table)
+        text = Text(plain(value))
+        has_room = _longest_word(text.plain) <= out.width - name_width
+        indent = name_width if has_room else 2
+        lines = text.wrap(out, max(out.width - indent, 1), overflow="fold") or [Text("")]
+        if has_room:
+            first = Text(f"{name:{name_width}}", style="bold") + lines.pop(0)
+        else:
+            first = Text(name, style="bold")
+        out.print(first, *(Text(" " * indent) + line for line in lines), sep="\n")
 
 
 def print_heading(text: str) -> None:

@@ -17,6 +17,7 @@ from workers.cli.exits import (
     CommandError,
     write_json,
 )
+from workers.cli.terminal import console
 
 if TYPE_CHECKING:
     from shared.migrate import Migration
@@ -256,10 +257,22 @@ def _as_sql(waiting: "list[Migration]") -> str:
 
 
 def _print_check(check: "Check") -> None:
+    from rich.text import Text
+
+    out = console()
     colour = {"ok": "green", "warn": "yellow", "fail": "red"}[check.status]
-    status = f"{check.status:5}"
-    if not os.environ.get("NO_COLOR"):
-        status = typer.style(status, fg=colour)
-    typer.echo(f"{status}{check.name:18}{check.found}")
-    if check.mend:
-        typer.echo(f"{'':23}→ {check.mend}")
+    # A path or a command that is longer than the rest of the line has a line of its own.
+    indent = 23
+    head = Text.assemble((f"{check.status:5}", colour), f"{check.name:18}")
+    for text in (check.found, f"→ {check.mend}" if check.mend else None):
+        if text is None:
+            continue
+        room = out.width - indent
+        if max(len(word) for word in text.split(" ")) > room:
+            out.print(head.copy(), no_wrap=True, overflow="crop")
+            head, room = Text("  "), out.width - 2
+        lines = Text(text).wrap(out, max(room, 1), overflow="fold")
+        for line in lines:
+            out.print(head + line)
+            head = Text(" " * len(head.plain))
+        head = Text(" " * indent)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from shared.db import Conn
     from shared.settings import Endpoints
     from shared.store.configuration import ListedRound, ListedSource
+    from shared.store.rhythms import Rhythm
 
 app = typer.Typer(help="Sources: where events come from.", no_args_is_help=True)
 
@@ -51,11 +52,15 @@ def list_command(
     """
     from shared.store.configuration import list_sources
     from shared.store.paging import Page, decode_cursor, page_of
+    from shared.store.rhythms import read_rhythms
 
     async def run(conn: "Conn", endpoints: "Endpoints") -> None:
         after = decode_cursor(cursor, str) if cursor else None
         rows = await list_sources(conn, after, removed=removed, limit=limit + 1)
         page = page_of(rows, limit, lambda row: _shown(row, endpoints), lambda row: (row.name,))
+        known = await read_rhythms(conn)
+        for item in page.items:
+            item["rhythm"] = _rhythm(known.get(item["name"]))
         lines = [_in_a_line(item) for item in page.items]
         columns = {
             "name": "source",
@@ -73,7 +78,7 @@ def list_command(
         nothing = "no sources; declare some: sluice apply FILE"
         shown = page if as_json else Page(lines, page.next)
         print_page(shown, columns, as_json=as_json, nothing=nothing, whole=("url",))
-        for item in page.items:
+        for item in () if as_json else page.items:
             _say_what_fails(item)
 
     operate(run)
@@ -214,6 +219,22 @@ def _reconciliation(last: "ListedRound | None") -> dict[str, Any] | None:
     }
 
 
+def _rhythm(known: "Rhythm | None") -> dict[str, Any] | None:
+    """How the source was heard so far; None: never since that is kept."""
+    from shared.store.paging import iso
+
+    if known is None:
+        return None
+    return {
+        "firstReceivedAt": iso(known.first_received_at),
+        "lastReceivedAt": iso(known.last_received_at),
+        "longestGapS": known.longest_gap.total_seconds(),
+        "minutes": known.minutes,
+        "isSilent": known.silent_at is not None,
+        "silentAt": iso(known.silent_at),
+    }
+
+
 def _in_a_line(item: dict[str, Any]) -> dict[str, Any]:
     """As the table has it: names of event types would fill it."""
     fetches = item["fetches"]
@@ -240,6 +261,9 @@ def _say_what_fails(item: dict[str, Any]) -> None:
         note(
             f"{item['name']}: paused since {since} by {by}: its events are stored, none is applied"
         )
+    if item["rhythm"] and item["rhythm"]["isSilent"] and not item["removedAt"]:
+        heard = plain(item["rhythm"]["lastReceivedAt"])
+        note(f"{item['name']}: silent since {heard}, for longer than ever: does its provider send?")
     if not item["installed"] and not item["removedAt"]:
         name = plain(item["provider"])
         note(

@@ -48,6 +48,10 @@ READ_PROVIDERS = """
 SELECT provider, string_agg(name, ', ' ORDER BY name) AS sources
 FROM sources WHERE removed_at IS NULL GROUP BY provider ORDER BY provider
 """
+READ_PAUSED = """
+SELECT name, date_trunc('second', paused_at) AS since, paused_by FROM sources
+WHERE paused_at IS NOT NULL AND removed_at IS NULL ORDER BY paused_at
+"""
 
 
 @dataclass(frozen=True)
@@ -252,6 +256,7 @@ async def _inside(
     yield await _partitions(conn)
     yield await _providers(conn, known)
     yield await _key(conn, endpoints.secret_key)
+    yield await _paused(conn)
 
 
 def _durability(row: db.Row) -> Check:
@@ -292,6 +297,18 @@ async def _providers(conn: db.Conn, known: Collection[str]) -> Check:
     found = ", ".join(f"{name} ({needed[name]})" for name in sorted(missing))
     mend = "install the package here and where gateways and workers run, and start them again"
     return Check("providers", "fail", f"not installed here: {found}", mend)
+
+
+async def _paused(conn: db.Conn) -> Check:
+    rows = await conn.fetch(READ_PAUSED)
+    if not rows:
+        return Check("sources", "ok", "none is paused")
+    found = ", ".join(
+        f"{row['name']} since {row['since']:%Y-%m-%dT%H:%M:%SZ} by {row['paused_by']}"
+        for row in rows
+    )
+    mend = f"{own_command()} sources resume {rows[0]['name']} --reason WHY"
+    return Check("sources", "warn", f"paused: {found}", mend)
 
 
 async def _key(conn: db.Conn, text: str) -> Check:
