@@ -52,8 +52,8 @@ async def enlisted(name: str, settings: Settings, endpoints: Endpoints) -> Async
     # The mark must be on disk only as surely as the crash it announces: a process's, not Postgres'.
     marks = {"synchronous_commit": "off"}
     title = f"sluice {name}"
-    # Beside the visits: three for the sweep's duties, one for pruning, two for fetching, one each for
-    # reconciling, pulling, following and checkpoints, two for sending.
+    # Beside the visits: three for the sweep's duties, one for pruning, two for fetching, one each
+    # for reconciling, pulling, following and checkpoints, two for sending.
     size = settings.worker_slots + 12
     db = await Database.open(url, "worker", name=title, size=size, settings=LOOKUPS_ONLY)
     marking = await Database.open(url, "worker", name=title, size=2, settings=marks)

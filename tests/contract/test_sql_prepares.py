@@ -63,7 +63,6 @@ RUN_BY = {
     "shared.store.replay_lists": ("operator",),
     "shared.store.replay_plans": ("worker",),
     "shared.store.replays": ("worker",),
-    "shared.store.replays": ("operator",),
     "shared.store.refusals": (),  # each by somebody else: see below
     "shared.store.rereading": ("worker",),
     "shared.store.retention": ("worker", "operator"),
