@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import cache
 from typing import Annotated
 
 import typer
@@ -13,8 +14,9 @@ from workers.cli.exits import explain
 from workers.cli.notices import log_in_lines
 
 
+@cache
 def build() -> typer.Typer:
-    """The whole command line."""
+    """The whole command line. Once: groups are objects of their modules, and would double."""
     app = typer.Typer(
         name="sluice",
         help="Inbound event gateway and worker fleet.",

@@ -1,9 +1,10 @@
 """What replaying a plan's events would change: the rehearsal of them all, as a plan shows it."""
 
+import asyncio
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from shared.domain.entitlements import Entitlement
 from shared.store import replay_plans
@@ -12,7 +13,7 @@ from shared.store.paging import iso
 from shared.store.replay_plans import Item, Place
 from shared.store.selecting import Selected
 from workers.crew import Crew
-from workers.rehearsal import Rehearsed, rehearse
+from workers.rehearsal import Rehearsal, Rehearsed
 
 #: Changes that a plan lists; it counts them all.
 MOST_CHANGES = 500
@@ -33,25 +34,54 @@ class Effect:
     shown: Mapping[str, Any]
 
 
-async def find_effect(crew: Crew, job: Job) -> Effect:
-    """Rehearse what the plan has frozen. Takes as long as it takes, and writes nothing."""
-    async with crew.db.connection() as conn:
-        place = await replay_plans.read_place(conn)
-        await crew.surroundings.refresh(conn)
-        events: list[Selected] = []
-        after = -1
-        while items := await replay_plans.read_replayable(conn, job.id, after, _AT_ONCE):
-            after = items[-1].position
-            events += [_selected(item) for item in items]
-    configuration = crew.surroundings.version
-    if job.deaths >= DEATHS:
-        left_out = {one.tracking_id: KILLED_A_PROCESS for one in events}
-        found = Rehearsed({}, (), frozenset(), left_out)
-    else:
-        # Oldest first, as they would be opened.
-        found = await rehearse(crew, events[::-1])
-    outcomes = Counter(outcome for outcome, _ in found.outcomes.values())
-    return Effect(place, configuration, found.tenants, outcomes, _shown(found, outcomes))
+class Finding:
+    """An effect that is being found out, piece by piece; writes nothing."""
+
+    def __init__(self, place: Place, configuration: int, events: Sequence[Selected]) -> None:
+        self._place = place
+        self._configuration = configuration
+        self._events = events
+        self._rehearsal: Rehearsal | None = None
+
+    @classmethod
+    async def begin(cls, crew: Crew, job: Job) -> Self:
+        """Of what the plan has frozen."""
+        async with crew.db.connection() as conn:
+            place = await replay_plans.read_place(conn)
+            await crew.surroundings.refresh(conn)
+            events: list[Selected] = []
+            after = -1
+            while items := await replay_plans.read_replayable(conn, job.id, after, _AT_ONCE):
+                after = items[-1].position
+                events += [_selected(item) for item in items]
+        found = cls(place, crew.surroundings.version, events)
+        if job.deaths < DEATHS:
+            found._rehearsal = Rehearsal(crew, events)
+        return found
+
+    @property
+    def done(self) -> int:
+        """Of how many events it is known what they would do."""
+        return len(self._events) if self._rehearsal is None else self._rehearsal.done
+
+    async def go_on(self, for_s: float) -> bool:
+        """Go on for so long, in about; whether there is more to do."""
+        until_s = asyncio.get_running_loop().time() + for_s
+        while self._rehearsal is not None and await self._rehearsal.go_on():
+            if asyncio.get_running_loop().time() >= until_s:
+                return True
+        return False
+
+    def effect(self) -> Effect:
+        """What was found, once there is no more to do."""
+        if self._rehearsal is None:
+            left_out = {one.tracking_id: KILLED_A_PROCESS for one in self._events}
+            found = Rehearsed({}, (), frozenset(), left_out)
+        else:
+            found = self._rehearsal.result()
+        outcomes = Counter(outcome for outcome, _ in found.outcomes.values())
+        shown = _shown(found, outcomes)
+        return Effect(self._place, self._configuration, found.tenants, outcomes, shown)
 
 
 def _shown(found: Rehearsed, outcomes: Mapping[str, int]) -> dict[str, Any]:

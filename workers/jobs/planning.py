@@ -21,10 +21,12 @@ from shared.store.jobs import Job, Progress
 from shared.store.paging import iso
 from shared.store.replay_plans import Item, Told
 from shared.store.selecting import Selected, select_events
-from workers.jobs.effects import Effect, find_effect
+from workers.jobs.effects import Effect, Finding
 from workers.jobs.kinds import JobFailed, Tools
 
 CHUNK = 1000
+#: How long is rehearsed in a step: between two, others have their turns, and it can be cancelled.
+REHEARSE_S = 0.5
 #: Of how many sources, types and codes events are counted; the rest is counted under REST.
 MOST_NAMES = 100
 REST = "…"
@@ -46,13 +48,16 @@ class Planning:
         self._found: list[tuple[Item, Told | None]] = []
         self._last: Selected | None = None
         self._is_last = False
-        self._effect: Effect | None = None
+        self._finding: Finding | None = None
+        self._is_found = False
 
     async def prepare(self, job: Job) -> None:
         """See `Work`: find the next events, or in the end what they would change."""
         crew, phase = self._tools.crew, job.cursor.get("phase")
         if phase == _EFFECT:
-            self._effect = await find_effect(crew, job)
+            if self._finding is None:
+                self._finding = await Finding.begin(crew, job)
+            self._is_found = not await self._finding.go_on(REHEARSE_S)
             return
         async with crew.db.transaction() as conn:
             await replay_plans.allow_scans(conn)
@@ -124,7 +129,11 @@ class Planning:
     async def step(self, conn: Conn, job: Job) -> Progress:
         """See `Work`."""
         if job.cursor.get("phase") == _EFFECT:
-            return await self._finish(conn, job)
+            assert self._finding is not None  # it was prepared
+            if self._is_found:
+                return await self._finish(conn, job, self._finding.effect())
+            counts = {**job.counts, "rehearsed": self._finding.done}
+            return Progress(job.cursor, job.done, 0, counts)
         await replay_plans.add_items(conn, job.id, [item for item, _ in self._found])
         assert self._mark is not None  # it was prepared
         cursor = {"by": {}, "items": 0, "phase": None, **job.cursor, "mark": self._mark.isoformat()}
@@ -144,9 +153,8 @@ class Planning:
         counts = {"replayable": cursor["items"] - sum(cursor["by"].get("leftOut", {}).values())}
         return Progress(cursor, cursor["items"], 0, counts)
 
-    async def _finish(self, conn: Conn, job: Job) -> Progress:
-        effect, cursor = self._effect, job.cursor
-        assert effect is not None  # it was prepared
+    async def _finish(self, conn: Conn, job: Job, effect: Effect) -> Progress:
+        cursor = job.cursor
         await replay_plans.finish(conn, job.id, effect.place, effect.configuration, effect.tenants)
         by = cursor["by"]
         result = {
@@ -165,7 +173,8 @@ class Planning:
             "configuration": effect.configuration,
             "trail": effect.place.snapshot,
         }
-        counts = {**job.counts, **{f"would_be_{k}": n for k, n in effect.outcomes.items()}}
+        counts = {name: n for name, n in job.counts.items() if name != "rehearsed"}
+        counts |= {f"would_be_{name}": n for name, n in effect.outcomes.items()}
         return Progress(cursor, job.done, 0, counts, job.done, is_finished=True, result=result)
 
     async def close(self) -> None:
