@@ -128,3 +128,18 @@ async def test_assets_are_listed_and_fetched(sluice: Sluice, acme: Stack, home: 
     out, _ = await process.communicate()
     assert len(out) == item["sizeBytes"]
     assert {json.loads(line)["record"] for line in out.splitlines()} == {"rep_0", "rep_1", "rep_2"}
+
+
+async def test_a_job_is_paused_and_resumed(sluice: Sluice, stack: Stack) -> None:
+    job = await begin(stack)
+    why = ("--reason", "a busy hour", "--actor", "ana")
+    tried = await sluice("jobs", "pause", str(job), *why, "--dry-run", "--json")
+    assert (tried.code, tried.json["dryRun"]) == (0, True)
+    assert await stack.value("SELECT paused_by FROM jobs") is None
+    assert (await sluice("jobs", "pause", str(job), *why)).code == 0
+    shown = (await sluice("jobs", "show", str(job), "--json")).json
+    assert (shown["state"], shown["pausedBy"]) == ("paused", "operator:ana")
+    assert (await sluice("jobs", "pause", str(job), *why)).code == 5
+    assert (await sluice("jobs", "resume", str(job), *why)).code == 0
+    assert (await sluice("jobs", "resume", str(job), *why)).code == 5
+    assert (await sluice("jobs", "resume", str(uuid4()), *why)).code == 3

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import typer
 
-from workers.cli.exits import CONFLICT, FAILURE, NOT_FOUND, USAGE, CommandError, write_json
+from workers.cli.exits import FAILURE, NOT_FOUND, USAGE, CommandError, write_json
 from workers.cli.following import LOOK_EVERY_S, bar
 from workers.cli.output import (
     ActorOption,
@@ -17,19 +17,15 @@ from workers.cli.output import (
     LimitOption,
     ReasonOption,
     YesOption,
-    actor_name,
-    as_shown,
-    checked_reason,
     confirm,
-    in_transaction,
     note,
     operate,
     plain,
     print_fields,
     print_page,
     print_table,
-    say_dry_run,
 )
+from workers.cli.steering import JobArgument, job_id, steer
 
 if TYPE_CHECKING:
     from shared.db import Conn
@@ -38,7 +34,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Jobs: imports, exports and other long work.", no_args_is_help=True)
 
-JobArgument = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
 _OVER = frozenset({"done", "failed", "cancelled"})
 
 
@@ -97,7 +92,7 @@ def show_command(
     as_json: JsonOption = False,
 ) -> None:
     """Show how far a job is. With --follow, a job that does not end well ends this with 1."""
-    number = _job_id(job)
+    number = job_id(job)
 
     async def run(conn: "Conn", _: "Endpoints") -> dict[str, Any]:
         found = await _find(conn, number)
@@ -132,28 +127,40 @@ def cancel_command(
     as_json: JsonOption = False,
 ) -> None:
     """End a job before its next step. What it has done stays."""
-    from workers.steering import IsOver, UnknownJob, cancel_job
+    from workers.steering import cancel_job
 
-    number, who, why = _job_id(job), actor_name(actor), checked_reason(reason)
     if not dry_run:
-        confirm(f"End job {number}, for good?", yes=yes)
+        confirm(f"End job {job_id(job)}, for good?", yes=yes)
+    said = "ends before its next step"
+    steer(cancel_job, said, job, reason, actor, dry_run=dry_run, as_json=as_json)
 
-    async def run(conn: "Conn", _: "Endpoints") -> None:
-        try:
-            action = await in_transaction(
-                conn, lambda: cancel_job(conn, number, who, why), dry_run=dry_run
-            )
-        except UnknownJob as error:
-            raise CommandError(str(error), NOT_FOUND) from None
-        except IsOver as error:
-            raise CommandError(str(error), CONFLICT) from None
-        if as_json:
-            write_json(as_shown({"job": str(number), "actionId": str(action)}, dry_run=dry_run))
-        else:
-            sys.stdout.write(f"job {number} ends before its next step\n")
-            say_dry_run(dry_run=dry_run)
 
-    operate(run)
+@app.command("pause", epilog='Example: sluice jobs pause 019a… --reason "a busy hour"')
+def pause_command(
+    job: JobArgument,
+    reason: ReasonOption,
+    dry_run: DryRunOption = False,
+    actor: ActorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Have a job take no further step until it is resumed."""
+    from workers.steering import pause_job
+
+    steer(pause_job, "is paused", job, reason, actor, dry_run=dry_run, as_json=as_json)
+
+
+@app.command("resume", epilog='Example: sluice jobs resume 019a… --reason "calm again"')
+def resume_command(
+    job: JobArgument,
+    reason: ReasonOption,
+    dry_run: DryRunOption = False,
+    actor: ActorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Have a job go on where it was paused."""
+    from workers.steering import resume_job
+
+    steer(resume_job, "goes on", job, reason, actor, dry_run=dry_run, as_json=as_json)
 
 
 @app.command("assets", epilog="Example: sluice jobs assets 019a… --fetch records.csv > records.csv")
@@ -169,7 +176,7 @@ def assets_command(
 
     if fetch is not None and as_json:
         raise CommandError("--fetch and --json exclude each other", USAGE)
-    number = _job_id(job)
+    number = job_id(job)
 
     async def run(conn: "Conn", _: "Endpoints") -> None:
         found = await job_lists.read_assets(conn, number)
@@ -230,10 +237,3 @@ def _rows(job: dict[str, Any]) -> str:
     done, failed, total = (job["progress"][name] for name in ("done", "failed", "total"))
     text = f"{done:,}" if total is None else f"{done:,} of {total:,}"
     return f"{text}, {failed:,} failed" if failed else text
-
-
-def _job_id(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise CommandError(f"{plain(text)} is not a job's id: sluice jobs list", USAGE) from None

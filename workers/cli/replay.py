@@ -36,6 +36,7 @@ from workers.cli.output import (
 )
 from workers.cli.ringing import ring
 from workers.cli.selecting import check_not_all, selecting
+from workers.cli.steering import job_id
 
 if TYPE_CHECKING:
     from shared.db import Conn
@@ -222,7 +223,7 @@ def run_command(
     from workers.plans import REPLAY, UNKNOWN_PLAN, PlanRefused, check_plan
     from workers.steering import begin_job
 
-    number, who, why = replaying.job_id(plan), actor_name(actor), checked_reason(reason)
+    number, who, why = job_id(plan), actor_name(actor), checked_reason(reason)
     arguments = {"plan": str(number), "reason": why, "rate": _rate(rate)}
     _check(REPLAY, arguments)
 

@@ -1,21 +1,17 @@
 """Plans and replays that were begun: which there are, how far they are, and what operators do."""
 
 import asyncio
-import sys
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
 
 from workers.cli.exits import (
-    CONFLICT,
     FAILURE,
     NOT_FOUND,
     PARTLY_FAILED,
     USAGE,
     CommandError,
-    write_json,
 )
 from workers.cli.following import LOOK_EVERY_S, bar
 from workers.cli.output import (
@@ -25,15 +21,13 @@ from workers.cli.output import (
     JsonOption,
     LimitOption,
     ReasonOption,
-    actor_name,
-    checked_reason,
-    in_transaction,
     note,
     operate,
     plain,
     print_page,
 )
 from workers.cli.replay_pages import how_far, say
+from workers.cli.steering import job_id, steer
 
 if TYPE_CHECKING:
     from shared.db import Conn
@@ -170,8 +164,8 @@ def pause_command(
     """Open no further run until it is resumed. What is open already is applied."""
     from workers.steering import pause_job
 
-    said = "job {job} is paused: what is open already is applied"
-    _steer(pause_job, said, job, reason, actor, dry_run=dry_run, as_json=as_json)
+    said = "is paused: what is open already is applied"
+    steer(pause_job, said, job, reason, actor, dry_run=dry_run, as_json=as_json, check=find)
 
 
 def resume_command(
@@ -184,7 +178,7 @@ def resume_command(
     """Go on where it was paused."""
     from workers.steering import resume_job
 
-    _steer(resume_job, "job {job} goes on", job, reason, actor, dry_run=dry_run, as_json=as_json)
+    steer(resume_job, "goes on", job, reason, actor, dry_run=dry_run, as_json=as_json, check=find)
 
 
 def cancel_command(
@@ -197,45 +191,8 @@ def cancel_command(
     """End it before its next step. What is open already is applied; the rest can be run later."""
     from workers.steering import cancel_job
 
-    said = "job {job} ends before its next step: what is open already is applied"
-    _steer(cancel_job, said, job, reason, actor, dry_run=dry_run, as_json=as_json)
-
-
-Steer = Callable[["Conn", UUID, str, str], Awaitable[UUID]]
-
-
-def _steer(
-    steer: Steer,
-    said: str,
-    job: str,
-    reason: str,
-    actor: str | None,
-    *,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
-    from workers.steering import IsOver, UnknownJob
-
-    number, who, why = job_id(job), actor_name(actor), checked_reason(reason)
-
-    async def run(conn: "Conn", _: "Endpoints") -> None:
-        await find(conn, number)
-        try:
-            action = await in_transaction(
-                conn, lambda: steer(conn, number, who, why), dry_run=dry_run
-            )
-        except UnknownJob as error:
-            raise CommandError(str(error), NOT_FOUND) from None
-        except IsOver as error:
-            raise CommandError(str(error), CONFLICT) from None
-        if as_json:
-            more = {"dryRun": True} if dry_run else {}
-            write_json({"job": str(number), "actionId": str(action), **more})
-        else:
-            would = "nothing is written; it would be: " if dry_run else ""
-            sys.stdout.write(f"{would}{said.format(job=number)}\n")
-
-    operate(run)
+    said = "ends before its next step: what is open already is applied"
+    steer(cancel_job, said, job, reason, actor, dry_run=dry_run, as_json=as_json, check=find)
 
 
 # Following ----------------------------------------------------------------------------------------
@@ -287,16 +244,3 @@ async def find(conn: "Conn", job: UUID) -> dict[str, Any]:
     if found["kind"] == "replay" and found["state"] in _OVER:
         found["progress"]["counts"] = await count_outcomes(conn, job)
     return found
-
-
-def job_id(text: str) -> UUID:
-    """
-    Raises:
-        CommandError: the text is no job's id.
-    """
-    try:
-        return UUID(text)
-    except ValueError:
-        raise CommandError(
-            f"{plain(text)} is no plan's or replay's id: sluice replay list", USAGE
-        ) from None
