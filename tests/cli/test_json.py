@@ -10,11 +10,13 @@ import typer.main
 from shared.sealing import KeyRing
 from shared.store.recorded import RecordName, encode_name
 from tests.cli.conftest import Sluice
+from tests.cli.test_requests import keep
 from tests.support.importing import Importer, add_pushed, ndjson, row
 from tests.support.stack import Stack
 from tests.support.stripe_events import event, subscription
 from workers.checkpoints import write_next
 from workers.cli import build
+from workers.steering import begin_job
 
 #: The last word of what only looks at data.
 LOOKS = {
@@ -43,7 +45,7 @@ def looking() -> list[tuple[str, Any]]:
 
 @pytest.fixture
 async def known(stack: Stack, sluice: Sluice, tmp_path: Path) -> dict[str, str]:
-    """A stack with something of each kind, and the names by which parameters know it."""
+    """A stack with something of each kind; what its parameters are, and "…": what else is said."""
     tracking_id, *_ = await stack.apply(
         event("customer.subscription.created", subscription(tenant="acme")),
         event("customer.subscription.created", subscription("sub_2", customer="cus_2")),
@@ -61,7 +63,17 @@ async def known(stack: Stack, sluice: Sluice, tmp_path: Path) -> dict[str, str]:
     ring = KeyRing.parse(stack.endpoints.secret_key)
     async with stack.crew.db.transaction() as conn:
         assert await write_next(conn, ring, "system:test") is not None
+    await stack.apply(b"{")
+    (issue,) = (await sluice("issues", "list", "--json")).json["items"]
+    async with stack.crew.db.transaction() as conn:
+        chosen = {"select": {"status": "dead"}}
+        plan = await begin_job(conn, "replay-plan", chosen, "operator:ana", "to see it")
+    request = await keep(stack)
     return {
+        "issue": issue["id"],
+        "request": request,
+        "sources verify …": f"--request {request}",
+        "replay show job": str(plan),
         "event": str(tracking_id),
         "events": str(tracking_id),
         "tenant": "acme",
@@ -87,6 +99,7 @@ async def test_every_look_is_one_document(known: dict[str, str], sluice: Sluice)
                 value = known.get(f"{name} {one.name}", known.get(one.name))
                 assert value is not None, f"say in `known` what `sluice {name}` takes as {one.name}"
                 words.append(value)
+        words += known.get(f"{name} …", "").split()
         said = await sluice(*words, "--json")
         if said.code == 3 and name in NOTHING_THERE:
             assert said.out == ""

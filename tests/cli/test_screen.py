@@ -28,7 +28,7 @@ from workers.cli import build
 STYLES = re.compile(r"\x1b\[[0-9;]*m")
 COLOURS = re.compile(r"\x1b\[(?:[0-9;]*;)?(?:3[0-7]|9[0-7]|38;[0-9;]+)m")
 #: Long-lived processes, what follows for ever, and what sets something up.
-NOT_READ = {"up", "gateway", "worker", "demo", "db migrate", "events tail"}
+NOT_READ = {"up", "gateway", "worker", "demo", "db migrate", "events tail", "events export"}
 #: Lines for programs, of any length: anchors are kept in files.
 FOR_PROGRAMS = {"audit heads"}
 TENANT = "org_0199b7a25d1c7c3e9c7e2f6b7c1d2e3f"
