@@ -107,7 +107,7 @@ async def test_with_postgres_away_it_says_what_it_can(
         said = await sluice("status", *args)
         assert said.code == 7
         assert "Postgres does not answer" in said.out
-        assert "answers, 0 wake-ups wait" in said.out
+        assert re.search(r"answers, \d+ wake-ups? waits?", said.out)
     assert (await sluice("status", "--json")).json["redis"]["reachable"] is True
 
 
