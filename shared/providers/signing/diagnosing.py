@@ -200,7 +200,7 @@ def _rewritten(body: bytes) -> Iterator[tuple[bytes, str]]:
                     sort_keys=is_sorted,
                 )
                 try:
-                    written = _written(encoder, document)
+                    written = _written(encoder, document, is_indented=indent is not None)
                 except (ValueError, RecursionError, TypeError):
                     return
                 if written is None:
@@ -211,9 +211,9 @@ def _rewritten(body: bytes) -> Iterator[tuple[bytes, str]]:
                 yield written + b"\n", how
 
 
-def _written(encoder: json.JSONEncoder, document: object) -> bytes | None:
+def _written(encoder: json.JSONEncoder, document: object, *, is_indented: bool) -> bytes | None:
     """None where it is much larger than what came: no sender has written that."""
-    if encoder.indent is None:
+    if not is_indented:
         return encoder.encode(document).encode()
     pieces, length = [], 0
     for piece in encoder.iterencode(document):
