@@ -232,6 +232,14 @@ def test_no_request_makes_a_diagnosis_long(name: str, hostile: str) -> None:
     assert found.cause in ("malformed_header", "signature_mismatch", "unknown_scheme")
 
 
+def test_of_a_large_body_only_the_likeliest_secrets_are_tried() -> None:
+    body, others = b"a" * (1 << 20), [f"whsec_{number:032d}" for number in range(40)]
+    suspects = tuple(Suspect(secret, "another's") for secret in others)
+    for index, cause in ((0, "wrong_secret"), (39, "signature_mismatch")):
+        headers = bound("stripe").sign(body, others[index], NOW)
+        assert diagnose("stripe", headers, body, suspects=suspects).cause == cause
+
+
 def test_a_stripe_header_of_many_signatures_is_refused_before_they_are_compared() -> None:
     provider, body = bound("stripe"), b"{}"
     ((name, value),) = provider.sign(body, secret_of("stripe"), NOW)

@@ -19,6 +19,8 @@ _LARGEST_REWRITTEN_BYTES = 32 << 10
 #: Indented, what is nested deep grows without end: of 31 kB came 60 MB, sixteen times over.
 _LARGEST_WRITTEN_CHARS = 16 * _LARGEST_REWRITTEN_BYTES
 _MOST_SECRETS = 64
+#: Of a large body fewer are tried, the likeliest: each goes through all of it.
+_MOST_TRIED_BYTES = 8 << 20
 #: Longer than there have been clocks.
 _FOREVER_S = 10**11
 
@@ -125,7 +127,8 @@ def _of_secrets(
     if asked.signed_by(body, secrets) is not None:
         return Diagnosis("clock_off", _off(signed_at, asked.now))
     misspelt = [one for secret in secrets for one in provider.respelt(secret)]
-    tried = [*misspelt, *suspects][:_MOST_SECRETS]
+    most = min(_MOST_SECRETS, _MOST_TRIED_BYTES // max(len(body), 1))
+    tried = [*misspelt, *suspects][:most]
     index = asked.signed_by(body, [one.secret for one in tried])
     if index is None:
         return None
