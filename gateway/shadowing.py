@@ -21,9 +21,17 @@ _WORDS = ("both_accept", "only_real", "only_shadow", "both_refuse")
 class Shadow:
     """One source's. Large bodies are checked by threads: its counts are theirs as well."""
 
-    def __init__(self, source: Source, provider: Provider, version: int, secret: str) -> None:
+    def __init__(
+        self,
+        source: Source,
+        provider: Provider,
+        configured: Configured,
+        version: int,
+        secret: str,
+    ) -> None:
         self.source_id = source.id
         self.version = version
+        self.configured = configured
         self._name = source.name
         self._provider = provider
         self._secrets = (secret,)
@@ -63,12 +71,13 @@ class Shadow:
 
 
 def shadow_of(source: Source, before: Shadow | None) -> Shadow | None:
-    """The source's shadow; the same one as `before`, with its counts, where it did not change."""
+    """
+    The source's shadow; the same one as `before`, with its counts, where neither it nor what it
+    takes from its source did change. The counts of one that did are written down beside its own.
+    """
     wanted = source.shadow
     if wanted is None:
         return None
-    if before is not None and (before.source_id, before.version) == (source.id, wanted.version):
-        return before
     provider = providers().get(wanted.provider or source.provider)
     if provider is None:
         log.error("a shadow's provider is not installed", extra={"source": source.name})
@@ -79,10 +88,15 @@ def shadow_of(source: Source, before: Shadow | None) -> Shadow | None:
         if not wanted.signature:
             del tables["signature"]
         settings = tables
+    configured = Configured(settings, source.livemode, source.tenant)
+    if before is not None and (
+        (before.source_id, before.version, before.configured)
+        == (source.id, wanted.version, configured)
+    ):
+        return before
     try:
-        configured = Configured(settings, source.livemode, source.tenant)
         bound = provider.for_source(configured)
     except Exception as error:
         log.error("a shadow cannot be read", extra={"source": source.name, "error": repr(error)})
         return None
-    return Shadow(source, bound, wanted.version, wanted.plaintext)
+    return Shadow(source, bound, configured, wanted.version, wanted.plaintext)

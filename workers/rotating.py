@@ -12,7 +12,7 @@ from shared.db import Conn
 from shared.domain.commands import RotateSecret
 from shared.domain.outcomes import SECRET_MOVED_ON, UNKNOWN_SOURCE
 from shared.sealing import Sealed
-from shared.store import operating
+from shared.store import audit, operating
 from shared.store.paging import iso
 
 ROTATED = "secret.rotated"
@@ -62,7 +62,7 @@ async def rotate(conn: Conn, order: RotateSecret, actor: str) -> Rotated:
 
 
 class NotRetirable(Exception):
-    """There is no such secret, or it is the last one that has no end."""
+    """There is no such secret, it has ended, or it is the last one that has no end."""
 
 
 async def retire(conn: Conn, source: str, label: str, actor: str) -> Rotated:
@@ -83,6 +83,9 @@ async def retire(conn: Conn, source: str, label: str, actor: str) -> Rotated:
         raise NotRetirable(f"{source} has no secret {label}; it has {known}")
     slot = labels[label]
     version, before = places[slot]
+    if before is not None and before <= (await audit.moment(conn))[0]:
+        # Its end would be moved: what it was is in the trail, and in what events say.
+        raise NotRetirable(f"{label} of {source} has ended already, at {iso(before)}")
     if not any(end is None for other, (_, end) in places.items() if other != slot):
         raise NotRetirable(f"{label} is the only secret of {source} without an end: rotate it")
     retires_at = await operating.retire_secret(conn, held.id, slot, version, 0)

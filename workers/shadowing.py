@@ -4,7 +4,7 @@ A source's shadow: set, rotated in, or dropped, in the caller's transaction.
 The gateways learn of it by the configuration's new version.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from shared import rotation
@@ -91,12 +91,14 @@ async def promote(
     versions: list[SecretVersion],
     keys: KeyRing,
     *,
+    known: Collection[str],
     slot: int | None,
     overlap_s: int,
     actor: str,
 ) -> Rotated:
     """
-    Rotate the shadow's secret in; the one that it replaces works for `overlap_s` more.
+    Rotate the shadow's secret in; the one that it replaces works for `overlap_s` more. `known` are
+    the source's secrets.
 
     Raises:
         NoShadow: there is none, or its scheme is another one: that is the file's to say.
@@ -112,6 +114,11 @@ async def promote(
             " apply that; then drop the shadow"
         )
     secret = keys.open(found.sealed, source=source.name, slot=SHADOW_SLOT, version=found.version)
+    if secret in known:
+        raise NoShadow(
+            f"{source.name}'s shadow is one of its secrets by now: there is nothing to replace."
+            " Drop the shadow"
+        )
     place = rotation.place_of(versions, source.secret_version, slot)
     order = rotation.order_of(source.name, place, secret, keys, overlap_s=overlap_s)
     done = await rotating.rotate(conn, order, actor)

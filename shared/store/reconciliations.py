@@ -94,12 +94,13 @@ async def set_customers(conn: Conn, source_id: int, customers: Sequence[str]) ->
 
 
 START_ROUND_AFRESH = """
-UPDATE reconciliations SET due_at = now() WHERE source_id = $1 AND due_at > now()
+UPDATE reconciliations SET due_at = least(due_at, now()), last_error = NULL
+WHERE source_id = $1 AND (due_at > now() OR last_error IS NOT NULL)
 """
 
 
 async def start_round_afresh(conn: Conn, source_id: int) -> None:
-    """What failed with the key of before is due at once."""
+    """What failed before is due at once, and says no more why: the key is new, or its rights."""
     await conn.execute(START_ROUND_AFRESH, source_id)
 
 

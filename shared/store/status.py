@@ -19,6 +19,9 @@ COUNTED = 10_000
 #: Of what is parked or not sent; of what died, whose later runs have to be looked up.
 LISTED = 2_000
 DIED = 500
+#: So many of the newest deaths are looked up to find these: what was applied again or ignored since
+#: must not hide what is dead still.
+DEATHS = 20_000
 
 # Oldest first: whatever lies beyond the bound is younger, but for what is applied again.
 READ_WORK = """
@@ -82,20 +85,22 @@ WHERE (SELECT max(minute) FROM tallies) > now() - interval '4 minutes'
 GROUP BY minutes
 """
 # Dead is what has no later run, settled or not: applied again, ignored, or on its way. Looked up
-# one by one: a join may go through all of what is unfinished.
+# one by one, and only until there are enough: a join may go through all of what is unfinished.
 READ_DEAD = """
 WITH died AS MATERIALIZED (
-    SELECT tracking_id, run, source_id, settled_at FROM settlements
-    WHERE status = 'dead' AND settled_at > now() - interval '24 hours'
-    ORDER BY settled_at DESC LIMIT $1
+    SELECT source_id, settled_at
+    FROM (SELECT tracking_id, run, source_id, settled_at FROM settlements
+          WHERE status = 'dead' AND settled_at > now() - interval '24 hours'
+          ORDER BY settled_at DESC LIMIT $2) AS d
+    WHERE (SELECT z.run FROM settlements AS z
+           WHERE z.tracking_id = d.tracking_id AND z.run > d.run LIMIT 1) IS NULL
+      AND (SELECT w.id FROM work AS w
+           WHERE w.tracking_id = d.tracking_id AND w.kind = 'event' LIMIT 1) IS NULL
+    LIMIT $1
 )
 SELECT s.name AS source, count(*) AS events, min(d.settled_at) AS first_at,
        (SELECT count(*) FROM died) >= $1 AS more
 FROM died AS d JOIN sources AS s ON s.id = d.source_id
-WHERE (SELECT z.run FROM settlements AS z
-       WHERE z.tracking_id = d.tracking_id AND z.run > d.run LIMIT 1) IS NULL
-  AND (SELECT w.id FROM work AS w
-       WHERE w.tracking_id = d.tracking_id AND w.kind = 'event' LIMIT 1) IS NULL
 GROUP BY s.name ORDER BY events DESC, s.name
 """
 READ_PARKED = """
@@ -215,7 +220,7 @@ async def look(conn: Conn) -> Looked:
         is_cut=is_cut,
         received=_window(received, tallies, "received", now),
         settled=_window(settled, tallies, "settled", now),
-        dead=[dict(row) for row in await conn.fetch(READ_DEAD, DIED)],
+        dead=[dict(row) for row in await conn.fetch(READ_DEAD, DIED, DEATHS)],
         parked=[dict(row) for row in await conn.fetch(READ_PARKED, LISTED)],
         jobs=dict(jobs),
         outbox=[dict(row) for row in await conn.fetch(READ_OUTBOX, LISTED)],

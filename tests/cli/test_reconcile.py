@@ -17,6 +17,7 @@ from tests.support.stripe_archive import stripe_archive
 from tests.support.stripe_events import customer, event, subscription
 from workers.jobs.kinds import Tools
 from workers.jobs.run import Turns
+from workers.steering import begin_job
 
 
 @pytest.fixture
@@ -178,3 +179,46 @@ async def test_polar_has_a_round_now(stack: Stack, sluice: Sluice) -> None:
         assert (refused.code, "no list of events" in refused.err) == (2, True)
         backfilled = await sluice("backfill", "polar")
         assert backfilled.code == 2
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_a_round_that_nobody_can_go_on_with_ends(stack: Stack, *, dry_run: bool) -> None:
+    async with polar_api() as api:
+        scene = PolarScene(stack, api)
+        await scene.open()
+        for number in range(3):
+            api.sign_up(f"cus_{number}", f"t{number}")
+        async with stack.owner.transaction() as conn:
+            source_id = stack.sources["polar"]
+            arguments = {"dryRun": dry_run}
+            job = await begin_job(
+                conn, "reconcile", arguments, "operator:test", "a test", source_id=source_id
+            )
+        tools = Tools(stack.crew, Artifacts(None, Path("/nowhere")), scene.keys)
+        process = Turns(tools, asyncio.Event(), turn_s=0.0)
+        await process.turn_of_each()
+        assert (await stack.value("SELECT state FROM jobs WHERE id = $1", job)) == "running"
+        await scene.set_key(None, source="polar")
+        for _ in range(3):
+            await scene.execute("UPDATE jobs SET due_at = now()")
+            await process.turn_of_each()
+        (row,) = await stack.fetch("SELECT state, code FROM jobs WHERE id = $1", job)
+        assert tuple(row) == ("failed", "no_api_key")
+
+
+async def test_a_round_is_not_refused_for_what_was_mended(stack: Stack, sluice: Sluice) -> None:
+    """The schedule failed and waits for hours; whoever asks now has given the key its rights."""
+    async with polar_api() as api:
+        scene = PolarScene(stack, api)
+        await scene.open()
+        api.sign_up("cus_0", "t0")
+        await scene.reconciling().turn()
+        await scene.execute(
+            "UPDATE reconciliations SET phase = 'listed', page = 1, customers = '{}', failures = 9,"
+            " last_error = 'forbidden: no right to list', due_at = now() + interval '1 hour',"
+            " claimed_until = now() + interval '2 s'"
+        )
+        tools = Tools(stack.crew, Artifacts(None, Path("/nowhere")), scene.keys)
+        async with working(Turns(tools, asyncio.Event())):
+            said = await sluice("reconcile", "polar", "--json")
+        assert (said.code, said.json["objectsCompared"]) == (0, 1), said.err

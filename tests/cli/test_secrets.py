@@ -154,6 +154,26 @@ async def test_an_old_secret_is_ended_early_and_the_last_one_never(
     )
     assert ended.code == 0, ended.err
     assert await opened(stack.endpoints, "stripe") == ["whsec_new"]
+    query = "SELECT retires_at FROM source_secrets WHERE slot = 0 AND retires_at IS NOT NULL"
+    before = await stack.value(query)
+    again = await sluice(
+        "sources", "retire-secret", "stripe", done["replaces"], "--reason", "leaked"
+    )
+    assert (again.code, "has ended already" in again.err) == (5, True)
+    assert await stack.value(query) == before
+
+
+async def test_a_shadow_that_was_rotated_in_meanwhile_replaces_nothing(
+    sluice: Sluice, stack: Stack, file: Path
+) -> None:
+    """It would end the secret that works, and put the same one beside itself."""
+    shadow = ("sources", "shadow", "stripe", "--reason", "x")
+    assert (await sluice(*shadow, "--secret", "env:NEW_SECRET")).code == 0
+    await rotate(sluice, "--secret", "env:NEW_SECRET", "--overlap", "1h")
+    said = await sluice(*shadow, "--promote", "--overlap", "0", "--yes")
+    assert (said.code, "one of its secrets" in said.err) == (5, True), said.err
+    assert await opened(stack.endpoints, "stripe") == ["whsec_old", "whsec_new"]
+    assert await stack.value("SELECT count(*) FROM source_secrets WHERE retires_at IS NULL") == 3
 
 
 async def test_a_shadow_is_set_promoted_and_dropped(

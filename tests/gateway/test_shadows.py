@@ -96,6 +96,34 @@ async def test_what_was_counted_survives_other_changes_and_the_end(shadowed: Gat
     assert await counts(shadowed, 2) == (0, 2, 0, 0)
 
 
+async def test_a_shadow_follows_its_sources_settings(gateway: Gateway) -> None:
+    """What it takes from its source is taken anew, and what was counted before is not lost."""
+    import hashlib
+    import hmac
+
+    def mac(body: bytes) -> str:
+        return hmac.new(b"s3cret", body, hashlib.sha256).hexdigest()
+
+    await gateway.owner.execute(
+        "UPDATE sources SET provider = 'hmac', settings = $1 WHERE name = 'stripe'",
+        {"signature": {"header": "X-Old"}},
+    )
+    await set_shadow(gateway, 6, "s3cret")
+    body = event("evt_1")
+    await gateway.post(body, headers={"x-old": mac(body)})
+    await gateway.owner.execute(
+        "UPDATE sources SET settings = $1 WHERE name = 'stripe'",
+        {"signature": {"header": "X-New"}},
+    )
+    await gateway.owner.execute(
+        "INSERT INTO configuration (version, actor, mode)"
+        " SELECT max(version) + 1, 'test', 'live' FROM configuration"
+    )
+    await asyncio.sleep(1.4)
+    await gateway.post(body, headers={"x-new": mac(body)})
+    assert await counts(gateway, 2) == (0, 0, 2, 0)
+
+
 @pytest.mark.parametrize("broken", ["secret", "provider"])
 async def test_a_shadow_that_cannot_be_read_keeps_nothing_from_working(
     gateway: Gateway, broken: str

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from shared.store.pulls import What
 from tests.support.fetching import until
 from tests.support.pulling import ArchiveScene, finish
 from tests.support.stack import Stack, new_crew
@@ -233,6 +235,22 @@ async def test_what_is_on_its_way_is_left_to_its_webhook(scene: ArchiveScene) ->
     assert await scene.missed() == {"evt_sub_2"}
 
 
+async def test_a_clock_of_ours_that_is_ahead_passes_over_nothing(scene: ArchiveScene) -> None:
+    """It says an hour more than the provider's: what is made next is older than our last look."""
+    scene.api.clock = lambda: time.time() - 3600
+    await scene.pull("events")
+    made = int(scene.api.clock()) + 10
+    scene.api.made(created("sub_1", created=made), created("sub_2", created=made + 500))
+    scene.api.clock = lambda: made + 600.0
+    await scene.pull("events")
+    assert await scene.missed() == {
+        "evt_sub_1"
+    }  # the other one is young, by the clock that made it
+    scene.api.clock = lambda: made + 1200.0
+    await scene.pull("events")
+    assert await scene.missed() == {"evt_sub_1", "evt_sub_2"}
+
+
 async def test_types_that_decide_nothing_are_not_asked_for(scene: ArchiveScene) -> None:
     scene.api.made(event("product.created", {"id": "prod_1", "object": "product"}))
     await scene.pull("events")
@@ -266,6 +284,26 @@ async def test_a_page_that_fails_comes_again(scene: ArchiveScene) -> None:
     await finish(process)
     assert await scene.missed() == {"evt_sub_1"}
     assert (await scene.at("events"))["failures"] == 0
+
+
+@pytest.mark.parametrize("what", ["events", "objects"])
+async def test_a_list_that_begins_again_for_ever_is_no_list(
+    scene: ArchiveScene, monkeypatch: pytest.MonkeyPatch, what: What
+) -> None:
+    scene.api.made(created())
+    scene.api.put(subscription("sub_1", customer="cus_1"))
+
+    def the_first_page(found: list[Any], query: Any, path: str) -> dict[str, Any]:
+        return {"object": "list", "url": path, "data": found[:1], "has_more": bool(found)}
+
+    monkeypatch.setattr(scene.api, "_after", the_first_page)
+    process = scene.pulling(every_s={what: 300})
+    await scene.make_pull_due(what)
+    for _ in range(2):
+        await process.turn()
+    row = await scene.at(what)
+    assert row["failures"] == 1
+    assert "the same page again" in row["last_error"]
 
 
 async def test_fetches_go_first(scene: ArchiveScene) -> None:

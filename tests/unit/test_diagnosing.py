@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import json
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -204,3 +205,47 @@ def test_whatever_comes_is_answered(name: str, body: bytes) -> None:
     ]  # fmt: skip
     assert diagnose(name, tuple(hostile), body)
     assert diagnose(name, tuple(hostile), None)
+
+
+@pytest.mark.parametrize("name", BINDING)
+@pytest.mark.parametrize("hostile", ["deep", "flat", "signatures"])
+def test_no_request_makes_a_diagnosis_long(name: str, hostile: str) -> None:
+    """Anybody may send these, a few a second: the gateway's events share the interpreter."""
+    body = BODY
+    headers = [(header, "00") for header in bound(name).signature_headers]
+    if hostile == "signatures":
+        headers = [(header, "t=1,v1=00," * 6000 + "v1=00") for header, _ in headers]
+    else:
+        depth = 900 if hostile == "deep" else 1
+        body = b"[" * depth + b",".join([b"1"] * 15_000) + b"]" * depth
+        stamp = str(int(NOW.timestamp()))
+        values = {"stripe-signature": f"t={stamp},v1=00", "x-time": stamp}
+        values |= {f"{prefix}-timestamp": stamp for prefix in ("webhook", "svix")}
+        values |= {f"{prefix}-signature": "v1,AAAA" for prefix in ("webhook", "svix")}
+        headers = [(header, values.get(header, "00")) for header, _ in headers]
+        if name == "hmac":
+            headers.append(("x-time", stamp))
+    suspects = tuple(Suspect(f"whsec_{number:032d}", "another's") for number in range(48))
+    began_s = time.thread_time()
+    found = diagnose(name, tuple(headers), body, suspects=suspects)
+    assert time.thread_time() - began_s < 0.8
+    assert found.cause in ("malformed_header", "signature_mismatch", "unknown_scheme")
+
+
+def test_of_a_large_body_only_the_likeliest_secrets_are_tried() -> None:
+    body, others = b"a" * (1 << 20), [f"whsec_{number:032d}" for number in range(40)]
+    suspects = tuple(Suspect(secret, "another's") for secret in others)
+    for index, cause in ((0, "wrong_secret"), (39, "signature_mismatch")):
+        headers = bound("stripe").sign(body, others[index], NOW)
+        assert diagnose("stripe", headers, body, suspects=suspects).cause == cause
+
+
+def test_a_stripe_header_of_many_signatures_is_refused_before_they_are_compared() -> None:
+    provider, body = bound("stripe"), b"{}"
+    ((name, value),) = provider.sign(body, secret_of("stripe"), NOW)
+    assert (
+        provider.verify(((name, f"{value}{',v1=00' * 40}"),), body, [secret_of("stripe")], NOW, 9)
+        == 0
+    )
+    with pytest.raises(SignatureError, match="malformed_signature"):
+        provider.verify(((name, f"{value}{',v1=00' * 9000}"),), body, [secret_of("stripe")], NOW, 9)

@@ -143,7 +143,14 @@ async def _promoted(
 
     try:
         done = await shadowing.promote(
-            conn, source, versions, keys, slot=slot, overlap_s=overlap_s, actor=actor
+            conn,
+            source,
+            versions,
+            keys,
+            known={one.plaintext for one in await known_secrets(conn, source.name, keys)},
+            slot=slot,
+            overlap_s=overlap_s,
+            actor=actor,
         )
     except (shadowing.NoShadow, UnclearRotation) as error:
         raise CommandError(str(error), CONFLICT) from None

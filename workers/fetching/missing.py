@@ -24,7 +24,7 @@ from shared.store.missed import Found
 from workers.fetching.answers import UNREADABLE, FetchFailed
 from workers.fetching.api import Archive, Listed
 from workers.fetching.asking import in_time
-from workers.fetching.places import EventsPlace, groups_of
+from workers.fetching.places import EventsPlace, groups_of, settled_until
 from workers.fetching.targets import Target
 
 log = logging.getLogger(__name__)
@@ -63,16 +63,21 @@ async def ask_page(target: Target, place: EventsPlace, deadline: float) -> Liste
 
 async def lacking(conn: Conn, target: Target, listed: Listed) -> tuple[list[Found], int]:
     """
-    What of the page the ledger lacks, the oldest first; and how much of it cannot be read.
+    What of the page the ledger lacks, the oldest first; and how much of it cannot be read. What
+    its webhook may still bring is left out.
 
     Raises:
         FetchFailed: it is of the other mode.
     """
-    source, found, unreadable = target.source, [], 0
+    source, unreadable = target.source, 0
+    found: list[Found] = []
     headers = json.dumps(listed.headers).encode()
+    settled_at = datetime.fromtimestamp(settled_until(listed), UTC)
     for item in reversed(listed.items):
         try:
-            found.append(_found(target, item, headers))
+            one = _found(target, item, headers)
+            if one.identity.occurred_at is None or one.identity.occurred_at <= settled_at:
+                found.append(one)
         except (PayloadError, ValueError) as error:
             unreadable += 1
             fields = {"source": source.name, "event": str(item.get("id")), "error": str(error)}

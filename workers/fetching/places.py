@@ -37,7 +37,8 @@ class _Place(msgspec.Struct, frozen=True):
 class EventsPlace(_Place, frozen=True):
     """
     `since` and `until` are unix seconds, both included. `account` and `group` (of types that are
-    asked for together) are indexes; `after` is the last event of the page before.
+    asked for together) are indexes; `after` is the last event of the page before. `reached` is up
+    to when, in the provider's own clock, all pages so far have told everything; None before them.
     """
 
     since: int
@@ -45,20 +46,35 @@ class EventsPlace(_Place, frozen=True):
     account: int = 0
     group: int = 0
     after: str | None = None
+    reached: int | None = None
 
     def after_page(self, listed: Listed, groups: int) -> "EventsPlace | None":
         """What comes after this page; None where that was all."""
+        reached = self.reached_by(listed)
         if listed.has_more:
-            return replace(self, after=listed.items[-1]["id"])
+            return replace(self, after=listed.items[-1]["id"], reached=reached)
         if self.group + 1 < groups:
-            return replace(self, group=self.group + 1, after=None)
-        return self.next_account()
+            return replace(self, group=self.group + 1, after=None, reached=reached)
+        return replace(self, reached=reached).next_account()
+
+    def reached_by(self, listed: Listed) -> int:
+        """
+        `reached` with this page. Where our clock is ahead, `until` lies in the provider's future:
+        who went on from there would pass over what is made meanwhile.
+        """
+        reached = self.until if self.reached is None else self.reached
+        return min(reached, settled_until(listed))
 
     def next_account(self) -> "EventsPlace | None":
         """The same for the next account, whatever this one has still."""
         if self.account + 1 < len(self.accounts):
             return replace(self, account=self.account + 1, group=0, after=None)
         return None
+
+
+def settled_until(listed: Listed) -> int:
+    """Younger events of this page are left to their webhook: by the clock that made them."""
+    return listed.floor - YOUNG_S
 
 
 class ObjectsPlace(_Place, frozen=True):

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from msgspec.structs import replace
 from opentelemetry.trace import SpanKind
 
 from shared import gauges, telemetry
@@ -78,6 +79,7 @@ class Moved:
     different: int = 0
     failed: int = 0
     compared: Compared = field(default_factory=Compared)
+    reached: int | None = None  # of events, with this page: see `EventsPlace`
 
 
 class Pulling:
@@ -248,6 +250,7 @@ class Pulling:
             len(listed.items),
             len(fresh),
             unreadable,
+            reached=place.reached_by(listed),
         )
 
     async def _objects(self, step: Step, trace: str) -> Moved:
@@ -277,7 +280,12 @@ class Pulling:
         compared, done = moved.compared, moved.place is None
         reached_at = None
         if done and isinstance(step.place, EventsPlace):
-            reached_at = datetime.fromtimestamp(step.place.until, UTC)
+            reached = next(
+                one
+                for one in (moved.reached, step.place.reached, step.place.until)
+                if one is not None
+            )
+            reached_at = datetime.fromtimestamp(reached, UTC)
         async with self._crew.db.transaction() as conn:
             await budgets.tell(conn, target, [(step.claim, moved.requests)])
             counted = await pulls.move_pull(
@@ -363,9 +371,7 @@ def elsewhere(place: Place, failure: FetchFailed) -> Place | None:
     if failure.code == FORBIDDEN and place.accounts[place.account]:
         return place.next_account()
     if failure.code == NOT_FOUND and place.after is not None:
-        if isinstance(place, EventsPlace):
-            return EventsPlace(place.accounts, place.since, place.until, place.account, place.group)
-        return ObjectsPlace(place.accounts, place.run, place.began, place.asks, place.account)
+        return replace(place, after=None)
     raise failure
 
 

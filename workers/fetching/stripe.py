@@ -227,6 +227,11 @@ class _Calls:
             self._check_mode(one)
         if has_more and not data:
             raise FetchFailed(UNREADABLE, f"{path} has more, and does not give it")
+        if len(data) > _PAGE:
+            raise FetchFailed(UNREADABLE, f"{path} gives more than it was asked for")
+        if any(one["id"] == after for one in data):
+            # Whatever answers takes no notice of where we are: it would be read for ever.
+            raise FetchFailed(UNREADABLE, f"{path} answers the same page again")
         return data, has_more
 
     def listed(self, items: Sequence[Mapping[str, Any]], has_more: bool) -> Listed:

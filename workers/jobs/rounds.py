@@ -44,11 +44,15 @@ class Round:
         """See `Work`: a step of whatever round is under way."""
         assert job.source_id is not None
         self._wanted = job.cursor.get("wanted", 0)
-        if not self._wanted:
-            async with self._tools.crew.db.connection() as conn:
+        async with self._tools.crew.db.connection() as conn:
+            await self._targets.learn(conn, self._tools.crew.surroundings)
+            listing_target(self._targets, job)
+            if not self._wanted:
+                # Whoever asks now may have mended what it failed of.
+                await reconciliations.start_round_afresh(conn, job.source_id)
                 at = await reconciliations.standing_of_round(conn, job.source_id)
-            # One that is under way has passed customers of whom nothing was known then.
-            self._wanted = 1 if at is None else at.round + 1
+                # One that is under way has passed customers of whom nothing was known then.
+                self._wanted = 1 if at is None else at.round + 1
         await self._reconciling.turn()
 
     async def step(self, conn: Conn, job: Job) -> Progress:
@@ -95,7 +99,7 @@ class DryRound:
         crew = self._tools.crew
         async with crew.db.connection() as conn:
             await self._targets.learn(conn, crew.surroundings)
-        target = self._targets.by_source[job.source_id or 0]
+        target = listing_target(self._targets, job)
         self._moved = {"page": 1, "customers": [], "drift": [], **job.cursor}
         self._looked, self._different = Looked(), []
         deadline = asyncio.get_running_loop().time() + target.pace.within_s
@@ -162,6 +166,22 @@ class DryRound:
             news = await news_of(conn, target, self._looked)
         self._different = [event.identity.subject for event in news]
         self._moved["customers"] = left
+
+
+def listing_target(targets: Targets, job: Job) -> Target:
+    """
+    The source of a job, as it can be asked.
+
+    Raises:
+        JobFailed: it cannot, any more: nobody takes a step of its round.
+    """
+    target = targets.by_source.get(job.source_id or 0)
+    if target is None or not isinstance(target.api, Listing):
+        raise JobFailed(
+            "no_api_key",
+            "there is no API key of the source any more, or none that opens here",
+        )
+    return target
 
 
 def _waiting(job: Job, cursor: dict[str, Any], at: Standing | None) -> Progress:
