@@ -72,5 +72,9 @@ async def _check_overtaken(conn: Conn, plan: UUID, found: replay_plans.Standing)
         if changed is not None:
             tenant, feature, at = changed
             why = f"{feature} of tenant {tenant} has changed, at {at:%H:%M:%S} UTC"
+    if why is None:
+        linked = await replay_plans.find_linked(conn, plan)
+        if linked is not None:
+            why = f"customer {linked} is somebody else's by now"
     if why is not None:
         raise PlanRefused(PLAN_OVERTAKEN, f"plan {plan} was overtaken: {why}. Make another one")
