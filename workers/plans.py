@@ -17,6 +17,8 @@ PLAN_UNFINISHED = "plan_unfinished"
 PLAN_TOO_OLD = "plan_too_old"
 PLAN_WAS_RUN = "plan_was_run"
 PLAN_OVERTAKEN = "plan_overtaken"
+#: Why a plan that is there is not carried out.
+REFUSALS = frozenset({PLAN_UNFINISHED, PLAN_TOO_OLD, PLAN_WAS_RUN, PLAN_OVERTAKEN})
 
 _ENDED_EARLY = frozenset({"failed", "cancelled"})
 

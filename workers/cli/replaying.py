@@ -263,9 +263,13 @@ def watch(job: UUID, *, as_json: bool) -> None:
     except KeyboardInterrupt:
         note(f"\nit goes on without you: sluice replay watch {job}")
         return
+    from workers.plans import REFUSALS
+
     say(found, as_json=as_json)
     if found["state"] != "done":
-        raise typer.Exit(FAILURE)
+        # What the command had looked at before may have changed until the job's first step.
+        code = (found["error"] or {}).get("code")
+        raise typer.Exit(CONFLICT if code in REFUSALS else FAILURE)
     if found["progress"]["failed"]:
         raise typer.Exit(PARTLY_FAILED)
 
