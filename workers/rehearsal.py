@@ -23,7 +23,7 @@ from shared.store.rehearsals import Settled
 from shared.store.selecting import Selected
 from workers.crew import Crew
 from workers.entries import FeatureChange
-from workers.ground import EVENT, Ground, find_tenants, sound, tenants_behind
+from workers.ground import EVENT, Ground, find_tenants, owners_among, sound
 from workers.sounding import BODY_EXPIRED, EXTENSION, UNTOUCHING, read_settled
 from workers.trial import (
     Ending,
@@ -250,7 +250,11 @@ class Rehearsal:
             found = await self._try(together)
         except Outgrown as grew:
             if len(together) == 1:
-                await self._grow(together[0], grew.nodes, begun_s)
+                try:
+                    await self._grow(together[0], grew.nodes, begun_s)
+                except Exception:
+                    self._pieces.extendleft(together)
+                    raise
                 return
         except TookTooLong:
             for piece in together:
@@ -300,7 +304,7 @@ class Rehearsal:
     async def _grow(self, piece: _Piece, nodes: frozenset[Node], begun_s: float) -> None:
         """What it needs too may be others' ground, who are then looked at together with it."""
         async with self._crew.db.connection() as conn:
-            nodes |= await tenants_behind(conn, nodes)
+            nodes |= await owners_among(conn, nodes)
         merged = {self._ground.root(node) for node in nodes} | {piece.root}
         for root in merged & self._kept.keys():
             # Looked at already, without this one.

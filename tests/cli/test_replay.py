@@ -135,6 +135,7 @@ async def test_nothing_to_change_says_so(sluice: Sluice, stack: Stack) -> None:
         (("run", str(uuid4())), 2),
         (("show", str(uuid4())), 3),
         (("show", str(uuid4()), "--outcome", "dead"), 2),
+        (("show", str(uuid4()), "--events", "--outcome", "daed"), 2),
         (("watch", str(uuid4())), 3),
         (("pause", str(uuid4()), "--reason", "x"), 3),
         (("list", "--state", "lost"), 2),

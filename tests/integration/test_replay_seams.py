@@ -1,19 +1,23 @@
 """Where plans of replays meet what others do meanwhile: links, catalogs, pauses."""
 
 import asyncio
+from typing import Any
 from uuid import UUID
 
 import pytest
 
 from shared.domain.keys import CustomerKey
 from shared.domain.outcomes import RetryPolicy
+from tests.integration.test_rehearsal_limits import created, settled
 from tests.integration.test_replaying import refusal, step
 from tests.support.acme import add_acme, licence
 from tests.support.replaying import BROKEN, finish, later_runs, mend, plan, run, state, turns
 from tests.support.stack import Stack
-from tests.support.stripe_events import customer, event, subscription
+from tests.support.stripe_events import customer, event
+from workers import rehearsal
 from workers.jobs.replaying import Replaying
 from workers.steering import cancel_job, pause_job
+from workers.watched import TENANT, Outgrown
 
 
 async def nobodys(stack: Stack, *accounts: str) -> list[UUID]:
@@ -52,8 +56,7 @@ async def test_a_link_to_a_tenant_that_was_looked_at_overtakes_it_too(stack: Sta
 
 
 async def test_an_event_that_tells_whose_a_customer_is_overtakes_it(stack: Stack) -> None:
-    created = subscription("sub_a", customer="cus_a", product="prod_pro")
-    await stack.apply(event("customer.subscription.created", created))
+    await stack.apply(created("a"))
     made, _ = await plan(stack, source="stripe")
     await stack.apply(event("customer.created", customer("cus_z", tenant="z")))
     assert await refusal(stack, made) is None, "that is nobody of the plan's"
@@ -83,10 +86,7 @@ async def test_what_its_own_runs_told_of_customers_is_no_news(stack: Stack) -> N
 
 async def test_a_tenant_behind_the_catalog_is_said_to_be(stack: Stack) -> None:
     """What it would come to depends on who derives it first, the sweep or the replay."""
-    created = subscription("sub_a", customer="cus_a", product="prod_pro", tenant="t")
-    await stack.apply(event("customer.subscription.created", created))
-    other = subscription("sub_b", customer="cus_b", product="prod_pro", tenant="u")
-    await stack.apply(event("customer.subscription.created", other))
+    await stack.apply(created("a", "t"), created("b", "u"))
     _, told = await plan(stack, source="stripe")
     assert (told["effect"]["missed"], told["effect"]["missedBy"]) == (0, {})
     await stack.configure(plans={"pro": {"products": ["stripe:prod_pro"], "features": {"seats": 3},
@@ -123,3 +123,29 @@ async def test_once_it_is_paused_nothing_more_is_opened(
         await cancel_job(conn, job, "operator:ada", "the wrong one")
     await asyncio.wait_for(finish(stack, job), 10)
     assert await state(stack, job) == "cancelled"
+
+
+async def test_a_connection_that_is_lost_while_pieces_are_joined_loses_no_event(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = await stack.apply(created("a", "t"))
+    tried, asked = rehearsal.Rehearsal._try, rehearsal.owners_among
+    grows = [Outgrown(frozenset({(TENANT, "u")})) for _ in range(2)]
+    lost = [ConnectionResetError()]
+
+    async def grow(self: rehearsal.Rehearsal, together: Any) -> Any:
+        if grows:
+            raise grows.pop()
+        return await tried(self, together)
+
+    async def loses_one(*args: Any) -> Any:
+        if lost:
+            raise lost.pop()
+        return await asked(*args)
+
+    monkeypatch.setattr(rehearsal.Rehearsal, "_try", grow)
+    monkeypatch.setattr(rehearsal, "owners_among", loses_one)
+    found = await rehearsal.rehearse(stack.crew, await settled(stack, ids))
+    assert (lost, grows) == ([], [])
+    assert found.outcomes == {ids[0]: ("unchanged", None)}
+    assert found.tenants == {"t", "u"}

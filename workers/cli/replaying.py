@@ -121,11 +121,13 @@ def show_command(
 ) -> None:
     """Show what a plan found, or what became of a replay; with --events, of each of its events."""
     from shared.store.paging import decode_cursor
-    from shared.store.replay_lists import Wanted, list_items
+    from shared.store.replay_lists import ITEM_OUTCOMES, Wanted, list_items
 
     number = job_id(job)
     if not events and (outcome is not None or cursor is not None):
         raise CommandError("--outcome and --cursor go with --events", USAGE)
+    if outcome is not None and outcome not in ITEM_OUTCOMES:
+        raise CommandError(f"--outcome: one of {', '.join(ITEM_OUTCOMES)}", USAGE)
 
     async def run(conn: "Conn", _: "Endpoints") -> None:
         found = await find(conn, number)
