@@ -24,7 +24,6 @@ from shared.domain.audit import actor_for_tenant
 from shared.domain.commands import CancelJob, Order, PauseJob, ResumeJob, StartJob
 from shared.domain.events import is_storable
 from shared.domain.jobs import RECEIVED, ReplayPlan, UnfitError, read_arguments
-from shared.domain.selection import read_selection
 from shared.store import job_lists
 from shared.store.job_lists import Asset, Wanted
 from shared.store.paging import page_of
@@ -156,7 +155,7 @@ async def start_job(call: Call[Nothing, NewJob]) -> Shown:
     if call.tenant is not None and body.source is not None:
         raise _unfit("/source", "not for a tenant's token to say")
     await _check_named(call, tenant, body.source)
-    if isinstance(read, ReplayPlan) and (name := read_selection(read.select).source) is not None:
+    if isinstance(read, ReplayPlan) and (name := read.select.get("source")) is not None:
         # A slip in a name would make a plan of nothing.
         async with call.reading() as conn:
             if not await job_lists.has_source(conn, name):
