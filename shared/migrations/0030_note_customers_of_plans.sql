@@ -1,7 +1,7 @@
 -- Whose customers a plan's events are, as it was when the plan was made: an event or an operator who
 -- says otherwise changes what the plan would come to, without changing what anybody may use now.
 CREATE TABLE replay_customers (
-    plan      uuid NOT NULL,
+    plan      uuid NOT NULL REFERENCES replay_plans ON DELETE CASCADE,
     position  integer NOT NULL,
     source_id smallint NOT NULL,
     account   text COLLATE "C" NOT NULL,

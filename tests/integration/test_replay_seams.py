@@ -149,3 +149,11 @@ async def test_a_connection_that_is_lost_while_pieces_are_joined_loses_no_event(
     assert (lost, grows) == ([], [])
     assert found.outcomes == {ids[0]: ("unchanged", None)}
     assert found.tenants == {"t", "u"}
+
+
+async def test_what_a_plan_knew_of_customers_goes_with_it(stack: Stack) -> None:
+    await nobodys(stack, "a_1")
+    made, _ = await plan(stack, status="dead")
+    assert await stack.value("SELECT count(*) FROM replay_customers") == 1
+    await stack.fetch("DELETE FROM replay_plans WHERE plan = $1", made)
+    assert await stack.value("SELECT count(*) FROM replay_customers") == 0
