@@ -170,6 +170,12 @@ async def find_tenants(conn: Conn, ground: Ground) -> None:
             ground.connect((TENANT, name), (TENANT, meant))
 
 
+async def owners_among(conn: Conn, nodes: Iterable[Node]) -> frozenset[Node]:
+    """Whose the customers among these are now: a piece has all tenants of its customers."""
+    keys = [key for kind, key in nodes if kind == CUSTOMER and isinstance(key, CustomerKey)]
+    return frozenset((TENANT, tenant) for _, tenant in await tenants_of(conn, keys))
+
+
 def _sighted(event: StoredEvent, command: Observe) -> Sighted:
     origin = event.source_id, event.account, event.livemode
     key = ObjectKey(*origin, command.kind, command.object_id)

@@ -17,6 +17,8 @@ PLAN_UNFINISHED = "plan_unfinished"
 PLAN_TOO_OLD = "plan_too_old"
 PLAN_WAS_RUN = "plan_was_run"
 PLAN_OVERTAKEN = "plan_overtaken"
+#: Why a plan that is there is not carried out.
+REFUSALS = frozenset({PLAN_UNFINISHED, PLAN_TOO_OLD, PLAN_WAS_RUN, PLAN_OVERTAKEN})
 
 _ENDED_EARLY = frozenset({"failed", "cancelled"})
 
@@ -72,5 +74,9 @@ async def _check_overtaken(conn: Conn, plan: UUID, found: replay_plans.Standing)
         if changed is not None:
             tenant, feature, at = changed
             why = f"{feature} of tenant {tenant} has changed, at {at:%H:%M:%S} UTC"
+    if why is None:
+        linked = await replay_plans.find_linked(conn, plan)
+        if linked is not None:
+            why = f"customer {linked} is somebody else's by now"
     if why is not None:
         raise PlanRefused(PLAN_OVERTAKEN, f"plan {plan} was overtaken: {why}. Make another one")

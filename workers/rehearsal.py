@@ -18,11 +18,12 @@ from uuid import UUID
 
 from shared.db import is_platform_fault
 from shared.domain.commands import Command
+from shared.domain.keys import CustomerKey
 from shared.store.rehearsals import Settled
 from shared.store.selecting import Selected
 from workers.crew import Crew
 from workers.entries import FeatureChange
-from workers.ground import EVENT, Ground, find_tenants, sound
+from workers.ground import EVENT, Ground, find_tenants, owners_among, sound
 from workers.sounding import BODY_EXPIRED, EXTENSION, UNTOUCHING, read_settled
 from workers.trial import (
     Ending,
@@ -32,12 +33,15 @@ from workers.trial import (
     apply_and_take_back,
     is_lost,
 )
-from workers.watched import Node, Outgrown
+from workers.watched import CUSTOMER, Node, Outgrown
 
 #: Why else an event was not rehearsed, besides what `workers.sounding` says.
 UNFINISHED = "unfinished"  # it is applied anyway
 TOO_MANY = "too_many"
 BUSY = "busy"
+#: Why of a tenant not everything is known though its events were rehearsed: the sweep has not
+#: brought it to the current catalog yet.
+CATALOG_BEHIND = "catalog_behind"
 
 BATCH = 100
 MOST_EVENTS = 10_000
@@ -61,7 +65,9 @@ class Rehearsed:
     feature; of the `tenants` that were looked at, those without a change keep what they have.
 
     `left_out` says why of some events nothing is known; they would be applied all the same, but for
-    those whose body is gone. `missed` are tenants of whom therefore not everything is known.
+    those whose body is gone. `missed` are tenants of whom therefore, or since they are behind the
+    catalog, not everything is known. `links` are the operators' links of all customers that were
+    looked at.
     """
 
     outcomes: Mapping[UUID, Ending]
@@ -69,6 +75,7 @@ class Rehearsed:
     tenants: frozenset[str]
     left_out: Mapping[UUID, str]
     missed: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[CustomerKey, str | None] = field(default_factory=dict)
 
 
 async def rehearse(
@@ -145,9 +152,13 @@ class Rehearsal:
         outcomes = dict(self._failing)
         changes: list[FeatureChange] = []
         tenants: set[str] = set()
+        links: dict[CustomerKey, str | None] = {}
+        missed: dict[str, str] = {}
         for root, found in self._kept.items():
             outcomes |= found.endings
             changes += found.changes
+            links |= found.links
+            missed |= dict.fromkeys(found.behind, CATALOG_BEHIND)
             tenants.update(self._ground.tenants(root))
         changes.sort(key=lambda change: (change.tenant, change.feature))
         lacking = {
@@ -155,10 +166,10 @@ class Rehearsal:
             for place, one in enumerate(self._events)
             if (why := self._left_out.get(one.tracking_id)) is not None
         }
-        missed = {
+        missed |= {
             tenant: why for root, why in lacking.items() for tenant in self._ground.tenants(root)
         }
-        return Rehearsed(outcomes, changes, frozenset(tenants), self._left_out, missed)
+        return Rehearsed(outcomes, changes, frozenset(tenants), self._left_out, missed, links)
 
     async def _step(self) -> bool:
         if self._sounded < len(self._events):
@@ -239,7 +250,11 @@ class Rehearsal:
             found = await self._try(together)
         except Outgrown as grew:
             if len(together) == 1:
-                self._grow(together[0], grew.nodes, begun_s)
+                try:
+                    await self._grow(together[0], grew.nodes, begun_s)
+                except Exception:
+                    self._pieces.extendleft(together)
+                    raise
                 return
         except TookTooLong:
             for piece in together:
@@ -286,8 +301,10 @@ class Rehearsal:
             else:
                 self._pieces.append(piece)
 
-    def _grow(self, piece: _Piece, nodes: frozenset[Node], begun_s: float) -> None:
+    async def _grow(self, piece: _Piece, nodes: frozenset[Node], begun_s: float) -> None:
         """What it needs too may be others' ground, who are then looked at together with it."""
+        async with self._crew.db.connection() as conn:
+            nodes |= await owners_among(conn, nodes)
         merged = {self._ground.root(node) for node in nodes} | {piece.root}
         for root in merged & self._kept.keys():
             # Looked at already, without this one.
@@ -309,7 +326,10 @@ class Rehearsal:
             tenants = set(self._ground.tenants(piece.root))
             endings = {one: found.endings[one] for one in ids if one in found.endings}
             changes = [change for change in found.changes if change.tenant in tenants]
-            self._kept[piece.root] = Found(endings, changes)
+            ground = self._ground.locked(piece.root)
+            links = {one: to for one, to in found.links.items() if (CUSTOMER, one) in ground}
+            behind = found.behind & tenants
+            self._kept[piece.root] = Found(endings, changes, links=links, behind=behind)
             self.done += len(ids)
 
 

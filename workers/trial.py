@@ -17,6 +17,7 @@ from shared.db import Conn, is_lock_timeout, is_platform_fault
 from shared.domain.audit import changed_features
 from shared.domain.entitlements import Entitlement, Grant, aggregate
 from shared.domain.events import StoredEvent
+from shared.domain.keys import CustomerKey
 from shared.domain.outcomes import ATTEMPTS_EXHAUSTED, RetryPolicy
 from shared.domain.turns import HeldGrant
 from shared.store import audit, grants, rehearsals
@@ -53,13 +54,17 @@ class _TakenBack(Exception):
 class Found:
     """
     What applying events came to, for them and for tenants; `gone` have lost their bodies meanwhile,
-    those left `apart` are another process's to apply.
+    those left `apart` are another process's to apply. `links` are operators' links of customers,
+    `behind` tenants that were not derived with the current catalog yet: by whom they are first, the
+    sweep or an event, decides what such an event comes to.
     """
 
     endings: dict[UUID, Ending] = field(default_factory=dict)
     changes: list[FeatureChange] = field(default_factory=list)
     gone: set[UUID] = field(default_factory=set)
     apart: set[UUID] = field(default_factory=set)
+    links: dict[CustomerKey, str | None] = field(default_factory=dict)
+    behind: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +95,15 @@ async def apply_and_take_back(
     try:
         async with crew.db.transaction() as conn:
             await rehearsals.give_up_soon(conn)
-            await lock_all(conn, nodes)
+            locked = await lock_all(conn, nodes)
             begun_s = _now_s()
             version = await _version(conn, surroundings)
+            found.links = locked.links
+            found.behind = {
+                name
+                for name, one in locked.tenants.items()
+                if one.merged_into is None and one.catalog_version < version[1]
+            }
             trial = _Trial(
                 Watched(conn, nodes), crew, LaneLock(0, *await audit.moment(conn)), found
             )

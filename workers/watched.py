@@ -8,7 +8,7 @@ all locks before the first, and begin again with more where it did not.
 
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 from shared.db import Conn, Row, Statement
 from shared.domain.keys import CustomerKey, JointKey, RecordKey
@@ -97,17 +97,25 @@ class Watched:
             raise Outgrown(nodes.difference(self._held))
 
 
-async def lock_all(conn: Conn, held: Collection[Node]) -> None:
+class LockedAll(NamedTuple):
+    """What the rows said under their locks: operators' links of customers, and tenants."""
+
+    links: dict[CustomerKey, str | None]
+    tenants: dict[str, grants.LockedTenant]
+
+
+async def lock_all(conn: Conn, held: Collection[Node]) -> LockedAll:
     """Lock all of it, in the order in which everybody locks; what is missing is made."""
 
     def of(kind: str) -> list[Any]:
         return [key for one, key in held if one == kind]
 
-    await customers.lock_customers(conn, of(CUSTOMER))
+    links = await customers.lock_customers(conn, of(CUSTOMER))
     await customers.lock_joints(conn, of(JOINT))
-    tenants = of(TENANT)
-    if tenants:
+    locked: dict[str, grants.LockedTenant] = {}
+    if tenants := of(TENANT):
         await grants.add_tenants(conn, tenants)
-        await grants.lock_tenants(conn, tenants)
+        locked = await grants.lock_tenants(conn, tenants)
     if found := of(RECORD):
         await records.lock_records(conn, found)
+    return LockedAll(links, locked)

@@ -23,7 +23,7 @@ from shared.db import Conn, Row
 from shared.domain.audit import actor_for_tenant
 from shared.domain.commands import CancelJob, Order, PauseJob, ResumeJob, StartJob
 from shared.domain.events import is_storable
-from shared.domain.jobs import RECEIVED, UnfitError, read_arguments
+from shared.domain.jobs import RECEIVED, ReplayPlan, UnfitError, read_arguments
 from shared.store import job_lists
 from shared.store.job_lists import Asset, Wanted
 from shared.store.paging import page_of
@@ -149,12 +149,17 @@ async def start_job(call: Call[Nothing, NewJob]) -> Shown:
         raise Refusal("forbidden", "The token's scope does not cover jobs of this kind.")
     tenant = body.tenant if call.tenant is None else call.tenant
     try:
-        read_arguments(body.kind, body.arguments, tenant, body.source)
+        read = read_arguments(body.kind, body.arguments, tenant, body.source)
     except UnfitError as error:
         raise _unfit(error.pointer, error.message) from None
     if call.tenant is not None and body.source is not None:
         raise _unfit("/source", "not for a tenant's token to say")
     await _check_named(call, tenant, body.source)
+    if isinstance(read, ReplayPlan) and (name := read.select.get("source")) is not None:
+        # A slip in a name would make a plan of nothing.
+        async with call.reading() as conn:
+            if not await job_lists.has_source(conn, name):
+                raise _unfit("/arguments/select/source", "There is no such source.")
     return await _place(call, StartJob(body.kind, body.arguments, tenant, body.source), None)
 
 

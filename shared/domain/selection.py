@@ -51,7 +51,7 @@ class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     trace: Text | None = None
     replay: UUID | None = None
     conflicts: bool = False  # only where another body came under the event's id
-    ids: tuple[UUID, ...] | None = None
+    ids: Annotated[tuple[UUID, ...], msgspec.Meta(min_length=1)] | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -78,6 +78,20 @@ def read_selection(fields: Mapping[str, Any]) -> Selection:
     except msgspec.ValidationError as error:
         _, _, place = str(error).partition(" - at `$.")
         raise SelectionError(place.rstrip("`"), str(error).partition(" - at ")[0]) from None
+    for name in found.__struct_fields__:
+        value = getattr(found, name)
+        if isinstance(value, str) and not _is_text(value):
+            raise SelectionError(name, "holds what no text does")
+    if found.type == "*":
+        raise SelectionError("type", "asks nothing, and so means all types")
     if found.since is not None and found.until is not None and found.since >= found.until:
         raise SelectionError("until", "must be after `since`")
     return found
+
+
+def _is_text(value: str) -> bool:
+    """Whether the database can be asked for it."""
+    try:
+        return b"\0" not in value.encode()
+    except UnicodeEncodeError:
+        return False

@@ -4,6 +4,14 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from shared.db import Conn, Row
+from shared.domain.outcomes import (
+    BODY_EXPIRED,
+    IS_AN_ORDER,
+    OUTCOMES,
+    OVERTAKEN,
+    UNFINISHED,
+    UNKNOWN_EVENT,
+)
 from shared.store.paging import Page, iso, page_of
 
 
@@ -14,6 +22,11 @@ class Wanted(NamedTuple):
     replay: UUID | None = None
     outcome: str | None = None
 
+
+#: What becomes of an event of a plan: how its run ended, why there was none, what it waits for.
+ITEM_OUTCOMES = (
+    *OUTCOMES, OVERTAKEN, BODY_EXPIRED, UNFINISHED, IS_AN_ORDER, UNKNOWN_EVENT, "waiting", "open",
+)  # fmt: skip
 
 # What is neither left out nor settled: it waits to be opened, or to be applied.
 _OUTCOME = """coalesce(i.code, z.outcome, CASE WHEN i.opened_run IS NULL THEN 'waiting'

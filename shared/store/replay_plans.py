@@ -1,15 +1,20 @@
 """Plans of replays: which events were frozen, and whether that still holds."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
 from shared.db import Conn
+from shared.domain.keys import CustomerKey
 
 ITEM_COLUMNS = (
     "plan", "position", "tracking_id", "received_at", "source_id", "lane", "run", "code",
 )  # fmt: skip
+
+
+#: Of a list that may have a million rows, what one statement goes through.
+_AT_ONCE = 10_000
 
 
 class Item(NamedTuple):
@@ -156,6 +161,7 @@ async def read_replayable(conn: Conn, plan: UUID, after: int, limit: int) -> lis
     return [Item(*row.values()) for row in await conn.fetch(READ_REPLAYABLE, plan, after, limit)]
 
 
+CUSTOMER_COLUMNS = ("plan", "position", "source_id", "account", "livemode", "customer", "tenant")
 ADD_TENANTS = """
 INSERT INTO replay_tenants (plan, tenant) SELECT $1, unnest($2::text[]) ON CONFLICT DO NOTHING
 """
@@ -181,11 +187,22 @@ async def read_place(conn: Conn) -> Place:
     return Place(*row.values())
 
 
-async def finish(
-    conn: Conn, plan: UUID, place: Place, configuration: int, tenants: Collection[str]
+async def add_ground(
+    conn: Conn, plan: UUID, tenants: Collection[str], links: Mapping[CustomerKey, str | None]
 ) -> None:
+    """Whose entitlements were looked at, and the customers behind them with operators' links."""
+    names = sorted(tenants)
+    for first in range(0, len(names), _AT_ONCE):
+        await conn.execute(ADD_TENANTS, plan, names[first : first + _AT_ONCE])
+    rows = [(plan, place, *key, link) for place, (key, link) in enumerate(sorted(links.items()))]
+    for first in range(0, len(rows), _AT_ONCE):
+        await conn.copy_records_to_table(
+            "replay_customers", records=rows[first : first + _AT_ONCE], columns=CUSTOMER_COLUMNS
+        )
+
+
+async def finish(conn: Conn, plan: UUID, place: Place, configuration: int) -> None:
     """The plan is made, and may be carried out."""
-    await conn.execute(ADD_TENANTS, plan, sorted(tenants))
     await conn.execute(ADD_PLAN, plan, configuration, place.snapshot, place.made_at)
 
 
@@ -268,7 +285,6 @@ FROM (
     ORDER BY position LIMIT $3
 ) AS i
 """
-_AT_ONCE = 10_000
 
 
 async def find_moved(conn: Conn, plan: UUID) -> UUID | None:
@@ -285,10 +301,13 @@ async def find_moved(conn: Conn, plan: UUID) -> UUID | None:
 
 # What its own runs changed is no news: a plan may be taken up again after a job was cancelled.
 FIND_CHANGED = """
-SELECT t.tenant, x.feature, x.at
+SELECT max(t.tenant) AS last, (array_agg((t.tenant, x.feature, x.at) ORDER BY t.tenant)
+                               FILTER (WHERE x.at IS NOT NULL))[1] AS changed
 FROM replay_plans AS p
-JOIN replay_tenants AS t ON t.plan = p.plan
 CROSS JOIN LATERAL (
+    SELECT tenant FROM replay_tenants WHERE plan = p.plan AND tenant > $2 ORDER BY tenant LIMIT $3
+) AS t
+LEFT JOIN LATERAL (
     SELECT a.feature, a.at FROM audit AS a
     WHERE a.tenant = t.tenant AND a.xid >= pg_snapshot_xmin(p.snapshot::pg_snapshot)
       AND NOT pg_visible_in_snapshot(a.xid, p.snapshot::pg_snapshot)
@@ -298,13 +317,51 @@ CROSS JOIN LATERAL (
           WHERE i.tracking_id = CASE WHEN a.cause = 'event' THEN a.cause_id::uuid END
             AND i.opened_run = a.run AND i.plan = p.plan))
     ORDER BY a.xid, a.id LIMIT 1
-) AS x
+) AS x ON true
 WHERE p.plan = $1
-ORDER BY t.tenant LIMIT 1
 """
 
 
 async def find_changed(conn: Conn, plan: UUID) -> tuple[str, str, datetime] | None:
     """(tenant, feature, when) of an entitlement it looked at and that changed since."""
-    row = await conn.fetchrow(FIND_CHANGED, plan)
-    return None if row is None else (row["tenant"], row["feature"], row["at"])
+    after = ""
+    while True:
+        row = await conn.fetchrow(FIND_CHANGED, plan, after, _AT_ONCE)
+        if row is None or row["last"] is None:
+            return None
+        if row["changed"] is not None:
+            tenant, feature, at = row["changed"]
+            return tenant, feature, at
+        after = row["last"]
+
+
+FIND_LINKED = """
+SELECT max(r.position) AS last, min(r.customer) FILTER (WHERE c.tenant IS DISTINCT FROM r.tenant
+    OR EXISTS (SELECT FROM objects AS o
+               WHERE o.customer = r.customer AND o.source_id = r.source_id
+                 AND o.account = r.account AND o.livemode = r.livemode
+                 AND o.tenant IS NOT NULL
+                 AND NOT EXISTS (SELECT FROM replay_tenants AS t
+                                 WHERE t.plan = $1 AND t.tenant = o.tenant))) AS linked
+FROM (
+    SELECT position, source_id, account, livemode, customer, tenant FROM replay_customers
+    WHERE plan = $1 AND position > $2 ORDER BY position LIMIT $3
+) AS r
+LEFT JOIN customers AS c ON c.source_id = r.source_id AND c.account = r.account
+ AND c.livemode = r.livemode AND c.customer = r.customer
+"""
+
+
+async def find_linked(conn: Conn, plan: UUID) -> str | None:
+    """
+    A customer that the plan knew, and whom somebody has linked otherwise since, or who has objects
+    of a tenant that it did not look at.
+    """
+    after = -1
+    while True:
+        row = await conn.fetchrow(FIND_LINKED, plan, after, _AT_ONCE)
+        if row is None or row["last"] is None:
+            return None
+        if row["linked"] is not None:
+            return str(row["linked"])
+        after = row["last"]

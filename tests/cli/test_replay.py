@@ -118,6 +118,9 @@ async def test_nothing_to_change_says_so(sluice: Sluice, stack: Stack) -> None:
         (("plan",), 2),
         (("plan", "--all", "--source", "acme"), 2),
         (("plan", "--status", "lost"), 2),
+        (("plan", "--type", "*"), 2),
+        (("plan", "--type", "*", "--all"), 2),
+        (("plan", "--source", "nosuch"), 3),
         (("plan", "--since", "yesterdayish"), 2),
         (("plan", "--colour", "red"), 2),
         (("plan", str(uuid4()), "--source", "acme"), 2),
@@ -132,6 +135,7 @@ async def test_nothing_to_change_says_so(sluice: Sluice, stack: Stack) -> None:
         (("run", str(uuid4())), 2),
         (("show", str(uuid4())), 3),
         (("show", str(uuid4()), "--outcome", "dead"), 2),
+        (("show", str(uuid4()), "--events", "--outcome", "daed"), 2),
         (("watch", str(uuid4())), 3),
         (("pause", str(uuid4()), "--reason", "x"), 3),
         (("list", "--state", "lost"), 2),
@@ -146,6 +150,23 @@ async def test_what_is_not_understood_does_nothing(
     ended = await sluice("replay", *said)
     assert ended.code == code, ended
     assert await stack.value("SELECT count(*) FROM jobs") == 0
+
+
+async def test_of_two_at_the_same_moment_the_other_is_refused(sluice: Sluice, stack: Stack) -> None:
+    """Both have looked at the plan before either job has taken it."""
+    await broken(stack, 6)
+    await mend(stack)
+    made, _ = await plan(stack, status="dead")
+    for _ in range(2):
+        begun = await sluice("replay", "run", made, "--reason", "mended", "--detach", "--json")
+        assert begun.code == 0
+    jobs = [one["id"] for one in (await sluice("replay", "list", "--json")).json["items"]][:2]
+    async with working(stack):
+        ended = [await sluice("replay", "watch", job, "--json") for job in jobs]
+    assert sorted(one.code for one in ended) == [0, 5]
+    (refused,) = [one.json for one in ended if one.code == 5]
+    assert refused["error"]["code"] == "plan_was_run"
+    assert await stack.value("SELECT count(*) FROM settlements WHERE run = 2") == 6
 
 
 async def test_paused_resumed_and_cancelled_from_elsewhere(sluice: Sluice, stack: Stack) -> None:

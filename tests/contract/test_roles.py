@@ -22,8 +22,9 @@ READS_ALL_BUT_SECRETS = {
     "catalogs", "configuration", "conflicts", "customers", "deliveries", "grants", "handlers",
     "inbox", "job_assets", "job_failures", "jobs", "joints", "lanes", "ledger", "ledger_horizon",
     "listening", "manual_grants", "messages", "migrations", "objects", "observations", "outbox",
-    "prunings", "record_versions", "records", "replay_items", "replay_plans", "replay_tenants",
-    "rhythms", "sendings", "settlements", "sources", "tallies", "tenants", "visits", "work",
+    "prunings", "record_versions", "records", "replay_customers", "replay_items", "replay_plans",
+    "replay_tenants", "rhythms", "sendings", "settlements", "sources", "tallies", "tenants",
+    "visits", "work",
 }  # fmt: skip
 
 #: The sealed API keys, and what is fetched with them.
@@ -52,7 +53,8 @@ MAY: dict[str, dict[str, set[str]]] = {
                    "inbox", "job_assets", "job_failures", "jobs", "joints", "ledger", "messages",
                    "missed_events", "objects", "observations", "outbox", "prunings", "pulls",
                    "reconciled_customers", "reconciliations", "record_versions", "records",
-                   "replay_items", "replay_plans", "replay_tenants", "rhythms", "seals",
+                   "replay_customers", "replay_items", "replay_plans", "replay_tenants",
+                   "rhythms", "seals",
                    "sendings", "settlements", "source_secrets", "tallies", "tenants", "visits",
                    "work"},
         "UPDATE": {"attempts", "audit_content", "audit_heads", "compared_objects", "customers",

@@ -123,7 +123,7 @@ ALSO = {
             "FIND_EVIDENCE", "WAIT_LONGER", "LOCK_LANES", "LATEST_RUNS", "INSERT_RUNS",
         ),
         "shared.store.replay_plans": (
-            "READ_STANDING", "COUNT_TO_OPEN", "FIND_MOVED", "FIND_CHANGED",
+            "READ_STANDING", "COUNT_TO_OPEN", "FIND_MOVED", "FIND_CHANGED", "FIND_LINKED",
         ),
         "shared.store.sources": ("READ_SEALS",),
         "shared.store.rhythms": ("READ_RHYTHMS",),

@@ -156,6 +156,7 @@ def plan_command(
 
     Changes nothing. Ctrl-C stops the watching, and nothing else.
     """
+    from shared.store.job_lists import has_source
     from workers.plans import PLAN
     from workers.steering import begin_job
 
@@ -175,6 +176,8 @@ def plan_command(
 
     async def run(conn: "Conn", _: "Endpoints") -> UUID:
         select = fields if issue is None else _fields_of(await _dead_of(conn, issue))
+        if wanted.source is not None and not await has_source(conn, wanted.source):
+            raise CommandError(f"no source {plain(wanted.source)}: sluice sources list", NOT_FOUND)
         arguments = {"select": select, **({"all": True} if is_all else {})}
         _check(PLAN, arguments)
         return await in_transaction(conn, lambda: begin_job(conn, PLAN, arguments, who, why))

@@ -86,10 +86,18 @@ def say_plan(found: dict[str, Any]) -> None:
             ],
             keep=4,
         )
+    for why, count in effect.get("missedBy", {}).items():
+        note(f"of {count:,} tenants not everything is known: {_MISSED.get(why, why)}")
     if effect["notListed"]:
         note(f"and {effect['notListed']:,} more changes")
     if told["replayable"]:
         note(f'run it within the hour: sluice replay run {found["id"]} --reason "…"')
+
+
+_MISSED = {
+    "catalog_behind": "they do not follow the current catalog yet. Make another plan when they do:"
+    " sluice catalog status",
+}
 
 
 def _worth(one: dict[str, Any] | None) -> str:

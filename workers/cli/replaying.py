@@ -115,11 +115,13 @@ def show_command(
 ) -> None:
     """Show what a plan found, or what became of a replay; with --events, of each of its events."""
     from shared.store.paging import decode_cursor
-    from shared.store.replay_lists import Wanted, list_items
+    from shared.store.replay_lists import ITEM_OUTCOMES, Wanted, list_items
 
     number = job_id(job)
     if not events and (outcome is not None or cursor is not None):
         raise CommandError("--outcome and --cursor go with --events", USAGE)
+    if outcome is not None and outcome not in ITEM_OUTCOMES:
+        raise CommandError(f"--outcome: one of {', '.join(ITEM_OUTCOMES)}", USAGE)
 
     async def run(conn: "Conn", _: "Endpoints") -> None:
         found = await find(conn, number)
@@ -220,9 +222,13 @@ def watch(job: UUID, *, as_json: bool) -> None:
     except KeyboardInterrupt:
         note(f"\nit goes on without you: sluice replay watch {job}")
         return
+    from workers.plans import REFUSALS
+
     say(found, as_json=as_json)
     if found["state"] != "done":
-        raise typer.Exit(FAILURE)
+        # What the command had looked at before may have changed until the job's first step.
+        code = (found["error"] or {}).get("code")
+        raise typer.Exit(CONFLICT if code in REFUSALS else FAILURE)
     if found["progress"]["failed"]:
         raise typer.Exit(PARTLY_FAILED)
 

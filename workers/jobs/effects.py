@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from shared.domain.entitlements import Entitlement
+from shared.domain.keys import CustomerKey
 from shared.store import replay_plans
 from shared.store.jobs import Job
 from shared.store.paging import iso
@@ -30,6 +31,7 @@ class Effect:
     place: Place
     configuration: int
     tenants: Collection[str]
+    links: Mapping[CustomerKey, str | None]
     outcomes: Mapping[str, int]
     shown: Mapping[str, Any]
 
@@ -81,14 +83,14 @@ class Finding:
             found = self._rehearsal.result()
         outcomes = Counter(outcome for outcome, _ in found.outcomes.values())
         shown = _shown(found, outcomes)
-        return Effect(self._place, self._configuration, found.tenants, outcomes, shown)
+        return Effect(self._place, self._configuration, found.tenants, found.links, outcomes, shown)
 
 
 def _shown(found: Rehearsed, outcomes: Mapping[str, int]) -> dict[str, Any]:
     """
     {"outcomes", "codes", "tenants", "features", "changes": [{"tenant", "feature", "action",
-    "from", "to"}], "notListed", "notRehearsed", "missed"}: counts of all, and the first of the
-    changes. Of `missed` tenants not everything is known.
+    "from", "to"}], "notListed", "notRehearsed", "missed", "missedBy"}: counts of all, and the first
+    of the changes. Of `missed` tenants not everything is known, and `missedBy` counts why.
     """
     changes = sorted(found.changes, key=lambda one: (one.tenant, one.feature))
     return {
@@ -109,6 +111,7 @@ def _shown(found: Rehearsed, outcomes: Mapping[str, int]) -> dict[str, Any]:
         "notListed": max(0, len(changes) - MOST_CHANGES),
         "notRehearsed": dict(Counter(found.left_out.values())),
         "missed": len(found.missed),
+        "missedBy": dict(Counter(found.missed.values())),
     }
 
 

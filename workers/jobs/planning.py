@@ -155,7 +155,8 @@ class Planning:
 
     async def _finish(self, conn: Conn, job: Job, effect: Effect) -> Progress:
         cursor = job.cursor
-        await replay_plans.finish(conn, job.id, effect.place, effect.configuration, effect.tenants)
+        await replay_plans.finish(conn, job.id, effect.place, effect.configuration)
+        await replay_plans.add_ground(conn, job.id, effect.tenants, effect.links)
         by = cursor["by"]
         result = {
             "events": cursor["items"],

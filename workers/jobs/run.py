@@ -221,6 +221,8 @@ class Turns:
             held = await jobs.hold(conn, job.id)
             if held is None or held.mark != self.token or held.run != job.run:
                 return None
+            if held.is_paused and held.cancelled_by is None:
+                return None  # since it was prepared
             if held.cancelled_by is None:
                 progress = await work.step(conn, job)
                 await jobs.save(conn, job.id, progress)
