@@ -114,7 +114,7 @@ def revoke_command(
     as_json: JsonOption = False,
 ) -> None:
     """Take back what was given by hand. What plans give stays."""
-    from workers.granting import RevokedBefore, UnknownGrant, revoke
+    from workers.granting import RevokedBefore, UnknownGrant, find_grant, revoke
     from workers.holdings import TenantErased
 
     who, why = actor_name(actor), checked_reason(reason)
@@ -122,11 +122,13 @@ def revoke_command(
     number = grant_id.removeprefix("manual/")
     if not (number.isascii() and number.isdigit() and int(number) < 2**63):
         raise CommandError(f"{plain(grant_id)} is not the id of a manual grant", USAGE)
-    if not dry_run:
-        confirm(f"Take grant {number} back from {plain(tenant)}?", yes=yes)
 
     async def run(conn: "Conn", _: "Endpoints") -> None:
         try:
+            given = await find_grant(conn, tenant, int(number))
+            if not dry_run:
+                what = f"{given.feature} {plain(given.value)}"
+                confirm(f"Take grant {number}, {what}, back from {plain(tenant)}?", yes=yes)
             taken = await deriving(
                 conn, lambda _: revoke(conn, tenant, int(number), who, why), dry_run=dry_run
             )

@@ -84,7 +84,7 @@ def list_command(
             "dueAt": "due",
             "error": "error",
         }
-        print_page(page, columns, as_json=as_json, nothing="no such message")
+        print_page(page, columns, as_json=as_json, nothing="no messages")
 
     operate(run)
 
