@@ -270,6 +270,14 @@ def test_every_command_of_the_operator_has_an_example() -> None:
     assert without == []
 
 
+def test_a_flag_is_not_shown_as_if_it_took_a_value() -> None:
+    for args in ([], ["events", "list"]):
+        ran = subprocess.run([*SLUICE, *args, "--help"], capture_output=True, text=True, check=True)
+        assert "--help" in ran.stdout
+        assert "<bool>" not in ran.stdout
+    assert "--limit" in ran.stdout
+
+
 def test_help_needs_no_database_library() -> None:
     """`--help` answers at once: what takes long to import is imported by the command."""
     code = (
