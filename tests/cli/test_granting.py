@@ -144,6 +144,13 @@ async def test_a_terminal_is_asked_about_what_there_is(
     assert await stack.features("acme") == {"seats": 3}
 
 
+async def test_a_dry_run_says_so_beside_what_it_would_do(sluice: Sluice, stack: Stack) -> None:
+    said = await sluice("tenants", "grant", "acme", "seats", "3", *WHY, "--dry-run")
+    assert said.code == 0
+    assert said.out.startswith("dry run: grant ")
+    assert await stack.value("SELECT count(*) FROM tenants") == 0
+
+
 async def test_a_reason_is_required(sluice: Sluice, stack: Stack) -> None:
     assert (await sluice("tenants", "grant", "acme", "seats", "3")).code == 2
     assert (await sluice("tenants", "grant", "acme", "seats", "3", "--reason", " ")).code == 2

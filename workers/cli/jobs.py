@@ -30,6 +30,7 @@ from workers.cli.output import (
     print_table,
     say_dry_run,
 )
+from workers.cli.terminal import say_done
 
 if TYPE_CHECKING:
     from shared.db import Conn
@@ -150,7 +151,7 @@ def cancel_command(
         if as_json:
             write_json(as_shown({"job": str(number), "actionId": str(action)}, dry_run=dry_run))
         else:
-            sys.stdout.write(f"job {number} ends before its next step\n")
+            say_done(f"job {number} ends before its next step", dry_run=dry_run)
             say_dry_run(dry_run=dry_run)
 
     operate(run)

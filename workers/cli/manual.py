@@ -24,6 +24,7 @@ from workers.cli.output import (
     say_changes,
     say_dry_run,
 )
+from workers.cli.terminal import say_done
 
 if TYPE_CHECKING:
     from shared.db import Conn
@@ -95,7 +96,8 @@ def grant_command(
         grant = given.grant
         end = "it is revoked" if grant.valid_until is None else iso(grant.valid_until)
         what = f"{feature} {plain(value)}"
-        typer.echo(f"grant {grant.id}: {plain(grant.tenant)} is given {what}, until {end}")
+        text = f"grant {grant.id}: {plain(grant.tenant)} is given {what}, until {end}"
+        say_done(text, dry_run=dry_run)
         _say(given)
         say_dry_run(dry_run=dry_run)
 
@@ -139,7 +141,7 @@ def revoke_command(
         if as_json:
             write_json(as_shown(taken.shown(), dry_run=dry_run))
             return
-        typer.echo(f"grant {number} of {plain(taken.grant.tenant)} is revoked")
+        say_done(f"grant {number} of {plain(taken.grant.tenant)} is revoked", dry_run=dry_run)
         _say(taken)
         say_dry_run(dry_run=dry_run)
 

@@ -29,6 +29,7 @@ from workers.cli.output import (
     say_changes,
     say_dry_run,
 )
+from workers.cli.terminal import say_done
 
 if TYPE_CHECKING:
     from shared.db import Conn
@@ -186,7 +187,8 @@ def link_command(
         if as_json:
             write_json(as_shown({**linked.shown(), "tenant": tenant}, dry_run=dry_run))
             return
-        typer.echo(f"customer {plain(customer)} of {source} belongs to {plain(tenant)}")
+        text = f"customer {plain(customer)} of {source} belongs to {plain(tenant)}"
+        say_done(text, dry_run=dry_run)
         if linked.merged_into is not None:
             note(f"{plain(tenant)} is another name of {plain(linked.merged_into)}")
         if linked.before not in (None, tenant):
@@ -234,7 +236,8 @@ def merge_command(
         if as_json:
             write_json(as_shown(merged.shown(), dry_run=dry_run))
             return
-        typer.echo(f"{plain(tenant)} is another name of {plain(into)} from now on")
+        text = f"{plain(tenant)} is another name of {plain(into)} from now on"
+        say_done(text, dry_run=dry_run)
         note(f"objects: {merged.objects}, manual grants: {merged.manual_grants}")
         if merged.names:
             note(f"and so are {', '.join(map(plain, merged.names))}")
