@@ -59,7 +59,10 @@ async def begin_erasure(conn: Conn, tenant: str, actor: str, reason: str) -> Beg
     if found.merged_into is not None:
         raise Unerasable(f"{tenant!r} is another name of {found.merged_into!r}: erase that")
     if found.is_held:
-        raise Unerasable(f"{tenant!r} is held: {found.hold_reason or 'by a name of its'}")
+        raise Unerasable(
+            f"{tenant!r} is held: {found.hold_reason or 'by a name of its'};"
+            " `sluice tenants release` ends that"
+        )
     names = (tenant, *await merges.names_of(conn, tenant))
     counts = await erasures.count_whole(conn, names)
     now, xid = await audit.moment(conn)

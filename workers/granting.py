@@ -109,10 +109,10 @@ async def revoke(conn: Conn, tenant: str, number: int, actor: str, reason: str) 
         UnknownGrant, RevokedBefore: nothing was written.
         SetGrew: begin again.
     """
-    await _of_tenant(conn, tenant, number)
+    await find_grant(conn, tenant, number)
     holdings = Holdings()
     name = await holdings.lock_one(conn, tenant)
-    given = await _of_tenant(conn, tenant, number)
+    given = await find_grant(conn, tenant, number)
     if given.revoked_at is not None:
         raise RevokedBefore(
             f"grant {number} was revoked by {given.revoked_by} at {iso(given.revoked_at)}"
@@ -137,7 +137,13 @@ def _check_kind(catalog: Catalog, feature: str, value: FeatureValue) -> bool:
     return True
 
 
-async def _of_tenant(conn: Conn, tenant: str, number: int) -> ManualGrant:
+async def find_grant(conn: Conn, tenant: str, number: int) -> ManualGrant:
+    """
+    A tenant's grant by hand, revoked or not, by any of the tenant's names.
+
+    Raises:
+        UnknownGrant: it has none of that id.
+    """
     found = await manual_grants.find(conn, number)
     merge = (await merges.read_merges(conn, [tenant])).get(tenant)
     name = tenant if merge is None or merge.into is None else merge.into

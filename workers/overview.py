@@ -71,7 +71,7 @@ def overview(at: datetime, looked: Looked | None, error: str | None, bell: Doorb
     if looked is None:
         problems.append(Problem("broken", f"Postgres does not answer: {error}", "sluice doctor"))
     else:
-        for judge in (_server, _fleet, _work, _dead, _parked, _sources, _outbox, _jobs):
+        for judge in (_server, _fleet, _work, _dead, _parked, _sources, _refused, _outbox, _jobs):
             problems += judge(looked)
     problems += _doorbell(bell)
     order = ("broken", "attention", "note")
@@ -207,6 +207,22 @@ def _sources(looked: Looked) -> Iterator[Problem]:
             yield Problem("attention", text, "sluice sources list")
 
 
+def _refused(looked: Looked) -> Iterator[Problem]:
+    """Anybody may send forgeries, and that is a note; who has a secret and is refused is ours."""
+    for row in looked.refused:
+        source = row["source"]
+        command = f"sluice requests list --source {source} --since 1h"
+        if row["proven"]:
+            were = "was" if row["proven"] == 1 else "were"
+            number = counted(row["proven"], "request")
+            text = f"{number} to {source} {were} refused, with a secret of ours"
+            yield Problem("attention", text, command)
+            continue
+        were = "was" if row["requests"] == 1 else "were"
+        text = f"{counted(row['requests'], 'request')} to {source} {were} refused in 1 h"
+        yield Problem("note", f"{text}, {span(row['newest_s'])} ago", command)
+
+
 def _outbox(looked: Looked) -> Iterator[Problem]:
     for row in looked.outbox:
         handler = row["handler"]
@@ -232,7 +248,7 @@ def _jobs(looked: Looked) -> Iterator[Problem]:
 
 def _doorbell(bell: Doorbell) -> Iterator[Problem]:
     if bell.error is not None:
-        text = f"Redis does not answer ({bell.error}): work is found within a second all the same"
+        text = f"Redis does not answer ({bell.error}): events are settled a second later"
         yield Problem("attention", text, "sluice doctor")
     elif bell.waiting is not None and bell.waiting >= RUNG:
         yield Problem("attention", f"{bell.waiting:,} wake-ups wait in Redis", "sluice doctor")
@@ -324,6 +340,16 @@ def shown(found: Overview) -> dict[str, Any]:
                 "dead": row["dead"],
             }
             for row in looked.outbox
+        ],
+        "refused": [
+            {
+                "source": row["source"],
+                "requests": row["requests"],
+                "proven": row["proven"],
+                "oldestS": row["oldest_s"],
+                "newestS": row["newest_s"],
+            }
+            for row in looked.refused
         ],
         "processes": processes_of(looked),
         "configuration": {

@@ -132,6 +132,16 @@ FULL JOIN (SELECT handler, count(*) AS messages
            GROUP BY handler) AS d ON d.handler = u.handler
 ORDER BY 1
 """
+# Of each source 200 at most are kept. Proven: whoever sent it has a secret, and is no stranger.
+READ_REFUSED = """
+SELECT s.name AS source, count(*) AS requests,
+       count(*) FILTER (WHERE r.cause IN ('clock_off', 'wrong_secret', 'body_changed')) AS proven,
+       extract(epoch FROM now() - min(r.refused_at))::float8 AS oldest_s,
+       extract(epoch FROM now() - max(r.refused_at))::float8 AS newest_s
+FROM refusals AS r JOIN sources AS s ON s.id = r.source_id
+WHERE r.refused_at > now() - interval '1 hour' AND s.removed_at IS NULL
+GROUP BY s.name ORDER BY proven DESC, requests DESC, s.name LIMIT $1
+"""
 # A process has several connections, of one name and from one address.
 READ_PROCESSES = """
 SELECT name, address FROM list_sessions() WHERE name LIKE 'sluice%' GROUP BY name, address
@@ -185,6 +195,7 @@ class Looked(NamedTuple):
     parked: list[dict[str, Any]]
     jobs: dict[str, Any]
     outbox: list[dict[str, Any]]
+    refused: list[dict[str, Any]]  # samples of the last hour
     processes: list[dict[str, Any]]
     server: dict[str, Any]
     oldest: dict[str, Any] | None
@@ -224,6 +235,7 @@ async def look(conn: Conn) -> Looked:
         parked=[dict(row) for row in await conn.fetch(READ_PARKED, LISTED)],
         jobs=dict(jobs),
         outbox=[dict(row) for row in await conn.fetch(READ_OUTBOX, LISTED)],
+        refused=[dict(row) for row in await conn.fetch(READ_REFUSED, LISTED)],
         processes=[dict(row) for row in await conn.fetch(READ_PROCESSES)],
         server=dict(server),
         oldest=None if oldest is None else dict(oldest),

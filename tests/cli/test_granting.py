@@ -1,6 +1,9 @@
 """`sluice tenants grant` and `revoke`: what operators give by hand."""
 
+import asyncio
+import functools
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +11,7 @@ import pytest
 from shared import db
 from shared.store.tenants import read_tenant
 from tests.cli.conftest import Sluice
+from tests.cli.test_terminal import on_a_terminal
 from tests.support.stack import PLANS, Stack
 from tests.support.stripe_events import event, subscription
 from workers.sweep import derive_again, turn_tenant
@@ -122,6 +126,29 @@ async def test_only_what_was_given_can_be_taken_back_and_once(sluice: Sluice, st
     again = await sluice("tenants", "revoke", "acme", given["id"], *WHY)
     assert again.code == 5
     assert "was revoked by operator:ada" in again.err
+
+
+async def test_a_terminal_is_asked_about_what_there_is(
+    home: Path, sluice: Sluice, stack: Stack
+) -> None:
+    """A mistyped id is refused before the question, and the question says what is taken."""
+    given = await grant(sluice, "acme", "seats", "3")
+    ask = functools.partial(asyncio.to_thread, on_a_terminal, wait_for=b"[y/N]")
+    wrong = ["tenants", "revoke", "acme", str(given["id"] + 1), *WHY]
+    code, said = await ask(wrong, answer=b"y\n")
+    assert (code, b"[y/N]" in said) == (3, False)
+    right = ["tenants", "revoke", "acme", str(given["id"]), *WHY]
+    code, said = await ask(right, answer=b"n\n")
+    assert code == 1
+    assert f"Take grant {given['id']}, seats 3, back from acme?".encode() in said
+    assert await stack.features("acme") == {"seats": 3}
+
+
+async def test_a_dry_run_says_so_beside_what_it_would_do(sluice: Sluice, stack: Stack) -> None:
+    said = await sluice("tenants", "grant", "acme", "seats", "3", *WHY, "--dry-run")
+    assert said.code == 0
+    assert said.out.startswith("dry run: grant ")
+    assert await stack.value("SELECT count(*) FROM tenants") == 0
 
 
 async def test_a_reason_is_required(sluice: Sluice, stack: Stack) -> None:

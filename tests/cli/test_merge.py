@@ -242,6 +242,11 @@ async def test_a_merged_tenant_follows_no_catalog(sluice: Sluice, stack: Stack) 
     )
     assert (await sluice("tenants", "merge", "old", "new", "--reason", "one company")).code == 0
     await stack.configure()
+    # Who has nothing because it is another's name does not look like one who was cut off.
+    (listed,) = (
+        one for one in (await sluice("tenants", "list")).out.splitlines() if one.startswith("old")
+    )
+    assert listed.split()[:3] == ["old", "0", "new"]
     await derive_again(stack.crew, "new")
     following = (await sluice("catalog", "status", "--json")).json
     assert (following["tenants"], following["remaining"]) == (1, 0)

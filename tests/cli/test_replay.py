@@ -50,6 +50,9 @@ async def test_the_whole_way_of_a_person(sluice: Sluice, stack: Stack) -> None:
         assert ran.code == 0, ran.err
         assert "12 of 12" in ran.out
         assert (await sluice("replay", "run", number, "--reason", "again")).code == 5
+        shown = await sluice("replay", "show", number)
+        assert "has run it, done: sluice replay show" in shown.err
+        assert "within the hour" not in shown.err
     (job, plan_id) = [one["id"] for one in (await sluice("replay", "list", "--json")).json["items"]]
     assert plan_id == number
     page = (await sluice("replay", "show", job, "--events", "--limit", 5, "--json")).json

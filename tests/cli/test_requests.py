@@ -1,5 +1,6 @@
 """What was refused, by the command line; and whether a saved request would be accepted."""
 
+import asyncio
 import json
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from shared.providers import providers
 from shared.sealing import KeyRing
 from shared.store import refusals
 from tests.cli.conftest import Sluice
+from tests.cli.test_screen import at_a_terminal
 from tests.support.ordering import put_secret
 from tests.support.stack import Stack
 
@@ -71,10 +73,17 @@ async def test_requests_are_listed_and_filtered(sluice: Sluice, stack: Stack) ->
     assert "signature_mismatch" in table.out
 
 
-async def test_one_request_is_shown_with_what_to_do(sluice: Sluice, stack: Stack) -> None:
+async def test_one_request_is_shown_with_what_to_do(
+    home: Path, sluice: Sluice, stack: Stack
+) -> None:
     number = await keep(stack, cause="body_changed", hint="a newline\x1b[31m went")
     shown = (await sluice("requests", "show", number, "--json")).json
     assert shown["headers"] == signed()
+    # The signature, one long word, is what somebody looks for: at 80 columns too.
+    code, said = await asyncio.to_thread(at_a_terminal, "requests", "show", number, NO_COLOR="1")
+    name, value = shown["headers"][1]
+    assert code == 0
+    assert f"{name}: {value[:40]}" in said
     assert "proxy" in shown["whatToDo"]
     assert shown["bodySha256"] == "01" * 32
     people = await sluice("requests", "show", number)

@@ -27,7 +27,7 @@ from workers.cli import build
 #: Colours, bold, underlined; and anything else that a terminal obeys.
 STYLES = re.compile(r"\x1b\[[0-9;]*m")
 COLOURS = re.compile(r"\x1b\[(?:[0-9;]*;)?(?:3[0-7]|9[0-7]|38;[0-9;]+)m")
-#: Long-lived processes, what follows for ever, and what sets something up.
+#: Long-lived processes, what follows for ever, what wants a filter, and what sets something up.
 NOT_READ = {"up", "gateway", "worker", "demo", "db migrate", "events tail", "events export"}
 #: Lines for programs, of any length: anchors are kept in files.
 FOR_PROGRAMS = {"audit heads"}
@@ -168,7 +168,7 @@ async def test_a_pipe_gets_every_column(full: Stack) -> None:
     listed = await asyncio.to_thread(in_a_pipe, "audit", "list")
     heading, *lines = listed.stdout.splitlines()
     assert heading.split() == [
-        "id", "action", "tenant", "feature", "after", "before", "at", "actor",
+        "id", "at", "action", "tenant", "feature", "actor", "after", "before",
     ]  # fmt: skip
     assert len(lines) == await full.value("SELECT count(*) FROM audit")
     assert any("operator:ada" in line for line in lines)

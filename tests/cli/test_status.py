@@ -211,6 +211,7 @@ async def test_a_drain_that_gives_up_says_what_is_left(
     await stack.fetch("UPDATE sources SET paused_at = now(), paused_by = 'x'")
     paused = await asyncio.wait_for(sluice("drain", "--json"), 20)
     assert paused.code == 1
+    assert "sluice sources resume" in (await sluice("drain")).err
     assert all(one["isPaused"] for one in paused.json["left"])
     await stack.fetch("UPDATE sources SET paused_at = NULL, paused_by = NULL")
     await stack.drain()

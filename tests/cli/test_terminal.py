@@ -270,6 +270,14 @@ def test_every_command_of_the_operator_has_an_example() -> None:
     assert without == []
 
 
+def test_a_flag_is_not_shown_as_if_it_took_a_value() -> None:
+    for args in ([], ["events", "list"]):
+        ran = subprocess.run([*SLUICE, *args, "--help"], capture_output=True, text=True, check=True)
+        assert "--help" in ran.stdout
+        assert "<bool>" not in ran.stdout
+    assert "--limit" in ran.stdout
+
+
 def test_help_needs_no_database_library() -> None:
     """`--help` answers at once: what takes long to import is imported by the command."""
     code = (
@@ -285,7 +293,7 @@ def test_a_narrow_terminal_leaves_columns_out_and_says_so(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = {"a": "x" * 36, "b": "processed", "c": "customer.subscription.created", "d": "acme"}
-    for width, left_out in [(80, "fourth"), (60, "third, fourth"), (120, "")]:
+    for width, left_out in [(80, "fourth"), (60, "third"), (54, "third, fourth"), (120, "")]:
         monkeypatch.setattr(
             output, "console", lambda width=width: Console(file=sys.stdout, width=width)
         )
@@ -296,6 +304,22 @@ def test_a_narrow_terminal_leaves_columns_out_and_says_so(
         assert said.err == (
             f"too narrow for: {left_out} (--json has everything)\n" if left_out else ""
         )
+
+
+def test_who_and_when_come_before_columns_that_say_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 80 columns the trail told of a paused source neither who nor when."""
+    columns = {"id": "id", "action": "action", "tenant": "tenant", "feature": "feature",
+               "after": "after", "before": "before", "at": "at", "actor": "actor"}  # fmt: skip
+    row = {"id": 143, "action": "entitlement.granted", "tenant": None, "feature": None,
+           "after": None, "before": None, "at": "2026-11-21T23:23:47Z",
+           "actor": "operator:ada"}  # fmt: skip
+    monkeypatch.setattr(output, "console", lambda: Console(file=sys.stdout, width=70))
+    output.print_table(columns, [row])
+    said = capsys.readouterr()
+    assert "2026-11-21T23:23:47Z  operator:ada" in said.out
+    assert said.err == "too narrow for: feature, after, before (--json has everything)\n"
 
 
 def test_lines_of_an_error_are_told_apart() -> None:

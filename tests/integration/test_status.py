@@ -167,6 +167,38 @@ async def test_every_problem_has_its_line(stack: Stack) -> None:
     assert not (await seen(stack)).looked.dead  # type: ignore[union-attr] # Postgres answered
 
 
+async def test_what_is_refused_at_the_door_is_told(stack: Stack) -> None:
+    """A forger is a note. Who holds one of our secrets and is refused is somebody's money."""
+    await stack.configure({"stripe": True, "other": True})
+    await stack.fetch(
+        "INSERT INTO refusals (source_id, place, id, refused_at, kind, address, code, cause, hint,"
+        " headers, trace_id) SELECT s.id, r.place, gen_random_uuid(), now() - r.ago, 'webhook',"
+        " '192.0.2.1', 'wrong_signature', r.cause, 'h', '[]', 't' FROM sources AS s"
+        " JOIN (VALUES ('stripe', 0, interval '5 minutes', 'signature_mismatch'),"
+        " ('stripe', 1, interval '6 minutes', 'body_changed'),"
+        " ('stripe', 2, interval '61 minutes', 'clock_off'),"
+        " ('other', 0, interval '5 minutes', 'signature_mismatch'),"
+        " ('other', 1, interval '9 minutes', 'missing_header')) AS r (source, place, ago, cause)"
+        " ON r.source = s.name"
+    )
+    found = await seen(stack)
+    told = [
+        (one.severity, one.text, one.command) for one in found.problems if "refused" in one.text
+    ]
+    assert told == [
+        (
+            "attention",
+            "1 request to stripe was refused, with a secret of ours",
+            "sluice requests list --source stripe --since 1h",
+        ),
+        (
+            "note",
+            "2 requests to other were refused in 1 h, 5 min ago",
+            "sluice requests list --source other --since 1h",
+        ),
+    ]
+
+
 async def test_a_retried_event_is_told_from_one_that_waits(stack: Stack) -> None:
     await stack.receive(event("customer.subscription.created", subscription()))
     await stack.fetch(

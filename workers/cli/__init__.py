@@ -1,9 +1,10 @@
 """`sluice`, the command line: one module per group of commands, each with a `register`."""
 
 import os
+import re
 import sys
 from functools import cache
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.main import get_command
@@ -36,6 +37,7 @@ def main() -> None:
     """Run one command. Expected errors are one line on stderr and an exit code of `exits`."""
     log_in_lines()
     command = get_command(build())
+    _mend_help(command)
     if "_SLUICE_COMPLETE" in os.environ:
         offer_values(command)
     try:
@@ -47,6 +49,20 @@ def main() -> None:
         message, code = expected
         sys.stderr.write(f"sluice: {message}\n")
         sys.exit(code)
+
+
+def _mend_help(command: Any) -> None:
+    """
+    Typer shows `--json <bool>`, as if it took a value, which is an error; and breaks paragraphs
+    where the source does.
+    """
+    if command.help:
+        command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", command.help)
+    for parameter in command.get_params(typer.Context(command)):
+        if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+            parameter.metavar = ""
+    for child in getattr(command, "commands", {}).values():
+        _mend_help(child)
 
 
 def _print_version(wanted: bool) -> None:

@@ -103,13 +103,13 @@ def list_command(
             page = await trail.list_records_of_event(conn, of_event, actions, after, tenant, limit)
         columns = {
             "id": "id",
+            "at": "at",
             "action": "action",
             "tenant": "tenant",
             "feature": "feature",
+            "actor": "actor",
             "after": "after",
             "before": "before",
-            "at": "at",
-            "actor": "actor",
         }
         print_page(page, columns, as_json=as_json, nothing="no records")
 

@@ -44,7 +44,7 @@ def drain(
         from shared.store.job_lists import has_source
 
         if source is not None and not await has_source(conn, source):
-            raise CommandError(f"no source {plain(source)}", NOT_FOUND)
+            raise CommandError(f"no source {plain(source)}: sluice sources list", NOT_FOUND)
         upto = await draining.newest_work(conn)
         give_up = time.monotonic() + limit_s
         first: int | None = None
@@ -94,7 +94,13 @@ def _say(began: int, left: "list[Undone]") -> None:
             f"drained: {began:,} settled meanwhile, {waiting:,} wait for their next attempt\n"
         )
         return
-    note(f"not drained: {ready:,} are left; what is wrong: sluice status")
+    paused = sum(row.ready for row in left if row.is_paused)
+    why = (
+        "paused sources sent them: sluice sources resume NAME --reason WHY"
+        if paused == ready
+        else "what is wrong: sluice status"
+    )
+    note(f"not drained: {ready:,} {'is' if ready == 1 else 'are'} left; {why}")
 
 
 def _age(row: "Undone") -> str:

@@ -50,7 +50,10 @@ def explain(error: Exception) -> tuple[str, int] | None:
     state = getattr(error, "sqlstate", None) or ""
     # 28: who we say we are; 3D: no such database.
     if db.is_platform_fault(error) or state[:2] in {"28", "3D"}:
-        return f"Postgres or Redis does not answer: {text}", DEPENDENCY_DOWN
+        return (
+            f"Postgres or Redis does not answer: {text}; `sluice doctor` says which",
+            DEPENDENCY_DOWN,
+        )
     if db.is_refused(error):
         return f"the database refuses: {text}", FAILURE
     return None

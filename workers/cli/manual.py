@@ -24,6 +24,7 @@ from workers.cli.output import (
     say_changes,
     say_dry_run,
 )
+from workers.cli.terminal import say_done
 
 if TYPE_CHECKING:
     from shared.db import Conn
@@ -95,7 +96,8 @@ def grant_command(
         grant = given.grant
         end = "it is revoked" if grant.valid_until is None else iso(grant.valid_until)
         what = f"{feature} {plain(value)}"
-        typer.echo(f"grant {grant.id}: {plain(grant.tenant)} is given {what}, until {end}")
+        text = f"grant {grant.id}: {plain(grant.tenant)} is given {what}, until {end}"
+        say_done(text, dry_run=dry_run)
         _say(given)
         say_dry_run(dry_run=dry_run)
 
@@ -114,7 +116,7 @@ def revoke_command(
     as_json: JsonOption = False,
 ) -> None:
     """Take back what was given by hand. What plans give stays."""
-    from workers.granting import RevokedBefore, UnknownGrant, revoke
+    from workers.granting import RevokedBefore, UnknownGrant, find_grant, revoke
     from workers.holdings import TenantErased
 
     who, why = actor_name(actor), checked_reason(reason)
@@ -122,11 +124,13 @@ def revoke_command(
     number = grant_id.removeprefix("manual/")
     if not (number.isascii() and number.isdigit() and int(number) < 2**63):
         raise CommandError(f"{plain(grant_id)} is not the id of a manual grant", USAGE)
-    if not dry_run:
-        confirm(f"Take grant {number} back from {plain(tenant)}?", yes=yes)
 
     async def run(conn: "Conn", _: "Endpoints") -> None:
         try:
+            given = await find_grant(conn, tenant, int(number))
+            if not dry_run:
+                what = f"{given.feature} {plain(given.value)}"
+                confirm(f"Take grant {number}, {what}, back from {plain(tenant)}?", yes=yes)
             taken = await deriving(
                 conn, lambda _: revoke(conn, tenant, int(number), who, why), dry_run=dry_run
             )
@@ -137,7 +141,7 @@ def revoke_command(
         if as_json:
             write_json(as_shown(taken.shown(), dry_run=dry_run))
             return
-        typer.echo(f"grant {number} of {plain(taken.grant.tenant)} is revoked")
+        say_done(f"grant {number} of {plain(taken.grant.tenant)} is revoked", dry_run=dry_run)
         _say(taken)
         say_dry_run(dry_run=dry_run)
 

@@ -1,7 +1,6 @@
 """`sluice outbox`: what handlers send, what is dead of it, and what is to become of that."""
 
 import json
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +27,7 @@ from workers.cli.output import (
     say_dry_run,
     tracking_id,
 )
+from workers.cli.terminal import say_done
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -84,7 +84,7 @@ def list_command(
             "dueAt": "due",
             "error": "error",
         }
-        print_page(page, columns, as_json=as_json, nothing="no such message")
+        print_page(page, columns, as_json=as_json, nothing="no messages")
 
     operate(run)
 
@@ -145,7 +145,8 @@ def retry_command(
             said = {"retried": count, "actionIds": [str(action) for action in actions]}
             write_json(as_shown(said, dry_run=dry_run))
         else:
-            sys.stdout.write(f"{count} {'message is' if count == 1 else 'messages are'} due\n")
+            text = f"{count} {'message is' if count == 1 else 'messages are'} due"
+            say_done(text, dry_run=dry_run)
             if count:
                 note("what becomes of them: sluice outbox list --state retrying")
             say_dry_run(dry_run=dry_run)
@@ -216,7 +217,7 @@ def drop_command(
         if as_json:
             write_json(as_shown({"message": message, "actionId": str(action)}, dry_run=dry_run))
         else:
-            sys.stdout.write(f"message {message} is dropped\n")
+            say_done(f"message {message} is dropped", dry_run=dry_run)
             say_dry_run(dry_run=dry_run)
 
     operate(run)

@@ -281,10 +281,10 @@ def print_table(
     """
     `columns`: the row's key → the heading, the most important first.
 
-    Where the terminal is too narrow, the last columns are left out and named on stderr: a table
-    whose every cell is broken into pieces can be read by nobody. The first `keep` stay as long as
-    no word of theirs has to be broken, and columns of `whole` are not counted as narrower than
-    they are. A pipe gets everything, each row on one line.
+    Where the terminal is too narrow, columns that say nothing go first, then those that do not fit,
+    all named on stderr: a table whose every cell is broken into pieces can be read by nobody. The
+    first `keep` stay as long as no word of theirs has to be broken, and columns of `whole` are not
+    counted as narrower than they are. A pipe gets everything, each row on one line.
     """
     from rich.table import Table
     from rich.text import Text
@@ -302,23 +302,33 @@ def print_table(
         )
         for index, (key, heading) in enumerate(columns.items())
     ]
-    fitting = min(keep, len(sized))
-    while fitting > 1 and sum(one.word for one in sized[:fitting]) + 2 * (fitting - 1) > out.width:
-        fitting -= 1
-    while fitting < len(sized) and (
-        sum(max(one) for one in sized[: fitting + 1]) + 2 * fitting <= out.width
-    ):
-        fitting += 1
+    empty = [all(row[index].plain in ("-", "") for row in cells) for index in range(len(sized))]
+    fitting = _fitting(sized, empty, keep, out.width)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading, width in zip(
-        headings, _widths(sized[:fitting], out.width - 2 * (fitting - 1)), strict=False
-    ):
-        table.add_column(heading, width=width, overflow="fold")
+    room = out.width - 2 * (len(fitting) - 1)
+    for index, width in zip(fitting, _widths([sized[at] for at in fitting], room), strict=True):
+        table.add_column(headings[index], width=width, overflow="fold")
     for row in cells:
-        table.add_row(*row[:fitting])
+        table.add_row(*(row[index] for index in fitting))
     out.print(table)
-    if headings[fitting:]:
-        note(f"too narrow for: {', '.join(headings[fitting:])} (--json has everything)")
+    left_out = [heading for index, heading in enumerate(headings) if index not in fitting]
+    if left_out:
+        note(f"too narrow for: {', '.join(left_out)} (--json has everything)")
+
+
+def _fitting(
+    columns: "Sequence[_Column]", empty: Sequence[bool], keep: int, room: int
+) -> list[int]:
+    """Which columns there is room for: the first `keep`, and of the others who says something."""
+    kept = list(range(min(keep, len(columns))))
+    while len(kept) > 1 and sum(columns[at].word + 2 for at in kept) - 2 > room:
+        kept.pop()
+    left = room - sum(max(columns[at]) + 2 for at in kept) + 2
+    for index in sorted(range(len(kept), len(columns)), key=lambda at: empty[at]):
+        if max(columns[index]) + 2 <= left:
+            kept.append(index)
+            left -= max(columns[index]) + 2
+    return sorted(kept)
 
 
 class _Column(NamedTuple):

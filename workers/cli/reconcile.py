@@ -116,8 +116,6 @@ def backfill(
     """
     who, why = actor_name(actor), checked_reason(reason)
     check_text("SOURCE", source)
-    if not dry_run:
-        confirm(f"Bring all subscriptions of {plain(source)} in?", yes=yes)
 
     async def run(conn: "Conn", _: "Endpoints") -> tuple[UUID, dict[str, Any]]:
         row = await _source(conn, source)
@@ -127,6 +125,8 @@ def backfill(
                 f" sluice reconcile {row.name}",
                 USAGE,
             )
+        if not dry_run:
+            confirm(f"Bring all subscriptions of {plain(source)} in?", yes=yes)
         return await _follow(conn, row, "backfill", {"dryRun": dry_run}, who, why)
 
     _report(run, as_json=as_json)

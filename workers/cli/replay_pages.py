@@ -90,7 +90,14 @@ def say_plan(found: dict[str, Any]) -> None:
         note(f"of {count:,} tenants not everything is known: {_MISSED.get(why, why)}")
     if effect["notListed"]:
         note(f"and {effect['notListed']:,} more changes")
-    if told["replayable"]:
+    if found.get("runBy") is not None:
+        state = plain(found["runState"])
+        note(f"job {found['runBy']} has run it, {state}: sluice replay show {found['runBy']}")
+    if found.get("runState") not in (None, "cancelled", "failed") or not told["replayable"]:
+        return
+    if found.get("isTooOld"):
+        note("it is more than an hour old: make another one (sluice replay plan) to run")
+    else:
         note(f'run it within the hour: sluice replay run {found["id"]} --reason "…"')
 
 

@@ -249,4 +249,21 @@ async def find(conn: "Conn", job: UUID) -> dict[str, Any]:
         raise CommandError(f"no plan or replay {job}: sluice replay list", NOT_FOUND)
     if found["kind"] == "replay" and found["state"] in _OVER:
         found["progress"]["counts"] = await count_outcomes(conn, job)
+    if found["kind"] == "replay-plan" and found["state"] == "done":
+        found |= await _standing(conn, job)
     return found
+
+
+async def _standing(conn: "Conn", plan: UUID) -> dict[str, Any]:
+    """Whether a plan may still be run: by which job it was, and whether it is too old."""
+    from shared.store.replay_plans import read_standing
+    from workers.plans import GOOD_FOR_S
+
+    found = await read_standing(conn, plan)
+    if found is None or found.age_s is None:
+        return {}
+    return {
+        "runBy": None if found.run_by is None else str(found.run_by),
+        "runState": found.run_state,
+        "isTooOld": found.age_s > GOOD_FOR_S,
+    }

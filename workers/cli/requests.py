@@ -19,7 +19,6 @@ from workers.cli.output import (
     print_fields,
     print_heading,
     print_page,
-    print_table,
 )
 
 if TYPE_CHECKING:
@@ -98,11 +97,9 @@ def show_command(
             return
         print_fields({name: value for name, value in shown.items() if name != "headers"})
         print_heading("Headers")
-        print_table(
-            {"name": "name", "value": "value"},
-            [{"name": name, "value": value} for name, value in shown["headers"]],
-            keep=2,
-        )
+        # As `events headers` has them: a signature is one long word, and it is what is looked for.
+        for name, value in shown["headers"]:
+            sys.stdout.write(f"{plain(name)}: {plain(value)}\n")
 
     operate(run)
 

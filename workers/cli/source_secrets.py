@@ -176,7 +176,7 @@ async def held(conn: "Conn", name: str) -> "tuple[Integration, list[SecretVersio
     await operating.take_turn(conn)
     found = await integrations.read_integration(conn, name)
     if found is None:
-        raise CommandError(f"no source {plain(name)}", NOT_FOUND)
+        raise CommandError(f"no source {plain(name)}: sluice sources list", NOT_FOUND)
     return found, (await integrations.read_secret_versions(conn, [found.id]))[found.id]
 
 

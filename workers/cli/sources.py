@@ -131,7 +131,7 @@ def _switch(
             work_id = await operating.next_work(conn)
             done = await switch(conn, source, is_paused=is_paused, actor=who, work_id=work_id)
             if done is None:
-                raise CommandError(f"no source {plain(source)}", NOT_FOUND)
+                raise CommandError(f"no source {plain(source)}: sluice sources list", NOT_FOUND)
             if done.outcome != "applied":
                 return False
             await record_action(

@@ -1,6 +1,5 @@
 """How the commands that pause, resume and end jobs do it, whatever kind of job it is."""
 
-import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
@@ -17,6 +16,7 @@ from workers.cli.output import (
     plain,
     say_dry_run,
 )
+from workers.cli.terminal import say_done
 
 if TYPE_CHECKING:
     from shared.db import Conn
@@ -71,7 +71,7 @@ def steer(
         if as_json:
             write_json(as_shown({"job": str(number), "actionId": str(action)}, dry_run=dry_run))
         else:
-            sys.stdout.write(f"job {number} {said}\n")
+            say_done(f"job {number} {said}", dry_run=dry_run)
             say_dry_run(dry_run=dry_run)
 
     operate(run)

@@ -29,6 +29,7 @@ from workers.cli.output import (
     say_changes,
     say_dry_run,
 )
+from workers.cli.terminal import say_done
 
 if TYPE_CHECKING:
     from shared.db import Conn
@@ -55,8 +56,8 @@ def list_command(
         standings = await holds.read_all(conn, [one["tenant"] for one in page.items])
         for one in page.items:
             one.update(_kept(standings[one["tenant"]]))
-        columns = {"tenant": "tenant", "features": "features", "createdAt": "since",
-                   "isHeld": "held", "erasedAt": "erased"}  # fmt: skip
+        columns = {"tenant": "tenant", "features": "features", "mergedInto": "merged into",
+                   "isHeld": "held", "erasedAt": "erased", "createdAt": "since"}  # fmt: skip
         print_page(page, columns, as_json=as_json, nothing="no tenants yet")
 
     operate(run)
@@ -76,7 +77,7 @@ def show_command(
     async def run(conn: "Conn", _: "Endpoints") -> None:
         found = await read_tenant(conn, tenant)
         if found is None:
-            raise CommandError(f"nothing ever named a tenant {plain(tenant)}", NOT_FOUND)
+            raise _nobody(tenant)
         name = found["mergedInto"] or tenant
         found["manualGrants"] = [_shown(grant) for grant in await of_tenant(conn, name)]
         members = await read_members(conn, tenant, 0, DEFAULT_LIMIT)
@@ -106,7 +107,7 @@ def members_command(
         after = decode_cursor(cursor, row_number) if cursor else 0
         page = await read_members(conn, tenant, after, limit)
         if page is None:
-            raise CommandError(f"nothing ever named a tenant {plain(tenant)}", NOT_FOUND)
+            raise _nobody(tenant)
         print_page(page, _MEMBER_COLUMNS, as_json=as_json, nothing="no members")
 
     operate(run)
@@ -137,7 +138,7 @@ def explain_command(
         except MomentError as error:
             raise CommandError(f"--at: {error}", USAGE) from None
         if found is None:
-            raise CommandError(f"nothing ever named a tenant {plain(tenant)}", NOT_FOUND)
+            raise _nobody(tenant)
         if as_json:
             write_json(found)
             return
@@ -186,7 +187,8 @@ def link_command(
         if as_json:
             write_json(as_shown({**linked.shown(), "tenant": tenant}, dry_run=dry_run))
             return
-        typer.echo(f"customer {plain(customer)} of {source} belongs to {plain(tenant)}")
+        text = f"customer {plain(customer)} of {source} belongs to {plain(tenant)}"
+        say_done(text, dry_run=dry_run)
         if linked.merged_into is not None:
             note(f"{plain(tenant)} is another name of {plain(linked.merged_into)}")
         if linked.before not in (None, tenant):
@@ -234,7 +236,8 @@ def merge_command(
         if as_json:
             write_json(as_shown(merged.shown(), dry_run=dry_run))
             return
-        typer.echo(f"{plain(tenant)} is another name of {plain(into)} from now on")
+        text = f"{plain(tenant)} is another name of {plain(into)} from now on"
+        say_done(text, dry_run=dry_run)
         note(f"objects: {merged.objects}, manual grants: {merged.manual_grants}")
         if merged.names:
             note(f"and so are {', '.join(map(plain, merged.names))}")
@@ -242,6 +245,14 @@ def merge_command(
         say_dry_run(dry_run=dry_run)
 
     operate(run)
+
+
+def _nobody(tenant: str) -> CommandError:
+    return CommandError(
+        f"nothing ever named a tenant {plain(tenant)}; what waits for a link to one is in"
+        " `sluice parked list`",
+        NOT_FOUND,
+    )
 
 
 def _shown(grant: "ManualGrant") -> dict[str, Any]:
@@ -294,6 +305,7 @@ def _print(found: dict[str, Any]) -> None:
                 }
                 for entitlement in entitlements
             ],
+            keep=4,
         )
     else:
         note("nothing may be used now; what waits for something: sluice parked list")

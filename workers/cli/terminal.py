@@ -23,6 +23,11 @@ def console() -> "Console":
     return Console(file=sys.stdout, width=width, highlight=False, soft_wrap=False)
 
 
+def say_done(text: str, *, dry_run: bool) -> None:
+    """What was done, on stdout. A dry run says so there too: stderr may go elsewhere."""
+    sys.stdout.write(f"{'dry run: ' if dry_run else ''}{text}\n")
+
+
 def in_width(text: str) -> str:
     """A line for stderr: where that is a terminal, broken between words, never within one."""
     if not sys.stderr.isatty():

@@ -27,6 +27,7 @@ from workers.cli.output import (
     print_page,
     say_dry_run,
 )
+from workers.cli.terminal import say_done
 
 if TYPE_CHECKING:
     from shared.db import Conn
@@ -171,7 +172,7 @@ def revoke_command(
             said = {"id": str(found.id), "name": found.name, "revoked": revoked}
             write_json(as_shown(said, dry_run=dry_run))
         else:
-            typer.echo(f"{found.id} is revoked")
+            say_done(f"{found.id} is revoked", dry_run=dry_run)
             if not revoked:
                 note("it was revoked before")
             say_dry_run(dry_run=dry_run)

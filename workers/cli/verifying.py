@@ -64,7 +64,7 @@ def verify(
     async def run(conn: "Conn", endpoints: "Endpoints") -> "Judged":
         found = await read_integration(conn, source)
         if found is None:
-            raise CommandError(f"no source {plain(source)}", NOT_FOUND)
+            raise CommandError(f"no source {plain(source)}: sluice sources list", NOT_FOUND)
         content: bytes | None
         if saved is not None:
             content, fields = saved
