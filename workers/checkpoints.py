@@ -188,7 +188,8 @@ async def rotate_key(
     conn: Conn, ring: KeyRing, actor: str, reason: str, *, is_lost: bool
 ) -> SigningKey:
     """
-    Make a new key, for which the one in use vouches; one that is lost cannot.
+    Make a new key, for which the one in use vouches; one that is lost cannot. What does not open
+    any more is forgotten then, and with it that anybody must have what it was sealed with.
 
     Raises:
         KeyGone: the key in use cannot be opened, and is not said to be lost.
@@ -197,6 +198,8 @@ async def rotate_key(
     before = None
     if known and not is_lost:
         before = await open_key(conn, ring, known[-1].id)
+    if is_lost:
+        await checkpoints.forget_lost(conn, ring.ids)
     key = await _make_key(conn, ring, actor, before)
     await record_action(
         conn,

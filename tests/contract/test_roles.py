@@ -80,8 +80,8 @@ MAY: dict[str, dict[str, set[str]]] = {
                    "lanes", "ledger_horizon", "manual_grants", "objects", "outbox", "prunings",
                    "seals", "sendings", "source_keys", "source_secrets", "source_shadows",
                    "sources", "tenants", "tokens", "work"},
-        "DELETE": {"attempts", "conflicts", "deliveries", "grants", "job_assets", "job_failures",
-                   "jobs", "ledger", "messages", "observations", "seals", "sendings",
+        "DELETE": {"attempts", "audit_key_secrets", "conflicts", "deliveries", "grants",
+                   "job_assets", "job_failures", "jobs", "ledger", "messages", "observations", "seals", "sendings",
                    "settlements", "source_keys", "source_secrets", "source_shadows", "work"},
     },
 }  # fmt: skip
