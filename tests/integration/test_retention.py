@@ -6,18 +6,21 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
+from unittest import mock
 from uuid import UUID
 
 import pytest
 
 from shared.artifacts import Artifacts
-from shared.store import pruning
+from shared.store import merges, pruning
 from tests.integration.test_exporting import begin, turns
 from tests.support.keeping import LONG_AGO, add_day, at, partitions, pruned
 from tests.support.stack import Stack
 from tests.support.stripe_events import NOW_S, event, subscription
 from tests.support.working import finish
 from workers.holding import hold, release
+from workers.replay import BodyGone, open_run
+from workers.steering import begin_job
 
 
 def created(name: str, tenant: str | None) -> bytes:
@@ -131,6 +134,52 @@ async def test_what_begins_between_copy_and_change_is_seen(old: Stack, tmp_path:
             await conn.fetchval("SELECT finish_inbox_move(30, 100)")
     assert await pruned(old, tmp_path, "standard") == {"standard": 3}
     assert await partitions(old) == {MONTH: 3}
+
+
+async def test_a_job_that_waits_for_its_operator_keeps_no_day(old: Stack, tmp_path: Path) -> None:
+    """Begun by hand long ago, and paused: it is no event, and has no body."""
+    with mock.patch("workers.steering.datetime", wraps=datetime) as clock:
+        clock.now.return_value = LONG_AGO
+        async with old.owner.transaction() as conn:
+            job = await begin_job(conn, "backfill", {}, "operator:test", "x")
+    await old.fetch("UPDATE jobs SET state = 'paused' WHERE id = $1", job)
+    assert await pruned(old, tmp_path, "standard") == {"standard": 3}
+
+
+async def test_who_is_merged_into_a_held_tenant_meanwhile_is_held(
+    old: Stack, tmp_path: Path
+) -> None:
+    await say_hold(old)
+    async with old.crew.db.connection() as conn:
+        stretch = await conn.fetchrow("SELECT * FROM begin_inbox_move(30)")
+        await conn.fetchval("SELECT copy_kept_bodies($1, $2)", *stretch)
+        async with old.owner.transaction() as merging:
+            await merges.merge(merging, "plain", "kept")
+        with pytest.raises(Exception, match="has changed since"):
+            await conn.fetchval("SELECT finish_inbox_move(30, 100)")
+
+
+async def test_an_event_that_is_opened_while_bodies_go_keeps_its_own(
+    old: Stack, tmp_path: Path
+) -> None:
+    """Whoever opens a run and whoever forgets wait for each other: no run is without its body."""
+    await say_hold(old)
+    await pruned(old, tmp_path, "standard")
+    async with old.owner.transaction() as conn:
+        await release(conn, "kept", "operator:test", "settled")
+    (one, other, _) = await old.fetch("SELECT tracking_id FROM inbox ORDER BY 1")
+    async with old.owner.transaction() as conn:
+        await open_run(conn, one[0], "operator:test", "x")
+        going = asyncio.create_task(pruned(old, tmp_path, "hold"))
+        await asyncio.sleep(0.3)
+    assert await going == {"hold": 2}
+    assert await old.value("SELECT tracking_id FROM inbox") == one[0]
+    async with old.owner.transaction() as conn:
+        with pytest.raises(BodyGone):
+            await open_run(conn, other[0], "operator:test", "x")
+    await old.drain()
+    assert await old.value("SELECT count(*) FROM work") == 0
+    assert await old.value("SELECT max(run) FROM settlements") == 2
 
 
 @pytest.mark.parametrize("keep_d", [-1000, 0, 6])
