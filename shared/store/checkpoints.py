@@ -237,6 +237,19 @@ async def count_uncovered(conn: Conn, to_xid: int) -> int:
     return found
 
 
+UNSIGNED_S = """
+SELECT extract(epoch FROM now() - a.at)::float8 FROM audit AS a
+WHERE a.xid >= coalesce(
+    (SELECT to_xid FROM audit_checkpoints ORDER BY number DESC LIMIT 1), '0'::xid8)
+ORDER BY a.xid, a.id LIMIT 1
+"""
+
+
+async def unsigned_s(conn: Conn) -> float:
+    """How old the first record is that no checkpoint covers, in seconds; 0: all are covered."""
+    return float(await conn.fetchval(UNSIGNED_S) or 0)
+
+
 def _checkpoint(row: Row) -> Checkpoint:
     return Checkpoint(
         row["number"],

@@ -26,6 +26,23 @@ FORGET_FAILURES = "DELETE FROM job_failures WHERE job = ANY($1::uuid[])"
 FORGET_JOBS = "DELETE FROM jobs WHERE id = ANY($1::uuid[])"
 
 
+# A plan is of many tenants: what it says of this one goes, and what it counts stays.
+ERASE_EFFECTS = """
+UPDATE jobs AS j SET result = jsonb_set(j.result::jsonb, '{effect,changes}', (
+    SELECT coalesce(jsonb_agg(c.change ORDER BY c.place), '[]')
+    FROM jsonb_array_elements(j.result::jsonb #> '{effect,changes}')
+         WITH ORDINALITY AS c (change, place)
+    WHERE c.change ->> 'tenant' <> ALL($1::text[])))::json
+WHERE j.kind = 'replay-plan' AND jsonb_typeof(j.result::jsonb #> '{effect,changes}') = 'array'
+  AND EXISTS (SELECT FROM replay_tenants AS t WHERE t.plan = j.id AND t.tenant = ANY($1::text[]))
+"""
+
+
+async def erase_effects(conn: Conn, names: Sequence[str]) -> None:
+    """What plans of replays would have changed for the tenant."""
+    await conn.execute(ERASE_EFFECTS, list(names))
+
+
 async def has_open_jobs(conn: Conn, names: Sequence[str]) -> bool:
     """Whether one of its jobs is not over yet."""
     return bool(await conn.fetchval(OPEN_JOBS, list(names)))
@@ -99,6 +116,7 @@ ERASE_ATTEMPTS = "UPDATE attempts SET error = '' WHERE tracking_id = ANY($1::uui
 ERASE_MESSAGES = r"""
 UPDATE messages SET payload = '\x6e756c6c' WHERE tracking_id = ANY($1::uuid[])
 """
+ERASE_MISSED = "DELETE FROM missed_events WHERE tracking_id = ANY($1::uuid[])"
 
 
 async def erase_events(conn: Conn, tenant: str, found: Sequence[Found]) -> set[bytes]:
@@ -112,6 +130,7 @@ async def erase_events(conn: Conn, tenant: str, found: Sequence[Found]) -> set[b
     await conn.execute(ERASE_SETTLEMENTS, ids)
     await conn.execute(ERASE_ATTEMPTS, ids)
     await conn.execute(ERASE_MESSAGES, ids)
+    await conn.execute(ERASE_MISSED, ids)
     # An import is a job of the same id; its failures tell of its rows.
     return {row["artifact"] for row in rows} | await _erase_files(conn, ids)
 
@@ -208,6 +227,7 @@ LOCK_OBJECTS = "SELECT id FROM objects WHERE id = ANY($1::bigint[]) ORDER BY id 
 ERASE_OBSERVATIONS = "DELETE FROM observations WHERE object = ANY($1::bigint[])"
 ERASE_FETCHES = "DELETE FROM fetches WHERE object = ANY($1::bigint[])"
 ERASE_GRANTS = "DELETE FROM grants WHERE object = ANY($1::bigint[])"
+ERASE_COMPARED = "DELETE FROM compared_objects WHERE object = ANY($1::bigint[])"
 ERASE_OBJECTS = "DELETE FROM objects WHERE id = ANY($1::bigint[])"
 
 
@@ -232,6 +252,7 @@ async def _erase_objects(conn: Conn, ids: Sequence[int]) -> int:
         await conn.execute(ERASE_OBSERVATIONS, ids)
         await conn.execute(ERASE_FETCHES, ids)
         await conn.execute(ERASE_GRANTS, ids)
+        await conn.execute(ERASE_COMPARED, ids)
         await conn.execute(ERASE_OBJECTS, ids)
     return len(ids)
 

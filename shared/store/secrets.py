@@ -58,8 +58,8 @@ WITH t AS (
 ), named AS (
     SELECT s.name, t.* FROM t JOIN sources AS s ON s.id = t.source_id
     UNION ALL
-    SELECT ('audit key ' || k.id) COLLATE "default", 'audit_key', 0, -3, 1, p.key_id, p.nonce, p.ciphertext, NULL,
-           k.created_at, k.created_by, NULL
+    SELECT ('audit key ' || k.id) COLLATE "default", 'audit_key', 0, -3, 1, p.key_id, p.nonce,
+           p.ciphertext, NULL, k.created_at, k.created_by, NULL
     FROM audit_key_secrets AS p JOIN audit_keys AS k ON k.id = p.id
 )
 SELECT kind, source_id, name, slot, version, key_id, nonce, ciphertext, address, added_at,

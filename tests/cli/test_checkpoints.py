@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 
-from shared import db
+from shared import db, gauges
 from shared.db import Conn
 from shared.domain.audit import GENESIS, record_hash
 from shared.sealing import KeyRing, new_key
-from shared.store import checkpoints, trail
+from shared.store import trail
 from shared.store.trail import Link
 from tests.cli.conftest import Said, Sluice
 from tests.support.stack import Stack
 from tests.support.stripe_events import event, subscription
 from workers import checkpoints as signing
 from workers.checkpoints import Checkpointing, KeyGone, write_next
+from workers.stack import doctor
 
 
 @pytest.fixture
@@ -340,3 +341,36 @@ async def test_a_worker_signs_by_itself_and_only_with_a_key(stack: Stack, ring: 
         for task in (idle, never, *several):
             task.cancel()
     assert await stack.value("SELECT count(*) FROM audit_keys") == 1
+
+
+async def test_what_is_not_signed_is_measured_and_said(stack: Stack, ring: KeyRing) -> None:
+    """By a worker without a key, too: somebody has to say that nobody signs."""
+    without = Checkpointing(stack.crew.db, None, 3600)
+    await without.measure()
+    assert without.unsigned == {(): 0}
+    await tell(stack, 1)
+    async with tampering(stack) as conn:
+        await conn.execute("UPDATE audit SET at = at - interval '5 hours'")
+        said = await doctor._signed(conn, 3600)
+        assert (said.status, "5.0 hours" in said.found) == ("warn", True)
+        assert (await doctor._signed(conn, 0)).status == "ok"
+        assert (await doctor._signed(conn, 6 * 3600)).status == "ok"
+    running = asyncio.create_task(without.run())
+    async with asyncio.timeout(10):
+        while without.unsigned[()] < 5 * 3600:
+            await asyncio.sleep(0.01)
+    running.cancel()
+    assert await sign(stack, ring) == 1
+    await without.measure()
+    assert without.unsigned == {(): 0}
+    async with tampering(stack) as conn:
+        assert (await doctor._signed(conn, 3600)).status == "ok"
+
+
+def test_the_alert_reads_the_gauge() -> None:
+    """Its name and unit are what the exporter makes of them."""
+    rule = Path("infra/alerts.yaml").read_text().split("- alert: SluiceTrailNotSigned")[1]
+    assert "sluice_audit_unsigned_seconds" in rule.split("- alert:")[0]
+    declared = Path(gauges.__file__).read_text().split("audit_unsigned = Gauge(")[1]
+    assert '"sluice_audit_unsigned"' in declared.split("\n)")[0]
+    assert 'unit="s"' in declared.split("\n)")[0]

@@ -62,9 +62,10 @@ MAY: dict[str, dict[str, set[str]]] = {
                    "reconciliations", "records", "replay_items", "replay_plans", "rhythms",
                    "settlements", "source_secrets", "sources", "tallies", "tenants", "tokens",
                    "visits", "work"},
-        "DELETE": {"attempts", "conflicts", "deliveries", "fetches", "grants", "job_assets",
-                   "job_failures", "jobs", "ledger", "messages", "objects", "observations",
-                   "outbox", "record_versions", "records", "refusals", "rhythms", "sendings",
+        "DELETE": {"attempts", "compared_objects", "conflicts", "deliveries", "fetches", "grants",
+                   "job_assets", "job_failures", "jobs", "ledger", "messages", "missed_events",
+                   "objects", "observations", "outbox", "record_versions", "records", "refusals",
+                   "replay_items", "replay_plans", "replay_tenants", "rhythms", "sendings",
                    "settlements", "tallies", "visits", "work"},
     },
     "operator": {
@@ -81,8 +82,10 @@ MAY: dict[str, dict[str, set[str]]] = {
                    "seals", "sendings", "source_keys", "source_secrets", "source_shadows",
                    "sources", "tenants", "tokens", "work"},
         "DELETE": {"attempts", "audit_key_secrets", "conflicts", "deliveries", "grants",
-                   "job_assets", "job_failures", "jobs", "ledger", "messages", "observations", "seals", "sendings",
-                   "settlements", "source_keys", "source_secrets", "source_shadows", "work"},
+                   "job_assets", "job_failures", "jobs", "ledger", "messages", "missed_events",
+                   "observations", "replay_items", "replay_plans", "replay_tenants", "seals",
+                   "sendings", "settlements", "source_keys", "source_secrets", "source_shadows",
+                   "work"},
     },
 }  # fmt: skip
 

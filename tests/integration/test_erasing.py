@@ -5,6 +5,7 @@ import json
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -231,6 +232,29 @@ async def test_of_an_import_with_rows_of_several_the_body_goes(
         _ = [chunk async for chunk in importer.artifacts.read(digest)]
     assert job["state"] == "done"
     assert await findings(stack) == []
+
+
+async def test_what_others_made_of_it_goes_too(stack: Stack, tmp_path: Path) -> None:
+    """What no webhook brought, what was compared, and what plans of replays say of it."""
+    one, other = await stack.apply(created("1", "gone"), created("2", "stays"))
+    plan = uuid4()
+    for event_of in (one, other):
+        await stack.fetch("INSERT INTO missed_events (tracking_id, source_id, account, event_id,"
+                          " event_type) VALUES ($1, 1, '', 'x', 'x')", event_of)  # fmt: skip
+    await stack.fetch("INSERT INTO compared_objects SELECT id, 1 FROM objects")
+    changes = [{"tenant": name, "feature": "seats", "from": None, "to": {"value": 4711}}
+               for name in ("gone", "stays")]  # fmt: skip
+    await stack.fetch(
+        "INSERT INTO jobs (id, kind, actor, state, finished_at, result)"
+        " VALUES ($1, 'replay-plan', 'x', 'done', now(), $2::json)",
+        plan, json.dumps({"events": 2, "effect": {"features": 2, "changes": changes}}),
+    )  # fmt: skip
+    await stack.fetch("INSERT INTO replay_tenants SELECT $1, unnest(ARRAY['gone', 'stays'])", plan)
+    await erase(stack, tmp_path)
+    assert await stack.value("SELECT tracking_id FROM missed_events") == other
+    assert await stack.value("SELECT count(*) FROM compared_objects") == 1
+    result = json.loads(await stack.value("SELECT result::text FROM jobs WHERE id = $1", plan))
+    assert result == {"events": 2, "effect": {"features": 2, "changes": changes[1:]}}
 
 
 async def test_a_body_that_a_held_tenant_shares_stays(stack: Stack, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from unittest import mock
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -20,6 +20,7 @@ from tests.support.stripe_events import NOW_S, event, subscription
 from tests.support.working import finish
 from workers.holding import hold, release
 from workers.replay import BodyGone, open_run
+from workers.retention.classes import CLASSES
 from workers.steering import begin_job
 
 
@@ -290,6 +291,66 @@ async def test_an_event_whose_body_is_there_stays_known(old: Stack, tmp_path: Pa
         "SELECT DISTINCT s.tenant FROM ledger l JOIN settlements s USING (tracking_id)"
     )
     assert [row["tenant"] for row in tenants] == ["kept"]
+
+
+async def test_what_is_held_does_not_keep_what_is_younger(
+    old: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass looks through so much, and the next one goes on behind it."""
+    monkeypatch.setattr("workers.retention.prune.EVENTS_AT_ONCE", 1)
+    monkeypatch.setattr("workers.retention.prune.EVENTS_OF_PASS", 3)
+    await pruned(old, tmp_path, "standard")
+    await back_date(old, 500)
+    held = await old.fetch("SELECT tracking_id FROM settlements ORDER BY 1 LIMIT 4")
+    await old.fetch(
+        "UPDATE settlements SET settled_at = now() WHERE tracking_id = ANY($1::uuid[])",
+        [row[0] for row in held],
+    )
+    await old.fetch("DELETE FROM ledger")
+    gone = [(await pruned(old, tmp_path, "ledger"))["ledger"] for _ in range(5)]
+    assert sum(gone) == 2
+    assert await old.value("SELECT count(*) FROM settlements") == 4
+
+
+async def test_a_class_that_fails_keeps_no_other(old: Stack, tmp_path: Path) -> None:
+    await old.fetch("ALTER TABLE inbox_moves RENAME TO elsewhere")
+    await old.fetch(
+        "INSERT INTO jobs (id, kind, actor, state, finished_at)"
+        " VALUES (gen_random_uuid(), 'export', 'x', 'done', now() - interval '91 days')"
+    )
+    with pytest.raises(Exception, match="inbox_moves"):
+        await pruned(old, tmp_path, *CLASSES)
+    assert await old.value("SELECT count(*) FROM jobs") == 0
+    await old.fetch("ALTER TABLE elsewhere RENAME TO inbox_moves")
+    assert (await pruned(old, tmp_path, *CLASSES))["standard"] == 3
+
+
+async def test_a_plan_goes_with_its_job_and_not_before_who_carries_it_out(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.retention.prune.ITEMS_AT_ONCE", 2)
+    plan, replay = uuid4(), uuid4()
+    await stack.fetch(
+        "INSERT INTO jobs (id, kind, actor, state, finished_at) VALUES"
+        " ($1, 'replay-plan', 'x', 'done', now() - interval '99 days'),"
+        " ($2, 'replay', 'x', 'paused', NULL)",
+        plan, replay,
+    )  # fmt: skip
+    await stack.fetch("INSERT INTO replay_plans (plan, configuration, snapshot, run_by)"
+                      " VALUES ($1, 1, '1:1:', $2)", plan, replay)  # fmt: skip
+    await stack.fetch("INSERT INTO replay_tenants VALUES ($1, 't')", plan)
+    await stack.fetch("INSERT INTO replay_items (plan, position, tracking_id, received_at, code)"
+                      " SELECT $1, n, gen_random_uuid(), now(), 'body_expired'"
+                      " FROM generate_series(1, 5) n", plan)  # fmt: skip
+    assert await pruned(stack, tmp_path, "jobs") == {"jobs": 0}
+    await stack.fetch("UPDATE jobs SET state = 'done', finished_at = now() WHERE id = $1", replay)
+    assert await pruned(stack, tmp_path, "jobs") == {"jobs": 0}
+    assert await stack.value("SELECT count(*) FROM replay_items") == 5
+    await stack.fetch("UPDATE jobs SET finished_at = now() - interval '91 days' WHERE id = $1",
+                      replay)  # fmt: skip
+    assert (await pruned(stack, tmp_path, "jobs"))["jobs"] == 2
+    for table in ("replay_items", "replay_plans", "replay_tenants"):
+        assert await stack.value(f"SELECT count(*) FROM {table}") == 0
 
 
 async def test_observations_go_that_nothing_stands_on(stack: Stack, tmp_path: Path) -> None:

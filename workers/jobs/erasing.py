@@ -95,6 +95,8 @@ class Erasing:
         if await erasing.has_open_jobs(conn, self._names):
             return at, {}, 1.0
         gone, self._files = await erasing.erase_jobs(conn, self._names, EVENTS_AT_ONCE)
+        if not gone:
+            await erasing.erase_effects(conn, self._names)
         return (at if gone else None), {"jobs": gone}, 0.0
 
     async def _bodies(self, conn: Conn, at: dict[str, Any]) -> Piece:
