@@ -19,6 +19,17 @@ OPEN_JOBS = """
 SELECT EXISTS (SELECT FROM jobs WHERE tenant = ANY($1::text[])
                AND state IN ('waiting', 'running', 'paused'))
 """
+FIRST_ID_NOW = "SELECT first_id(now())"
+OPEN_EXPORTS_OF_ALL = """
+SELECT EXISTS (SELECT FROM jobs WHERE tenant IS NULL AND kind = 'export' AND id < $1
+               AND state IN ('waiting', 'running', 'paused'))
+"""
+EXPORTS_OF_ALL = """
+SELECT j.id FROM jobs AS j
+WHERE j.tenant IS NULL AND j.kind = 'export' AND j.state IN ('done', 'failed', 'cancelled')
+  AND j.id < $2 AND EXISTS (SELECT FROM job_assets AS a WHERE a.job = j.id)
+ORDER BY j.id LIMIT $1
+"""
 JOBS_OF = "SELECT id FROM jobs WHERE tenant = ANY($1::text[]) ORDER BY id LIMIT $2"
 ASSETS_OF = "SELECT sha256, parts FROM job_assets WHERE job = ANY($1::uuid[])"
 FORGET_ASSETS = "DELETE FROM job_assets WHERE job = ANY($1::uuid[])"
@@ -46,6 +57,22 @@ async def erase_effects(conn: Conn, names: Sequence[str]) -> None:
 async def has_open_jobs(conn: Conn, names: Sequence[str]) -> bool:
     """Whether one of its jobs is not over yet."""
     return bool(await conn.fetchval(OPEN_JOBS, list(names)))
+
+
+async def first_id_now(conn: Conn) -> UUID:
+    """What begins from now on has no smaller id."""
+    return await conn.fetchval(FIRST_ID_NOW)  # type: ignore[no-any-return]
+
+
+async def has_open_exports(conn: Conn, upto: UUID) -> bool:
+    """Whether an export of all tenants that began before is not over yet."""
+    return bool(await conn.fetchval(OPEN_EXPORTS_OF_ALL, upto))
+
+
+async def erase_exports(conn: Conn, upto: UUID, limit: int) -> tuple[int, set[bytes]]:
+    """What was exported of all tenants before, and is still here; how many, and their files."""
+    ids = [row["id"] for row in await conn.fetch(EXPORTS_OF_ALL, limit, upto)]
+    return len(ids), await _erase_files(conn, ids)
 
 
 async def erase_jobs(conn: Conn, names: Sequence[str], limit: int) -> tuple[int, set[bytes]]:
@@ -260,7 +287,8 @@ async def _erase_objects(conn: Conn, ids: Sequence[int]) -> int:
 # The trail ----------------------------------------------------------------------------------------
 
 RECORDS_OF_TRAIL = """
-SELECT id FROM audit WHERE tenant = ANY($1::text[]) AND id > $2 ORDER BY id LIMIT $3
+SELECT id, cause, cause_id, run FROM audit
+WHERE tenant = ANY($1::text[]) AND id > $2 ORDER BY id LIMIT $3
 """
 EMPTY_CONTENTS = """
 UPDATE audit_content SET salt = NULL, before = NULL, after = NULL, reason = NULL
@@ -268,14 +296,57 @@ WHERE audit_id = ANY($1::bigint[]) AND num_nonnulls(salt, before, after, reason)
 """
 
 
-async def empty_contents(
-    conn: Conn, names: Sequence[str], after: int, limit: int
-) -> tuple[int, int | None]:
-    """Contents and salts of the next records of its; how many, and the last; None: that was all."""
+# What names nobody: of an event, and of what operators did to it.
+RECORDS_OF_EVENTS = """
+SELECT id FROM audit
+WHERE tenant = '' AND (cause = 'event' AND cause_id = ANY($1::text[])
+                       OR cause = 'operator' AND cause_id = ANY($2::text[]))
+"""
+RUNS_OF_EVENTS = """
+SELECT tracking_id, max(run) AS run FROM settlements
+WHERE tracking_id = ANY($1::uuid[]) GROUP BY tracking_id
+"""
+
+
+class Emptied(NamedTuple):
+    """
+    Of how many records the contents went, and the last one that was looked at (None: that was all);
+    the events that they are of, each with the largest run that was met.
+    """
+
+    gone: int
+    last: int | None
+    runs: dict[UUID, int]
+
+
+async def empty_contents(conn: Conn, names: Sequence[str], after: int, limit: int) -> Emptied:
+    """Contents and salts of the next records of its."""
     rows = await conn.fetch(RECORDS_OF_TRAIL, list(names), after, limit)
     ids = [row["id"] for row in rows]
-    status = await conn.execute(EMPTY_CONTENTS, ids)
-    return int(status.rpartition(" ")[2]), ids[-1] if ids else None
+    runs: dict[UUID, int] = {}
+    for row in rows:
+        if row["cause"] == "event":
+            event = UUID(row["cause_id"])
+            runs[event] = max(row["run"], runs.get(event, 1))
+    return Emptied(await _empty(conn, ids), ids[-1] if ids else None, runs)
+
+
+async def runs_of(conn: Conn, ids: Sequence[UUID]) -> dict[UUID, int]:
+    """By event, its latest settled run; 1 where none is known."""
+    rows = await conn.fetch(RUNS_OF_EVENTS, list(ids))
+    return {**dict.fromkeys(ids, 1), **{row["tracking_id"]: row["run"] for row in rows}}
+
+
+async def empty_contents_of_events(
+    conn: Conn, events: Sequence[UUID], actions: Sequence[UUID]
+) -> int:
+    """The same of records of nobody: these events' own, and those of actions on them."""
+    asked = [str(one) for one in events], [str(one) for one in actions]
+    return await _empty(conn, [row["id"] for row in await conn.fetch(RECORDS_OF_EVENTS, *asked)])
+
+
+async def _empty(conn: Conn, ids: Sequence[int]) -> int:
+    return int((await conn.execute(EMPTY_CONTENTS, list(ids))).rpartition(" ")[2])
 
 
 ERASE_GIFTS = """

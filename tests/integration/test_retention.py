@@ -415,3 +415,16 @@ async def test_a_file_that_is_put_again_is_young_again(tmp_path: Path) -> None:
         for one in (tmp_path / "artifacts").rglob("*"):
             os.utime(one, (0, 0))
     assert len([one async for one in artifacts.older_than(timedelta(days=1))]) == 1
+
+
+async def test_a_file_that_is_put_again_while_old_ones_go_stays(tmp_path: Path) -> None:
+    """It was listed as old, and nobody had named it yet when that was looked up."""
+    artifacts, content = Artifacts(None, tmp_path), b"twice"
+    digest = sha256(content).digest()
+    await artifacts.put(BytesIO(content), digest, len(content))
+    for one in (tmp_path / "artifacts").rglob("*"):
+        os.utime(one, (0, 0))
+    (listed,) = [one async for one in artifacts.older_than(timedelta(days=2))]
+    await artifacts.put(BytesIO(content), digest, len(content))
+    await artifacts.remove_stored(listed)
+    assert [chunk async for chunk in artifacts.read(digest)] == [content]
