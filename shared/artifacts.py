@@ -142,9 +142,12 @@ class Artifacts:
             raise ArtifactError(f"the artifact store does not answer: {_text(error)}") from error
 
     async def remove_stored(self, stored: Stored) -> None:
-        """Forget what `older_than` has found."""
+        """Forget what `older_than` has found, unless it was written again since."""
         store = await self._opened()
         try:
+            found = await obstore.head_async(store, stored.path)
+            if found["last_modified"] > datetime.now(UTC) - WRITTEN_AGAIN_AFTER:
+                return
             await obstore.delete_async(store, stored.path)
         except FileNotFoundError:
             return

@@ -104,6 +104,11 @@ jobs_oldest_waiting = Gauge(
     "kind",
     unit="s",
 )
+audit_unsigned = Gauge(
+    "sluice_audit_unsigned",
+    "Age of the oldest audit record that no checkpoint covers; none where none are to be written.",
+    unit="s",
+)
 pruned = Gauge(
     "sluice_pruned", "What this process has forgotten because its time was over.", "class"
 )

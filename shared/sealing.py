@@ -147,6 +147,11 @@ class KeyRing:
                 return cipher.decrypt(hidden[:NONCE_BYTES], hidden[NONCE_BYTES:], purpose.encode())
         raise SealingError("not a text that was hidden here")
 
+    @property
+    def ids(self) -> list[str]:
+        """Of all keys that are held; the first one seals."""
+        return list(self._keys)
+
     def lacks(self, key_ids: Iterable[str]) -> list[str]:
         """Which of these keys are not held, in order."""
         return sorted(set(key_ids) - self._keys.keys())

@@ -15,6 +15,7 @@ from shared.domain.audit import Draft
 from shared.store import audit
 
 _REPLAYS = uuid5(NAMESPACE_OID, "sluice.replay")
+_ACTS = uuid5(NAMESPACE_OID, "sluice.events.acts")
 _JOBS = uuid5(NAMESPACE_OID, "sluice.job")
 
 
@@ -26,6 +27,11 @@ def new_action() -> UUID:
 def replay_action(tracking_id: UUID, run: int) -> UUID:
     """The id of the action that opened this run: found from the event, without an index."""
     return uuid5(_REPLAYS, f"{tracking_id}:{run}")
+
+
+def act_of(tracking_id: UUID) -> UUID:
+    """The id under which the trail has what operators did to an event."""
+    return uuid5(_ACTS, str(tracking_id))
 
 
 def begin_action(job: UUID) -> UUID:

@@ -9,10 +9,11 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from shared import gauges
 from shared.db import Conn, Database, is_platform_fault
 from shared.domain.checkpoints import (
     BLOCK,
@@ -57,19 +58,28 @@ class Unfit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Checkpointing:
-    """Writes checkpoints, for as long as it runs; of many processes one at a time."""
+    """
+    Writes checkpoints, for as long as it runs; of many processes one at a time. `unsigned` is the
+    age of the oldest record that is in none, in seconds.
+    """
 
     db: Database
     keys: KeyRing | None
     every_s: float
+    unsigned: dict[tuple[()], float] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Go on until cancelled. A failure is said, and tried again."""
-        if self.keys is None or self.every_s == 0:
+        if self.every_s == 0:
             await asyncio.Event().wait()
+        gauges.audit_unsigned.read_from(lambda: self.unsigned)
         while True:
             try:
-                await self.write_due()
+                # Who has no key says at least that nobody else signs.
+                await self.measure()
+                if self.keys is not None:
+                    await self.write_due()
+                    await self.measure()
             except KeyGone as error:
                 log.error("no checkpoint of the audit trail: %s", error)
             except Exception as error:
@@ -77,6 +87,11 @@ class Checkpointing:
                     log.exception("no checkpoint of the audit trail was written")
             pause_s = min(LOOK_EVERY_S, self.every_s)
             await asyncio.sleep(pause_s * (0.75 + random.random() / 2))  # noqa: S311 - jitter
+
+    async def measure(self) -> None:
+        """Find out how old the oldest record is that is not signed."""
+        async with self.db.connection() as conn:
+            self.unsigned[()] = await checkpoints.unsigned_s(conn)
 
     async def write_due(self) -> None:
         """Write as many as there are to be written, each in a transaction of its own."""
@@ -188,7 +203,8 @@ async def rotate_key(
     conn: Conn, ring: KeyRing, actor: str, reason: str, *, is_lost: bool
 ) -> SigningKey:
     """
-    Make a new key, for which the one in use vouches; one that is lost cannot.
+    Make a new key, for which the one in use vouches; one that is lost cannot. What does not open
+    any more is forgotten then, and with it that anybody must have what it was sealed with.
 
     Raises:
         KeyGone: the key in use cannot be opened, and is not said to be lost.
@@ -197,6 +213,8 @@ async def rotate_key(
     before = None
     if known and not is_lost:
         before = await open_key(conn, ring, known[-1].id)
+    if is_lost:
+        await checkpoints.forget_lost(conn, ring.ids)
     key = await _make_key(conn, ring, actor, before)
     await record_action(
         conn,

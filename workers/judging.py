@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from shared import telemetry
 from shared.db import Conn
-from shared.store import redeliveries, work
+from shared.store import redeliveries, retention, work
 from shared.store.redeliveries import Judgement
 from shared.store.work import Redelivery
 from workers.surroundings import Surroundings
@@ -40,6 +40,7 @@ async def judge(conn: Conn, surroundings: Surroundings, asked: Sequence[Redelive
         await redeliveries.wake(conn, unfinished)
     dead = [one for one in honest.values() if not one.unfinished and one.dead_run is not None]
     if dead:
+        await retention.keep_bodies(conn)
         await redeliveries.reopen(
             conn,
             [one.tracking_id for one in dead],

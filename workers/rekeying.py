@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from shared.db import Conn
 from shared.domain.events import ORDERED
-from shared.sealing import KeyRing, Sealed
+from shared.sealing import KeyRing, Sealed, SealingError
 from shared.store import operating, secrets
 from shared.store.secrets import SealedThing
 
@@ -42,6 +42,7 @@ async def rekey(conn: Conn, keys: KeyRing, *, limit: int | None = BATCH) -> Reke
         SealingError: one does not open: a key is missing, or it was altered. Nothing was written.
     """
     await operating.take_turn(conn)
+    await secrets.await_audit_keys(conn)
     found = await secrets.read_sealed(conn, but_by=keys.first, limit=limit)
     counts: dict[str, int] = {}
     for one in found:
@@ -56,5 +57,14 @@ async def rekey(conn: Conn, keys: KeyRing, *, limit: int | None = BATCH) -> Reke
 
 def _sealed_anew(one: SealedThing, keys: KeyRing) -> Sealed:
     source, slot, version, address = one.source, one.slot, one.version, one.address
-    plaintext = keys.open(one.sealed, source=source, slot=slot, version=version, address=address)
+    try:
+        plaintext = keys.open(
+            one.sealed, source=source, slot=slot, version=version, address=address
+        )
+    except SealingError as error:
+        if one.kind != "audit_key":
+            raise
+        raise SealingError(
+            f"{error}: add that key; if it is gone, `sluice audit rotate-key --lost`"
+        ) from None
     return keys.seal(plaintext, source=source, slot=slot, version=version, address=address)

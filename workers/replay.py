@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from shared.db import Conn
-from shared.store import replays
+from shared.store import replays, retention
 from shared.store.replays import Replayable
 from workers.actions import record_action, replay_action
 
@@ -41,6 +41,7 @@ async def open_runs(conn: Conn, ids: Collection[UUID], actor: str, reason: str) 
     Raises:
         UnknownEvent, Unfinished, BodyGone: of one of them, see there; nothing was written.
     """
+    await retention.keep_bodies(conn)
     evidence = await replays.find_evidence(conn, ids)
     gone = [one for one in ids if one not in evidence]
     if gone:

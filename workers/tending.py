@@ -7,25 +7,18 @@ found by the event: all records of it stand in one chain, whose id is made of th
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from uuid import NAMESPACE_OID, UUID, uuid5
+from uuid import UUID
 
 from shared.db import Conn
 from shared.domain.audit import Draft
 from shared.domain.outcomes import IGNORED_BY_OPERATOR
 from shared.store import audit, tended
 from shared.store.tended import Tended
-from workers.actions import encoded
-
-_ACTS = uuid5(NAMESPACE_OID, "sluice.events.acts")
+from workers.actions import act_of, encoded
 
 
 class UnknownEvent(Exception):
     """No evidence of such an event is kept. The text names it."""
-
-
-def act_of(tracking_id: UUID) -> UUID:
-    """The id under which the trail has what operators did to an event."""
-    return uuid5(_ACTS, str(tracking_id))
 
 
 async def retry_events(

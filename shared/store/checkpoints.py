@@ -108,23 +108,24 @@ async def insert_key(
     await conn.execute(INSERT_SEAL, sealed.key_id)
 
 
-READ_PRIVATES = "SELECT id, key_id, nonce, ciphertext FROM audit_key_secrets ORDER BY id"
+FORGET_PRIVATES = """
+DELETE FROM audit_key_secrets WHERE key_id <> ALL($1::text[]) RETURNING key_id
+"""
+FORGET_SEALS = """
+DELETE FROM seals AS k WHERE k.key_id = ANY($1::text[])
+  AND NOT EXISTS (SELECT FROM source_secrets AS s WHERE s.key_id = k.key_id)
+  AND NOT EXISTS (SELECT FROM source_keys AS s WHERE s.key_id = k.key_id)
+  AND NOT EXISTS (SELECT FROM source_shadows AS s WHERE s.key_id = k.key_id)
+"""
 
 
-async def read_secrets(conn: Conn) -> dict[str, Sealed]:
-    """The private halves of all keys, for whoever seals them anew."""
-    return {
-        row["id"]: Sealed(row["key_id"], row["nonce"], row["ciphertext"])
-        for row in await conn.fetch(READ_PRIVATES)
-    }
-
-
-RESEAL = "UPDATE audit_key_secrets SET key_id = $2, nonce = $3, ciphertext = $4 WHERE id = $1"
-
-
-async def reseal(conn: Conn, key: str, sealed: Sealed) -> None:
-    """Keep the same private half under another sealing key."""
-    await conn.execute(RESEAL, key, sealed.key_id, sealed.nonce, sealed.ciphertext)
+async def forget_lost(conn: Conn, held: Sequence[str]) -> None:
+    """
+    Delete the private halves that none of these sealing keys opens, and let nobody have to have the
+    sealing keys that nothing else is sealed with. The caller has `take_turn`.
+    """
+    lost = {row["key_id"] for row in await conn.fetch(FORGET_PRIVATES, list(held))}
+    await conn.execute(FORGET_SEALS, list(lost))
 
 
 READ_NEWEST = """
@@ -234,6 +235,19 @@ async def count_uncovered(conn: Conn, to_xid: int) -> int:
     """How many records no checkpoint covers yet."""
     found: int = await conn.fetchval(UNCOVERED, to_xid)
     return found
+
+
+UNSIGNED_S = """
+SELECT extract(epoch FROM now() - a.at)::float8 FROM audit AS a
+WHERE a.xid >= coalesce(
+    (SELECT to_xid FROM audit_checkpoints ORDER BY number DESC LIMIT 1), '0'::xid8)
+ORDER BY a.xid, a.id LIMIT 1
+"""
+
+
+async def unsigned_s(conn: Conn) -> float:
+    """How old the first record is that no checkpoint covers, in seconds; 0: all are covered."""
+    return float(await conn.fetchval(UNSIGNED_S) or 0)
 
 
 def _checkpoint(row: Row) -> Checkpoint:

@@ -19,6 +19,17 @@ OPEN_JOBS = """
 SELECT EXISTS (SELECT FROM jobs WHERE tenant = ANY($1::text[])
                AND state IN ('waiting', 'running', 'paused'))
 """
+FIRST_ID_NOW = "SELECT first_id(now())"
+OPEN_EXPORTS_OF_ALL = """
+SELECT EXISTS (SELECT FROM jobs WHERE tenant IS NULL AND kind = 'export' AND id < $1
+               AND state IN ('waiting', 'running', 'paused'))
+"""
+EXPORTS_OF_ALL = """
+SELECT j.id FROM jobs AS j
+WHERE j.tenant IS NULL AND j.kind = 'export' AND j.state IN ('done', 'failed', 'cancelled')
+  AND j.id < $2 AND EXISTS (SELECT FROM job_assets AS a WHERE a.job = j.id)
+ORDER BY j.id LIMIT $1
+"""
 JOBS_OF = "SELECT id FROM jobs WHERE tenant = ANY($1::text[]) ORDER BY id LIMIT $2"
 ASSETS_OF = "SELECT sha256, parts FROM job_assets WHERE job = ANY($1::uuid[])"
 FORGET_ASSETS = "DELETE FROM job_assets WHERE job = ANY($1::uuid[])"
@@ -26,9 +37,42 @@ FORGET_FAILURES = "DELETE FROM job_failures WHERE job = ANY($1::uuid[])"
 FORGET_JOBS = "DELETE FROM jobs WHERE id = ANY($1::uuid[])"
 
 
+# A plan is of many tenants: what it says of this one goes, and what it counts stays.
+ERASE_EFFECTS = """
+UPDATE jobs AS j SET result = jsonb_set(j.result::jsonb, '{effect,changes}', (
+    SELECT coalesce(jsonb_agg(c.change ORDER BY c.place), '[]')
+    FROM jsonb_array_elements(j.result::jsonb #> '{effect,changes}')
+         WITH ORDINALITY AS c (change, place)
+    WHERE c.change ->> 'tenant' <> ALL($1::text[])))::json
+WHERE j.kind = 'replay-plan' AND jsonb_typeof(j.result::jsonb #> '{effect,changes}') = 'array'
+  AND EXISTS (SELECT FROM replay_tenants AS t WHERE t.plan = j.id AND t.tenant = ANY($1::text[]))
+"""
+
+
+async def erase_effects(conn: Conn, names: Sequence[str]) -> None:
+    """What plans of replays would have changed for the tenant."""
+    await conn.execute(ERASE_EFFECTS, list(names))
+
+
 async def has_open_jobs(conn: Conn, names: Sequence[str]) -> bool:
     """Whether one of its jobs is not over yet."""
     return bool(await conn.fetchval(OPEN_JOBS, list(names)))
+
+
+async def first_id_now(conn: Conn) -> UUID:
+    """What begins from now on has no smaller id."""
+    return await conn.fetchval(FIRST_ID_NOW)  # type: ignore[no-any-return]
+
+
+async def has_open_exports(conn: Conn, upto: UUID) -> bool:
+    """Whether an export of all tenants that began before is not over yet."""
+    return bool(await conn.fetchval(OPEN_EXPORTS_OF_ALL, upto))
+
+
+async def erase_exports(conn: Conn, upto: UUID, limit: int) -> tuple[int, set[bytes]]:
+    """What was exported of all tenants before, and is still here; how many, and their files."""
+    ids = [row["id"] for row in await conn.fetch(EXPORTS_OF_ALL, limit, upto)]
+    return len(ids), await _erase_files(conn, ids)
 
 
 async def erase_jobs(conn: Conn, names: Sequence[str], limit: int) -> tuple[int, set[bytes]]:
@@ -99,6 +143,7 @@ ERASE_ATTEMPTS = "UPDATE attempts SET error = '' WHERE tracking_id = ANY($1::uui
 ERASE_MESSAGES = r"""
 UPDATE messages SET payload = '\x6e756c6c' WHERE tracking_id = ANY($1::uuid[])
 """
+ERASE_MISSED = "DELETE FROM missed_events WHERE tracking_id = ANY($1::uuid[])"
 
 
 async def erase_events(conn: Conn, tenant: str, found: Sequence[Found]) -> set[bytes]:
@@ -112,6 +157,7 @@ async def erase_events(conn: Conn, tenant: str, found: Sequence[Found]) -> set[b
     await conn.execute(ERASE_SETTLEMENTS, ids)
     await conn.execute(ERASE_ATTEMPTS, ids)
     await conn.execute(ERASE_MESSAGES, ids)
+    await conn.execute(ERASE_MISSED, ids)
     # An import is a job of the same id; its failures tell of its rows.
     return {row["artifact"] for row in rows} | await _erase_files(conn, ids)
 
@@ -208,6 +254,7 @@ LOCK_OBJECTS = "SELECT id FROM objects WHERE id = ANY($1::bigint[]) ORDER BY id 
 ERASE_OBSERVATIONS = "DELETE FROM observations WHERE object = ANY($1::bigint[])"
 ERASE_FETCHES = "DELETE FROM fetches WHERE object = ANY($1::bigint[])"
 ERASE_GRANTS = "DELETE FROM grants WHERE object = ANY($1::bigint[])"
+ERASE_COMPARED = "DELETE FROM compared_objects WHERE object = ANY($1::bigint[])"
 ERASE_OBJECTS = "DELETE FROM objects WHERE id = ANY($1::bigint[])"
 
 
@@ -232,6 +279,7 @@ async def _erase_objects(conn: Conn, ids: Sequence[int]) -> int:
         await conn.execute(ERASE_OBSERVATIONS, ids)
         await conn.execute(ERASE_FETCHES, ids)
         await conn.execute(ERASE_GRANTS, ids)
+        await conn.execute(ERASE_COMPARED, ids)
         await conn.execute(ERASE_OBJECTS, ids)
     return len(ids)
 
@@ -239,7 +287,8 @@ async def _erase_objects(conn: Conn, ids: Sequence[int]) -> int:
 # The trail ----------------------------------------------------------------------------------------
 
 RECORDS_OF_TRAIL = """
-SELECT id FROM audit WHERE tenant = ANY($1::text[]) AND id > $2 ORDER BY id LIMIT $3
+SELECT id, cause, cause_id, run FROM audit
+WHERE tenant = ANY($1::text[]) AND id > $2 ORDER BY id LIMIT $3
 """
 EMPTY_CONTENTS = """
 UPDATE audit_content SET salt = NULL, before = NULL, after = NULL, reason = NULL
@@ -247,14 +296,57 @@ WHERE audit_id = ANY($1::bigint[]) AND num_nonnulls(salt, before, after, reason)
 """
 
 
-async def empty_contents(
-    conn: Conn, names: Sequence[str], after: int, limit: int
-) -> tuple[int, int | None]:
-    """Contents and salts of the next records of its; how many, and the last; None: that was all."""
+# What names nobody: of an event, and of what operators did to it.
+RECORDS_OF_EVENTS = """
+SELECT id FROM audit
+WHERE tenant = '' AND (cause = 'event' AND cause_id = ANY($1::text[])
+                       OR cause = 'operator' AND cause_id = ANY($2::text[]))
+"""
+RUNS_OF_EVENTS = """
+SELECT tracking_id, max(run) AS run FROM settlements
+WHERE tracking_id = ANY($1::uuid[]) GROUP BY tracking_id
+"""
+
+
+class Emptied(NamedTuple):
+    """
+    Of how many records the contents went, and the last one that was looked at (None: that was all);
+    the events that they are of, each with the largest run that was met.
+    """
+
+    gone: int
+    last: int | None
+    runs: dict[UUID, int]
+
+
+async def empty_contents(conn: Conn, names: Sequence[str], after: int, limit: int) -> Emptied:
+    """Contents and salts of the next records of its."""
     rows = await conn.fetch(RECORDS_OF_TRAIL, list(names), after, limit)
     ids = [row["id"] for row in rows]
-    status = await conn.execute(EMPTY_CONTENTS, ids)
-    return int(status.rpartition(" ")[2]), ids[-1] if ids else None
+    runs: dict[UUID, int] = {}
+    for row in rows:
+        if row["cause"] == "event":
+            event = UUID(row["cause_id"])
+            runs[event] = max(row["run"], runs.get(event, 1))
+    return Emptied(await _empty(conn, ids), ids[-1] if ids else None, runs)
+
+
+async def runs_of(conn: Conn, ids: Sequence[UUID]) -> dict[UUID, int]:
+    """By event, its latest settled run; 1 where none is known."""
+    rows = await conn.fetch(RUNS_OF_EVENTS, list(ids))
+    return {**dict.fromkeys(ids, 1), **{row["tracking_id"]: row["run"] for row in rows}}
+
+
+async def empty_contents_of_events(
+    conn: Conn, events: Sequence[UUID], actions: Sequence[UUID]
+) -> int:
+    """The same of records of nobody: these events' own, and those of actions on them."""
+    asked = [str(one) for one in events], [str(one) for one in actions]
+    return await _empty(conn, [row["id"] for row in await conn.fetch(RECORDS_OF_EVENTS, *asked)])
+
+
+async def _empty(conn: Conn, ids: Sequence[int]) -> int:
+    return int((await conn.execute(EMPTY_CONTENTS, list(ids))).rpartition(" ")[2])
 
 
 ERASE_GIFTS = """

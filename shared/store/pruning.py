@@ -1,5 +1,5 @@
 """
-What is kept for a time besides bodies: the ledger and the evidence that goes with it, jobs,
+What is kept for a time besides bodies and jobs: the ledger and the evidence that goes with it,
 messages, observations. In pieces, each of which is a transaction.
 
 Every statement says for itself what must not go, whoever runs it. What is held is told by the
@@ -125,6 +125,7 @@ async def forgettable(conn: Conn, ids: Sequence[UUID], before: datetime) -> list
 FORGET_CONFLICTS = "DELETE FROM conflicts WHERE tracking_id = ANY($1::uuid[])"
 FORGET_DELIVERIES = "DELETE FROM deliveries WHERE tracking_id = ANY($1::uuid[])"
 FORGET_ATTEMPTS = "DELETE FROM attempts WHERE tracking_id = ANY($1::uuid[])"
+FORGET_MISSED = "DELETE FROM missed_events WHERE tracking_id = ANY($1::uuid[])"
 FORGET_SETTLEMENTS = "DELETE FROM settlements WHERE tracking_id = ANY($1::uuid[])"
 
 
@@ -133,6 +134,7 @@ async def forget_events(conn: Conn, ids: Sequence[UUID]) -> int:
     gone = _count(await conn.execute(FORGET_CONFLICTS, list(ids)))
     gone += _count(await conn.execute(FORGET_DELIVERIES, list(ids)))
     gone += _count(await conn.execute(FORGET_ATTEMPTS, list(ids)))
+    gone += _count(await conn.execute(FORGET_MISSED, list(ids)))
     return gone + _count(await conn.execute(FORGET_SETTLEMENTS, list(ids)))
 
 
@@ -227,45 +229,7 @@ async def forget_observations(conn: Conn, gone: Sequence[tuple[int, str]]) -> in
     return _count(await conn.execute(FORGET_OBSERVATIONS, objects, names))
 
 
-# Jobs and messages --------------------------------------------------------------------------------
-
-COUNT_JOBS = """
-SELECT count(*) FROM (
-    SELECT j.id FROM jobs AS j
-    WHERE j.state IN ('done', 'failed', 'cancelled') AND j.finished_at < $1
-      AND (j.tenant IS NULL OR j.tenant <> ALL(held_tenants()))
-      AND NOT EXISTS (SELECT FROM work AS w WHERE w.tracking_id = j.id AND w.kind = 'event')
-      AND NOT EXISTS (SELECT FROM inbox AS i
-                      WHERE i.received_at = received_at_of(j.id) AND i.tracking_id = j.id)
-) AS over
-"""
-FORGET_JOBS = """
-WITH gone AS MATERIALIZED (
-    SELECT j.id FROM jobs AS j
-    WHERE j.state IN ('done', 'failed', 'cancelled') AND j.finished_at < $1
-      AND (j.tenant IS NULL OR j.tenant <> ALL(held_tenants()))
-      AND NOT EXISTS (SELECT FROM work AS w WHERE w.tracking_id = j.id AND w.kind = 'event')
-      AND NOT EXISTS (SELECT FROM inbox AS i
-                      WHERE i.received_at = received_at_of(j.id) AND i.tracking_id = j.id)
-    ORDER BY j.id LIMIT $2 FOR UPDATE SKIP LOCKED
-), failures AS (
-    DELETE FROM job_failures WHERE job IN (SELECT id FROM gone)
-), assets AS (
-    DELETE FROM job_assets WHERE job IN (SELECT id FROM gone)
-)
-DELETE FROM jobs WHERE id IN (SELECT id FROM gone)
-"""
-
-
-async def count_jobs(conn: Conn, before: datetime) -> int:
-    """Jobs that ended before, and may go."""
-    return int(await conn.fetchval(COUNT_JOBS, before))
-
-
-async def forget_jobs(conn: Conn, before: datetime, limit: int) -> int:
-    """Delete them with their failures and what names their assets; returns how many jobs went."""
-    return _count(await conn.execute(FORGET_JOBS, before, limit))
-
+# Messages -----------------------------------------------------------------------------------------
 
 # What is dead waits for an operator, who sends it again or drops it.
 COUNT_MESSAGES = """

@@ -35,6 +35,21 @@ async def allow_longer(conn: Conn) -> None:
     await conn.execute(ALLOW_LONGER)
 
 
+# Bodies are forgotten with the same lock alone, and looked for with it by whoever opens a run.
+KEEP_BODIES = "SELECT pg_advisory_xact_lock_shared(hashtext('sluice.bodies'))"
+MAY_KEEP_BODIES = "SELECT pg_try_advisory_xact_lock_shared(hashtext('sluice.bodies'))"
+
+
+async def keep_bodies(conn: Conn) -> None:
+    """Let no body go until this transaction ends. Those that are read from now on are there."""
+    await conn.execute(KEEP_BODIES)
+
+
+async def may_keep_bodies(conn: Conn) -> bool:
+    """The same, where nobody is forgetting any just now."""
+    return bool(await conn.fetchval(MAY_KEEP_BODIES))
+
+
 class Stretch(NamedTuple):
     """A piece of the inbox; `upto` is not in it."""
 

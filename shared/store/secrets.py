@@ -12,14 +12,15 @@ from typing import Literal
 from shared.db import Conn
 from shared.sealing import Sealed
 
-Kind = Literal["secret", "api_key", "shadow"]
+Kind = Literal["secret", "api_key", "shadow", "audit_key"]
 
 
 @dataclass(frozen=True, slots=True)
 class SealedThing:
     """
     One sealed secret. `slot` is that of its place, as `shared.sealing` has it: -1 is an API key's,
-    -2 a shadow's. `address` is an API key's.
+    -2 a shadow's, -3 an audit key's. `address` is an API key's. `source` is what it was sealed for:
+    of an audit key "audit key ID", which no source is called, and `source_id` is 0.
     """
 
     kind: Kind
@@ -35,14 +36,14 @@ class SealedThing:
 
     @property
     def label(self) -> str:
-        """How events name it, where it can prove one: "slot.version"."""
+        """How events name it, where it can prove one: "slot.version"; an audit key's id."""
+        if self.kind == "audit_key":
+            return self.source.rpartition(" ")[2]
         return f"{self.slot}.{self.version}" if self.kind == "secret" else str(self.version)
 
 
 READ_SEALED = """
-SELECT t.kind, t.source_id, s.name, t.slot, t.version, t.key_id, t.nonce, t.ciphertext, t.address,
-       t.added_at, t.added_by, t.retires_at
-FROM (
+WITH t AS (
     SELECT 'secret' AS kind, source_id, slot, version, key_id, nonce, ciphertext,
            NULL::text AS address, added_at, added_by, retires_at
     FROM source_secrets
@@ -54,11 +55,19 @@ FROM (
     SELECT 'shadow', source_id, -2, version, key_id, nonce, ciphertext, NULL,
            added_at, added_by, NULL
     FROM source_shadows
-) AS t
-JOIN sources AS s ON s.id = t.source_id
-WHERE ($1::text IS NULL OR t.key_id <> $1) AND ($2::text IS NULL OR s.name = $2)
-  AND ($3::text IS NULL OR (s.name, t.slot) > ($3, $4::integer))
-ORDER BY s.name, t.slot
+), named AS (
+    SELECT s.name, t.* FROM t JOIN sources AS s ON s.id = t.source_id
+    UNION ALL
+    SELECT ('audit key ' || k.id) COLLATE "default", 'audit_key', 0, -3, 1, p.key_id, p.nonce,
+           p.ciphertext, NULL, k.created_at, k.created_by, NULL
+    FROM audit_key_secrets AS p JOIN audit_keys AS k ON k.id = p.id
+)
+SELECT kind, source_id, name, slot, version, key_id, nonce, ciphertext, address, added_at,
+       added_by, retires_at
+FROM named
+WHERE ($1::text IS NULL OR key_id <> $1) AND ($2::text IS NULL OR name = $2)
+  AND ($3::text IS NULL OR (name, slot) > ($3, $4::integer))
+ORDER BY name, slot
 LIMIT $5
 """
 
@@ -91,6 +100,15 @@ async def read_sealed(
     ]
 
 
+# A worker that makes an audit key writes its seal; it has this lock (`shared.store.checkpoints`).
+AWAIT_AUDIT_KEYS = "SELECT pg_advisory_xact_lock(hashtext('sluice.audit_checkpoints'))"
+
+
+async def await_audit_keys(conn: Conn) -> None:
+    """Let no audit key be made or replaced until this transaction ends."""
+    await conn.execute(AWAIT_AUDIT_KEYS)
+
+
 # The key that it was sealed with is named, too: what was written meanwhile is not written over.
 RESEAL_SLOT = """
 UPDATE source_secrets SET key_id = $5, nonce = $6, ciphertext = $7
@@ -104,6 +122,10 @@ RESEAL_SHADOW = """
 UPDATE source_shadows SET key_id = $4, nonce = $5, ciphertext = $6
 WHERE source_id = $1 AND version = $2 AND key_id = $3
 """
+RESEAL_AUDIT_KEY = """
+UPDATE audit_key_secrets SET key_id = $3, nonce = $4, ciphertext = $5
+WHERE id = $1 AND key_id = $2
+"""
 ADD_SEAL = "INSERT INTO seals (key_id) VALUES ($1) ON CONFLICT (key_id) DO NOTHING"
 
 
@@ -115,6 +137,8 @@ async def reseal(conn: Conn, one: SealedThing, sealed: Sealed) -> None:
         await conn.execute(RESEAL_SLOT, source_id, one.slot, one.version, old, *new)
     elif one.kind == "api_key":
         await conn.execute(RESEAL_KEY, source_id, one.version, old, *new)
+    elif one.kind == "audit_key":
+        await conn.execute(RESEAL_AUDIT_KEY, one.label, old, *new)
     else:
         await conn.execute(RESEAL_SHADOW, source_id, one.version, old, *new)
     await conn.execute(ADD_SEAL, sealed.key_id)
@@ -139,6 +163,7 @@ WHERE k.key_id <> $1
   AND NOT EXISTS (SELECT FROM source_secrets AS s WHERE s.key_id = k.key_id)
   AND NOT EXISTS (SELECT FROM source_keys AS s WHERE s.key_id = k.key_id)
   AND NOT EXISTS (SELECT FROM source_shadows AS s WHERE s.key_id = k.key_id)
+  AND NOT EXISTS (SELECT FROM audit_key_secrets AS s WHERE s.key_id = k.key_id)
 RETURNING k.key_id
 """
 

@@ -3,22 +3,24 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shared import db
+from shared import db, gauges
 from shared.db import Conn
 from shared.domain.audit import GENESIS, record_hash
 from shared.sealing import KeyRing, new_key
-from shared.store import checkpoints, trail
+from shared.store import trail
 from shared.store.trail import Link
 from tests.cli.conftest import Said, Sluice
 from tests.support.stack import Stack
 from tests.support.stripe_events import event, subscription
 from workers import checkpoints as signing
 from workers.checkpoints import Checkpointing, KeyGone, write_next
+from workers.stack import doctor
 
 
 @pytest.fixture
@@ -237,16 +239,55 @@ async def test_no_key_is_made_under_a_sealing_key_that_is_not_the_databases(
     assert await stack.value("SELECT count(*) FROM audit_keys") == 0
 
 
-async def test_a_key_is_sealed_anew_and_stays_the_same(signed: Stack, ring: KeyRing) -> None:
-    """What `secrets rekey` does: the same private half, under another sealing key."""
+def hold_keys(stack: Stack, home: Path, *keys: str) -> KeyRing:
+    """From now on commands hold these."""
+    text = ",".join(keys)
+    replace(stack.endpoints, secret_key=text).save(home)
+    return KeyRing.parse(text)
+
+
+async def test_a_key_is_sealed_anew_and_the_old_sealing_key_can_go(
+    sluice: Sluice, signed: Stack, ring: KeyRing, home: Path
+) -> None:
+    """The same private half, under another sealing key, and nobody needs the one before."""
+    assert (await sluice("audit", "rotate-key", "--reason", "yearly")).code == 0
     new = new_key()
-    both = KeyRing.parse(f"{new},{signed.endpoints.secret_key}")
-    async with db.connect(signed.endpoints.database["operator"], "operator") as conn:
-        for key, sealed in (await checkpoints.read_secrets(conn)).items():
-            opened = signing.SigningKey.opened(both, key, sealed)
-            await checkpoints.reseal(conn, key, opened.sealed(both))
+    hold_keys(signed, home, new, signed.endpoints.secret_key)
+    keys = [one["id"] for one in (await sluice("audit", "keys", "--json")).json["items"]]
+    listed = (await sluice("secrets", "list", "--old", "--json")).json["items"]
+    found = [one for one in listed if one["kind"] == "audit_key"]
+    assert [(one["source"], one["label"]) for one in found] == [(None, key) for key in sorted(keys)]
+    dry = await sluice("secrets", "rekey", "--reason", "x", "--dry-run", "--json")
+    done = await sluice("secrets", "rekey", "--reason", "yearly", "--json")
+    assert (dry.json["auditKeys"], done.json["auditKeys"]) == (2, 2), done.err
+    assert done.json["forgotten"] == [ring.first]
+    alone = hold_keys(signed, home, new)
     await tell(signed, 3)
-    assert await sign(signed, KeyRing.parse(new)) == 2
+    assert await sign(signed, alone) == 2
+    assert (await sluice("audit", "rotate-key", "--reason", "with the new one alone")).code == 0
+    ids = [one["isEndorsed"] for one in (await sluice("audit", "keys", "--json")).json["items"]]
+    assert ids == [True, True, True]
+    assert (await sluice("audit", "verify")).code == 0
+
+
+async def test_a_sealing_key_that_is_lost_with_the_audit_key_is_needed_by_nobody_afterwards(
+    sluice: Sluice, signed: Stack, home: Path
+) -> None:
+    """Rekeying says what is lost; a new audit key, and all can start with the new key alone."""
+    async with signed.owner.connection() as conn:  # the sources' secrets were replaced already
+        for table in ("source_secrets", "source_keys", "source_shadows"):
+            await conn.execute(f"DELETE FROM {table}")
+    alone = hold_keys(signed, home, new_key())
+    refused = await sluice("secrets", "rekey", "--reason", "x")
+    assert refused.code == 1
+    assert "audit key" in refused.err
+    assert "rotate-key --lost" in refused.err
+    assert (await sluice("audit", "rotate-key", "--lost", "--reason", "gone")).code == 0
+    assert await signed.value("SELECT string_agg(key_id, ',') FROM seals") == alone.first
+    await tell(signed, 3)
+    assert await sign(signed, alone) == 2
+    assert (await sluice("secrets", "rekey", "--reason", "x")).code == 0
+    assert (await sluice("audit", "verify")).code == 0
 
 
 async def test_nothing_is_signed_twice_nor_too_soon(stack: Stack, ring: KeyRing) -> None:
@@ -300,3 +341,36 @@ async def test_a_worker_signs_by_itself_and_only_with_a_key(stack: Stack, ring: 
         for task in (idle, never, *several):
             task.cancel()
     assert await stack.value("SELECT count(*) FROM audit_keys") == 1
+
+
+async def test_what_is_not_signed_is_measured_and_said(stack: Stack, ring: KeyRing) -> None:
+    """By a worker without a key, too: somebody has to say that nobody signs."""
+    without = Checkpointing(stack.crew.db, None, 3600)
+    await without.measure()
+    assert without.unsigned == {(): 0}
+    await tell(stack, 1)
+    async with tampering(stack) as conn:
+        await conn.execute("UPDATE audit SET at = at - interval '5 hours'")
+        said = await doctor._signed(conn, 3600)
+        assert (said.status, "5.0 hours" in said.found) == ("warn", True)
+        assert (await doctor._signed(conn, 0)).status == "ok"
+        assert (await doctor._signed(conn, 6 * 3600)).status == "ok"
+    running = asyncio.create_task(without.run())
+    async with asyncio.timeout(10):
+        while without.unsigned[()] < 5 * 3600:
+            await asyncio.sleep(0.01)
+    running.cancel()
+    assert await sign(stack, ring) == 1
+    await without.measure()
+    assert without.unsigned == {(): 0}
+    async with tampering(stack) as conn:
+        assert (await doctor._signed(conn, 3600)).status == "ok"
+
+
+def test_the_alert_reads_the_gauge() -> None:
+    """Its name and unit are what the exporter makes of them."""
+    rule = Path("infra/alerts.yaml").read_text().split("- alert: SluiceTrailNotSigned")[1]
+    assert "sluice_audit_unsigned_seconds" in rule.split("- alert:")[0]
+    declared = Path(gauges.__file__).read_text().split("audit_unsigned = Gauge(")[1]
+    assert '"sluice_audit_unsigned"' in declared.split("\n)")[0]
+    assert 'unit="s"' in declared.split("\n)")[0]

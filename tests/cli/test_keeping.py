@@ -100,6 +100,14 @@ async def test_pruning_by_hand(sluice: Sluice, old: Stack) -> None:
     assert (await sluice("db", "prune")).code == 0
 
 
+async def test_a_store_that_is_away_is_said(
+    sluice: Sluice, old: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLUICE_ARTIFACTS_URL", "file:///proc/nowhere")
+    said = await sluice("db", "prune", "--dry-run", "--class", "artifacts")
+    assert (said.code, "SLUICE_ARTIFACTS_URL" in said.err) == (7, True)
+
+
 async def test_two_do_not_prune_at_once(sluice: Sluice, old: Stack) -> None:
     async with old.crew.db.connection() as conn:
         await conn.fetchval("SELECT pg_advisory_lock(hashtext('sluice.prune'))")

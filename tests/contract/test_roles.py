@@ -64,9 +64,10 @@ MAY: dict[str, dict[str, set[str]]] = {
                    "reconciliations", "records", "replay_items", "replay_plans", "rhythms",
                    "settlements", "source_secrets", "sources", "tallies", "tenants", "tokens",
                    "visits", "work"},
-        "DELETE": {"attempts", "conflicts", "deliveries", "fetches", "grants", "job_assets",
-                   "job_failures", "jobs", "ledger", "messages", "objects", "observations",
-                   "outbox", "record_versions", "records", "refusals", "rhythms", "sendings",
+        "DELETE": {"attempts", "compared_objects", "conflicts", "deliveries", "fetches", "grants",
+                   "job_assets", "job_failures", "jobs", "ledger", "messages", "missed_events",
+                   "objects", "observations", "outbox", "record_versions", "records", "refusals",
+                   "replay_items", "replay_plans", "replay_tenants", "rhythms", "sendings",
                    "settlements", "tallies", "visits", "work"},
     },
     "operator": {
@@ -82,9 +83,11 @@ MAY: dict[str, dict[str, set[str]]] = {
                    "lanes", "ledger_horizon", "manual_grants", "objects", "outbox", "prunings",
                    "seals", "sendings", "source_keys", "source_secrets", "source_shadows",
                    "sources", "tenants", "tokens", "work"},
-        "DELETE": {"attempts", "conflicts", "deliveries", "grants", "job_assets", "job_failures",
-                   "jobs", "ledger", "messages", "observations", "seals", "sendings",
-                   "settlements", "source_keys", "source_secrets", "source_shadows", "work"},
+        "DELETE": {"attempts", "audit_key_secrets", "conflicts", "deliveries", "grants",
+                   "job_assets", "job_failures", "jobs", "ledger", "messages", "missed_events",
+                   "observations", "replay_items", "replay_plans", "replay_tenants", "seals",
+                   "sendings", "settlements", "source_keys", "source_secrets", "source_shadows",
+                   "work"},
     },
 }  # fmt: skip
 

@@ -23,6 +23,7 @@ RUN_BY = {
     "shared.store.erasing": ("worker",),
     "shared.store.erasures": ("operator",),
     "shared.store.draining": ("operator",),
+    "shared.store.ended_jobs": ("worker", "operator"),
     "shared.store.events": ("operator",),
     "shared.store.explanations": ("reader", "operator"),
     "shared.store.feed": ("reader",),
@@ -107,6 +108,7 @@ ALSO = {
         "shared.store.checkpoints": (
             "TAKE_TURN", "READ_KEYS", "READ_PRIVATE", "INSERT_KEY", "INSERT_PRIVATE",
             "INSERT_SEAL", "READ_NEWEST", "SPAN", "READ_LEAVES", "INSERT_CHECKPOINT",
+            "UNSIGNED_S",
         ),
         "shared.store.refusals": ("PRUNE_REFUSALS",),
         "shared.store.source_keys": ("READ_KEYS",),

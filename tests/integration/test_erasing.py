@@ -5,11 +5,14 @@ import json
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from shared.artifacts import ArtifactGone, Artifacts
 from shared.store import job_lists
+from tests.integration.test_exporting import begin as begin_export
+from tests.integration.test_exporting import export
 from tests.support.acme import add_acme, report
 from tests.support.importing import Importer, add_pushed, ndjson, row
 from tests.support.keeping import LONG_AGO, add_day, at, partitions
@@ -24,6 +27,8 @@ from workers.jobs import erasing
 from workers.jobs.kinds import Tools
 from workers.jobs.run import Turns
 from workers.merge import merge
+from workers.replay import open_run
+from workers.tending import note_event
 from workers.trail import verify
 
 
@@ -131,7 +136,7 @@ async def test_a_later_event_resurrects_nothing(stack: Stack, tmp_path: Path) ->
             await give(conn, "gone", "calls", 5, None, "operator:test", "again")
     # Once more: what has come since goes too.
     result = await erase(stack, tmp_path)
-    assert (result["events"], result["objects"], result["contents"]) == (2, 2, 0)
+    assert (result["events"], result["objects"], result["contents"]) == (2, 2, 2)
     assert await stack.value("SELECT count(*) FROM inbox") == 0
 
 
@@ -231,6 +236,70 @@ async def test_of_an_import_with_rows_of_several_the_body_goes(
         _ = [chunk async for chunk in importer.artifacts.read(digest)]
     assert job["state"] == "done"
     assert await findings(stack) == []
+
+
+async def test_what_others_made_of_it_goes_too(stack: Stack, tmp_path: Path) -> None:
+    """What no webhook brought, what was compared, and what plans of replays say of it."""
+    one, other = await stack.apply(created("1", "gone"), created("2", "stays"))
+    plan = uuid4()
+    for event_of in (one, other):
+        await stack.fetch("INSERT INTO missed_events (tracking_id, source_id, account, event_id,"
+                          " event_type) VALUES ($1, 1, '', 'x', 'x')", event_of)  # fmt: skip
+    await stack.fetch("INSERT INTO compared_objects SELECT id, 1 FROM objects")
+    changes = [{"tenant": name, "feature": "seats", "from": None, "to": {"value": 4711}}
+               for name in ("gone", "stays")]  # fmt: skip
+    await stack.fetch(
+        "INSERT INTO jobs (id, kind, actor, state, finished_at, result)"
+        " VALUES ($1, 'replay-plan', 'x', 'done', now(), $2::json)",
+        plan, json.dumps({"events": 2, "effect": {"features": 2, "changes": changes}}),
+    )  # fmt: skip
+    await stack.fetch("INSERT INTO replay_tenants SELECT $1, unnest(ARRAY['gone', 'stays'])", plan)
+    await erase(stack, tmp_path)
+    assert await stack.value("SELECT tracking_id FROM missed_events") == other
+    assert await stack.value("SELECT count(*) FROM compared_objects") == 1
+    result = json.loads(await stack.value("SELECT result::text FROM jobs WHERE id = $1", plan))
+    assert result == {"events": 2, "effect": {"features": 2, "changes": changes[1:]}}
+
+
+async def test_notes_on_its_events_and_exports_of_all_go(stack: Stack, tmp_path: Path) -> None:
+    """What operators wrote names no tenant, and what was exported of all is of it too."""
+    one, other = await stack.apply(created("1", "gone"), created("2", "stays"))
+    async with stack.owner.transaction() as conn:
+        for event_of, text in ((one, "calls of cus_1"), (other, "of the other")):
+            await note_event(conn, event_of, text, "operator:test", None)
+        await open_run(conn, one, "operator:test", "mrs Smith of cus_1 asked")
+    await stack.drain()
+    files = tmp_path / "artifacts"
+    await export(stack, tmp_path, "entitlements")
+    for table, column in (("jobs", "id"), ("job_assets", "job")):  # as those of orders are
+        await stack.fetch(f"UPDATE {table} SET {column} = first_id('2026-01-01')")
+    assert [path for path in files.rglob("*") if path.is_file()]
+    assert "cus_1 asked" in await everything(stack)
+    result = await erase(stack, tmp_path)
+    left = await everything(stack)
+    assert "cus_1" not in left
+    assert "of the other" in left
+    assert result["exportsOfAll"] == 1
+    assert [path for path in files.rglob("*") if path.is_file()] == []
+    assert len(await export(stack, tmp_path, "entitlements")) > 0
+    assert await findings(stack) == []
+
+
+async def test_an_export_that_is_under_way_is_waited_for(stack: Stack, tmp_path: Path) -> None:
+    await stack.apply(created("1", "gone"))
+    job = await begin_export(stack, "entitlements")
+    await stack.fetch("UPDATE jobs SET id = first_id(now()), state = 'paused' WHERE id = $1", job)
+    begun = await begin(stack, "gone")
+    state = "SELECT state FROM jobs WHERE id = $1"
+    several = turns(stack, tmp_path)
+    for _ in range(12):
+        await stack.fetch("UPDATE jobs SET due_at = now() WHERE id = $1", begun.job)
+        await several.turn_of_each()
+    assert await stack.value(state, begun.job) == "running"
+    await stack.fetch("UPDATE jobs SET state = 'waiting', due_at = now() WHERE kind = 'export'")
+    await finish(stack, several)
+    assert await stack.value(state, begun.job) == "done"
+    assert await stack.value("SELECT count(*) FROM job_assets") == 0
 
 
 async def test_a_body_that_a_held_tenant_shares_stays(stack: Stack, tmp_path: Path) -> None:

@@ -6,18 +6,22 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from uuid import UUID
+from unittest import mock
+from uuid import UUID, uuid4
 
 import pytest
 
 from shared.artifacts import Artifacts
-from shared.store import pruning
+from shared.store import merges, pruning
 from tests.integration.test_exporting import begin, turns
 from tests.support.keeping import LONG_AGO, add_day, at, partitions, pruned
 from tests.support.stack import Stack
 from tests.support.stripe_events import NOW_S, event, subscription
 from tests.support.working import finish
 from workers.holding import hold, release
+from workers.replay import BodyGone, open_run
+from workers.retention.classes import CLASSES
+from workers.steering import begin_job
 
 
 def created(name: str, tenant: str | None) -> bytes:
@@ -133,6 +137,52 @@ async def test_what_begins_between_copy_and_change_is_seen(old: Stack, tmp_path:
     assert await partitions(old) == {MONTH: 3}
 
 
+async def test_a_job_that_waits_for_its_operator_keeps_no_day(old: Stack, tmp_path: Path) -> None:
+    """Begun by hand long ago, and paused: it is no event, and has no body."""
+    with mock.patch("workers.steering.datetime", wraps=datetime) as clock:
+        clock.now.return_value = LONG_AGO
+        async with old.owner.transaction() as conn:
+            job = await begin_job(conn, "backfill", {}, "operator:test", "x")
+    await old.fetch("UPDATE jobs SET state = 'paused' WHERE id = $1", job)
+    assert await pruned(old, tmp_path, "standard") == {"standard": 3}
+
+
+async def test_who_is_merged_into_a_held_tenant_meanwhile_is_held(
+    old: Stack, tmp_path: Path
+) -> None:
+    await say_hold(old)
+    async with old.crew.db.connection() as conn:
+        stretch = await conn.fetchrow("SELECT * FROM begin_inbox_move(30)")
+        await conn.fetchval("SELECT copy_kept_bodies($1, $2)", *stretch)
+        async with old.owner.transaction() as merging:
+            await merges.merge(merging, "plain", "kept")
+        with pytest.raises(Exception, match="has changed since"):
+            await conn.fetchval("SELECT finish_inbox_move(30, 100)")
+
+
+async def test_an_event_that_is_opened_while_bodies_go_keeps_its_own(
+    old: Stack, tmp_path: Path
+) -> None:
+    """Whoever opens a run and whoever forgets wait for each other: no run is without its body."""
+    await say_hold(old)
+    await pruned(old, tmp_path, "standard")
+    async with old.owner.transaction() as conn:
+        await release(conn, "kept", "operator:test", "settled")
+    (one, other, _) = await old.fetch("SELECT tracking_id FROM inbox ORDER BY 1")
+    async with old.owner.transaction() as conn:
+        await open_run(conn, one[0], "operator:test", "x")
+        going = asyncio.create_task(pruned(old, tmp_path, "hold"))
+        await asyncio.sleep(0.3)
+    assert await going == {"hold": 2}
+    assert await old.value("SELECT tracking_id FROM inbox") == one[0]
+    async with old.owner.transaction() as conn:
+        with pytest.raises(BodyGone):
+            await open_run(conn, other[0], "operator:test", "x")
+    await old.drain()
+    assert await old.value("SELECT count(*) FROM work") == 0
+    assert await old.value("SELECT max(run) FROM settlements") == 2
+
+
 @pytest.mark.parametrize("keep_d", [-1000, 0, 6])
 async def test_nobody_can_drop_what_is_young(stack: Stack, keep_d: int) -> None:
     """Whoever calls the functions, and with whatever: a week stays."""
@@ -243,6 +293,66 @@ async def test_an_event_whose_body_is_there_stays_known(old: Stack, tmp_path: Pa
     assert [row["tenant"] for row in tenants] == ["kept"]
 
 
+async def test_what_is_held_does_not_keep_what_is_younger(
+    old: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass looks through so much, and the next one goes on behind it."""
+    monkeypatch.setattr("workers.retention.prune.EVENTS_AT_ONCE", 1)
+    monkeypatch.setattr("workers.retention.prune.EVENTS_OF_PASS", 3)
+    await pruned(old, tmp_path, "standard")
+    await back_date(old, 500)
+    held = await old.fetch("SELECT tracking_id FROM settlements ORDER BY 1 LIMIT 4")
+    await old.fetch(
+        "UPDATE settlements SET settled_at = now() WHERE tracking_id = ANY($1::uuid[])",
+        [row[0] for row in held],
+    )
+    await old.fetch("DELETE FROM ledger")
+    gone = [(await pruned(old, tmp_path, "ledger"))["ledger"] for _ in range(5)]
+    assert sum(gone) == 2
+    assert await old.value("SELECT count(*) FROM settlements") == 4
+
+
+async def test_a_class_that_fails_keeps_no_other(old: Stack, tmp_path: Path) -> None:
+    await old.fetch("ALTER TABLE inbox_moves RENAME TO elsewhere")
+    await old.fetch(
+        "INSERT INTO jobs (id, kind, actor, state, finished_at)"
+        " VALUES (gen_random_uuid(), 'export', 'x', 'done', now() - interval '91 days')"
+    )
+    with pytest.raises(Exception, match="inbox_moves"):
+        await pruned(old, tmp_path, *CLASSES)
+    assert await old.value("SELECT count(*) FROM jobs") == 0
+    await old.fetch("ALTER TABLE elsewhere RENAME TO inbox_moves")
+    assert (await pruned(old, tmp_path, *CLASSES))["standard"] == 3
+
+
+async def test_a_plan_goes_with_its_job_and_not_before_who_carries_it_out(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.retention.prune.ITEMS_AT_ONCE", 2)
+    plan, replay = uuid4(), uuid4()
+    await stack.fetch(
+        "INSERT INTO jobs (id, kind, actor, state, finished_at) VALUES"
+        " ($1, 'replay-plan', 'x', 'done', now() - interval '99 days'),"
+        " ($2, 'replay', 'x', 'paused', NULL)",
+        plan, replay,
+    )  # fmt: skip
+    await stack.fetch("INSERT INTO replay_plans (plan, configuration, snapshot, run_by)"
+                      " VALUES ($1, 1, '1:1:', $2)", plan, replay)  # fmt: skip
+    await stack.fetch("INSERT INTO replay_tenants VALUES ($1, 't')", plan)
+    await stack.fetch("INSERT INTO replay_items (plan, position, tracking_id, received_at, code)"
+                      " SELECT $1, n, gen_random_uuid(), now(), 'body_expired'"
+                      " FROM generate_series(1, 5) n", plan)  # fmt: skip
+    assert await pruned(stack, tmp_path, "jobs") == {"jobs": 0}
+    await stack.fetch("UPDATE jobs SET state = 'done', finished_at = now() WHERE id = $1", replay)
+    assert await pruned(stack, tmp_path, "jobs") == {"jobs": 0}
+    assert await stack.value("SELECT count(*) FROM replay_items") == 5
+    await stack.fetch("UPDATE jobs SET finished_at = now() - interval '91 days' WHERE id = $1",
+                      replay)  # fmt: skip
+    assert (await pruned(stack, tmp_path, "jobs"))["jobs"] == 2
+    for table in ("replay_items", "replay_plans", "replay_tenants"):
+        assert await stack.value(f"SELECT count(*) FROM {table}") == 0
+
+
 async def test_observations_go_that_nothing_stands_on(stack: Stack, tmp_path: Path) -> None:
     """Below a settled one that is older than the horizon; the register stays what it was."""
     updates = [
@@ -305,3 +415,16 @@ async def test_a_file_that_is_put_again_is_young_again(tmp_path: Path) -> None:
         for one in (tmp_path / "artifacts").rglob("*"):
             os.utime(one, (0, 0))
     assert len([one async for one in artifacts.older_than(timedelta(days=1))]) == 1
+
+
+async def test_a_file_that_is_put_again_while_old_ones_go_stays(tmp_path: Path) -> None:
+    """It was listed as old, and nobody had named it yet when that was looked up."""
+    artifacts, content = Artifacts(None, tmp_path), b"twice"
+    digest = sha256(content).digest()
+    await artifacts.put(BytesIO(content), digest, len(content))
+    for one in (tmp_path / "artifacts").rglob("*"):
+        os.utime(one, (0, 0))
+    (listed,) = [one async for one in artifacts.older_than(timedelta(days=2))]
+    await artifacts.put(BytesIO(content), digest, len(content))
+    await artifacts.remove_stored(listed)
+    assert [chunk async for chunk in artifacts.read(digest)] == [content]

@@ -14,10 +14,11 @@ from shared.store.work import Visit, mark_visit
 from tests.support.stack import Stack, drain, new_crew
 from tests.support.stripe_events import event, subscription
 from workers import process
+from workers.actions import act_of
 from workers.process import Progress, visit
 from workers.solitary import Solitary
 from workers.tailing import Seen, Tail
-from workers.tending import act_of, ignore_events, retry_events
+from workers.tending import ignore_events, retry_events
 from workers.trail import verify
 
 WHO, WHY = "operator:ada", "sent by mistake"

@@ -102,9 +102,8 @@ async def tell(conn: "Conn", wanted: UUID) -> dict[str, Any]:
     """
     from shared.store import events, tended, trail
     from shared.store.paging import iso
-    from workers.actions import begin_action, replay_action
+    from workers.actions import act_of, begin_action, replay_action
     from workers.surroundings import Surroundings
-    from workers.tending import act_of
 
     evidence = await events.read_event(conn, wanted)
     runs = await events.read_runs(conn, wanted)

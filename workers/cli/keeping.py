@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workers.cli.exits import CONFLICT, FAILURE, NOT_FOUND, USAGE, CommandError, write_json
+from workers.cli.exits import (
+    CONFLICT,
+    DEPENDENCY_DOWN,
+    FAILURE,
+    NOT_FOUND,
+    USAGE,
+    CommandError,
+    write_json,
+)
 from workers.cli.manual import read_end
 from workers.cli.output import (
     ActorOption,
@@ -200,7 +208,7 @@ def prune_command(
     as_json: JsonOption = False,
 ) -> None:
     """Forget what its time is over of, as the workers do every hour."""
-    from shared.artifacts import Artifacts
+    from shared.artifacts import ArtifactError, Artifacts
     from shared.settings import Settings
     from workers.retention.classes import CLASSES
     from workers.retention.prune import Busy, Tools, plan, prune
@@ -215,7 +223,10 @@ def prune_command(
 
     async def run(conn: "Conn", _: "Endpoints") -> None:
         if dry_run:
-            planned = [await plan(conn, tools, one) for one in names]
+            try:
+                planned = [await plan(conn, tools, one) for one in names]
+            except ArtifactError as error:
+                raise CommandError(plain(error), DEPENDENCY_DOWN) from None
             if as_json:
                 write_json({"items": planned, "next": None, "dryRun": True})
                 return

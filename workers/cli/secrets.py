@@ -118,7 +118,9 @@ def rekey(
                 )
             return done
 
-        counts: dict[str, int] = {"secret": 0, "api_key": 0, "shadow": 0}
+        counts: dict[str, int] = {
+            "secret": 0, "api_key": 0, "shadow": 0, "audit_key": 0,
+        }  # fmt: skip
         with bar("sealed anew", above=100) as report:
             while True:
                 done = await in_transaction(conn, act, dry_run=dry_run)
@@ -132,6 +134,7 @@ def rekey(
             "secrets": counts["secret"],
             "apiKeys": counts["api_key"],
             "shadows": counts["shadow"],
+            "auditKeys": counts["audit_key"],
             "forgotten": list(done.forgotten),
             "waiting": done.waiting,
             **({"dryRun": True} if dry_run else {}),
@@ -145,7 +148,7 @@ def rekey(
 
 
 def _say(shown: dict[str, Any], *, dry_run: bool) -> None:
-    total = shown["secrets"] + shown["apiKeys"] + shown["shadows"]
+    total = sum(shown[kind] for kind in ("secrets", "apiKeys", "shadows", "auditKeys"))
     note(f"{total} {'would be' if dry_run else 'are'} sealed anew with {shown['keyId']}")
     for key_id in shown["forgotten"]:
         will = "could" if dry_run else "can"
@@ -158,7 +161,7 @@ def _shown(one: "SealedThing", first: str) -> dict[str, Any]:
     from shared.store.paging import iso
 
     return {
-        "source": one.source,
+        "source": None if one.kind == "audit_key" else one.source,
         "kind": one.kind,
         "label": one.label,
         "keyId": one.sealed.key_id,

@@ -2,17 +2,20 @@
 The kind "erase": all that there is of a tenant goes, piece by piece.
 
 Begun by an operator (`workers.erasure`), who has ended what the tenant may use. Which events are
-its is found by what they did, so bodies go first, what they did afterwards, and the trail's
-contents last. Each piece finds what is there: done again, it finds nothing.
+its is found by what they did, so bodies go first, what they did afterwards, then the trail's
+contents; exports of all tenants last, when none can find the tenant any more. Each piece finds what
+is there: done again, it finds nothing.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from shared.db import Conn, columns_of
 from shared.store import customers, erasing, pruning, retention
 from shared.store.jobs import Job, Progress
+from workers.actions import act_of, replay_action
 from workers.jobs.kinds import JobFailed, Tools
 
 WINDOW = timedelta(minutes=10)
@@ -24,7 +27,7 @@ CONTENTS_AT_ONCE = 1000
 WAIT_S = 30.0
 
 #: In this order; a step is a piece of one.
-PHASES = ("jobs", "bodies", "records", "objects", "trail")
+PHASES = ("jobs", "bodies", "records", "objects", "trail", "exports")
 
 #: What a piece came to: how far the phase is (None: done), how much went, and how long to wait.
 Piece = tuple[dict[str, Any] | None, Mapping[str, int], float]
@@ -88,6 +91,7 @@ class Erasing:
             "records": self._records,
             "objects": self._objects,
             "trail": self._trail,
+            "exports": self._exports,
         }
         return pieces[phase]
 
@@ -95,7 +99,10 @@ class Erasing:
         if await erasing.has_open_jobs(conn, self._names):
             return at, {}, 1.0
         gone, self._files = await erasing.erase_jobs(conn, self._names, EVENTS_AT_ONCE)
-        return (at if gone else None), {"jobs": gone}, 0.0
+        if gone:
+            return at, {"jobs": gone}, 0.0
+        await erasing.erase_effects(conn, self._names)
+        return None, {}, 0.0
 
     async def _bodies(self, conn: Conn, at: dict[str, Any]) -> Piece:
         since = datetime.fromisoformat(at["since"]) if at else datetime(1970, 1, 1, tzinfo=UTC)
@@ -110,10 +117,13 @@ class Erasing:
         found = await erasing.events_of(conn, self._names, begins, upto)
         open_ones = [one for one in found if one.is_unfinished]
         going = [one for one in found if not (one.is_unfinished or one.is_shared_held)]
-        self._files = await erasing.erase_events(conn, self._tenant, going[:EVENTS_AT_ONCE])
+        going_now = going[:EVENTS_AT_ONCE]
+        self._files = await erasing.erase_events(conn, self._tenant, going_now)
+        ids = [one.tracking_id for one in going_now]
+        contents = await self._empty_of_events(conn, await erasing.runs_of(conn, ids))
         is_through = len(going) <= EVENTS_AT_ONCE
         held = len([one for one in found if one.is_shared_held]) if is_through else 0
-        counts = {"events": min(len(going), EVENTS_AT_ONCE)}
+        counts = {"events": len(going_now), "contents": contents}
         if held and not at.get("again"):
             counts["keptForHeld"] = held
         there = upto if is_through else begins
@@ -139,12 +149,29 @@ class Erasing:
         return (at if gone else None), {"objects": gone}, 0.0
 
     async def _trail(self, conn: Conn, at: dict[str, Any]) -> Piece:
-        gone, last = await erasing.empty_contents(
+        gone, last, runs = await erasing.empty_contents(
             conn, self._names, at.get("after", 0), CONTENTS_AT_ONCE
         )
+        gone += await self._empty_of_events(conn, runs)
         if last is None:
             await erasing.erase_gifts(conn, self._names)
         return (None if last is None else {"after": last}), {"contents": gone}, 0.0
+
+    async def _exports(self, conn: Conn, at: dict[str, Any]) -> Piece:
+        # Those that begin from now on find nothing of the tenant; of one that is half done nobody
+        # can say.
+        upto = UUID(at["upto"]) if at else await erasing.first_id_now(conn)
+        there = {"upto": str(upto)}
+        if await erasing.has_open_exports(conn, upto):
+            return there, {}, 1.0
+        gone, self._files = await erasing.erase_exports(conn, upto, EVENTS_AT_ONCE)
+        return (there if gone else None), {"exportsOfAll": gone}, 0.0
+
+    async def _empty_of_events(self, conn: Conn, runs: Mapping[UUID, int]) -> int:
+        """What is told of these events without a tenant: notes, and why they were replayed."""
+        actions = [act_of(one) for one in runs]
+        actions += [replay_action(one, run) for one, n in runs.items() for run in range(2, n + 1)]
+        return await erasing.empty_contents_of_events(conn, list(runs), actions)
 
 
 async def begin(tools: Tools, job: Job) -> Erasing:

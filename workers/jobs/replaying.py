@@ -13,7 +13,7 @@ from typing import Any
 from shared.db import Conn, is_lock_timeout
 from shared.domain.jobs import Replay, UnfitError, read_arguments
 from shared.domain.outcomes import BODY_EXPIRED, OVERTAKEN
-from shared.store import replay_plans, replays
+from shared.store import replay_plans, replays, retention
 from shared.store.jobs import Job, Progress
 from shared.store.replays import ToOpen
 from workers.jobs.kinds import JobFailed, Tools
@@ -118,6 +118,9 @@ class Replaying:
         paid = max(job.cursor["paid"], now - max(BURST_S, 1 / rate))
         room = min(int((now - paid) * rate), MOST_OPEN - sum(open_runs.values()))
         if room < 1 or await replays.is_live_late(conn, LATE_S):
+            return paid, False, {}
+        # Before any lane is locked: whoever forgets bodies may take a while.
+        if not await retention.may_keep_bodies(conn):
             return paid, False, {}
         full = {lane for lane, runs in open_runs.items() if runs >= MOST_OPEN_OF_LANE}
         left_alone = full | self._busy | self._tools.crew.surroundings.paused_lanes

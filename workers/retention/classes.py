@@ -34,7 +34,9 @@ CLASSES: Mapping[str, Class] = {
             None, "they go when they are neither, and the time of `standard` is over",
         ),
         Class(
-            "ledger", "which event ids were seen; deliveries, conflicts, attempts and settlements",
+            "ledger",
+            "which event ids were seen, and which no webhook brought; deliveries, conflicts,"
+            " attempts and settlements",
             "keep_ledger_d", 400,
             "longer than any provider sends again, and a year of what became of events",
         ),
@@ -43,7 +45,9 @@ CLASSES: Mapping[str, Class] = {
             "keep_ledger_d", 400, "the fold does not need them, and explaining the past does",
         ),
         Class(
-            "jobs", "jobs that are over, with their failures and the names of their assets",
+            "jobs",
+            "jobs that are over, with their failures, the names of their assets, and the events of"
+            " plans of replays",
             "keep_jobs_d", 90, "what was pushed and exported is asked about for a quarter",
         ),
         Class(

@@ -4,9 +4,11 @@ Forget what its time is over of, class by class: by the worker's sweep, hourly, 
 One process at a time, in pieces that are a transaction each: killed anywhere, the next one goes on.
 """
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -14,7 +16,7 @@ from shared.artifacts import ArtifactError, Artifacts, Stored
 from shared.db import Conn
 from shared.domain.register import fold
 from shared.settings import Settings
-from shared.store import pruning, retention
+from shared.store import ended_jobs, pruning, retention
 from workers.retention.bodies import prune_days, prune_holds
 from workers.retention.classes import CLASSES, days_of
 
@@ -28,6 +30,9 @@ EVENTS_OF_PASS = 100_000
 OBJECTS_AT_ONCE = 200
 OBJECTS_OF_PASS = 20_000
 ROWS_AT_ONCE = 200
+ITEMS_AT_ONCE = 5000
+#: A tracking id begins with its milliseconds; so many bits are behind them.
+_BELOW_MS = 80
 #: What one listing of the store is asked about at once.
 ARTIFACTS_AT_ONCE = 5000
 
@@ -56,17 +61,29 @@ async def prune(conn: Conn, tools: Tools, names: Collection[str] = tuple(CLASSES
 
     Raises:
         Busy: nothing was done.
+        Exception: what went wrong with the first class that failed; the others were pruned.
     """
     if not await retention.take_turn(conn):
         raise Busy("another process prunes")
-    # If this fails the connection is lost, and the turn with it.
-    done = []
+    done: list[Pruned] = []
+    failures: list[Exception] = []
     for name in CLASSES:
         if name in names:
-            gone = await _BY_CLASS[name](conn, tools)
+            try:
+                gone = await _BY_CLASS[name](conn, tools)
+            except Exception as error:
+                # What cannot be done of one class must not keep the others for ever.
+                log.warning("a class stays for now", extra={"class": name, "error": repr(error)})
+                failures.append(error)
+                continue
             done.append(Pruned(name, gone))
             if gone:
                 log.info("pruned", extra={"class": name, "gone": gone})
+    if failures:
+        # If the connection is lost, the turn went with it.
+        with contextlib.suppress(Exception):
+            await retention.end_turn(conn)
+        raise failures[0]
     await retention.end_turn(conn)
     return done
 
@@ -91,15 +108,18 @@ async def _ledger(conn: Conn, tools: Tools) -> int:
             gone += await pruning.forget_ledger(conn, before, block, block + BLOCKS_AT_ONCE)
             block += BLOCKS_AT_ONCE
             await pruning.save_place(conn, "ledger", block)
-    after = UUID(int=0)
+    # From where the last pass ended: what is held may be more than one looks through.
+    after = UUID(int=await pruning.read_place(conn, "events") << _BELOW_MS)
     for _ in range(0, EVENTS_OF_PASS, EVENTS_AT_ONCE):
         found = await pruning.oldest_events(conn, before, EVENTS_AT_ONCE, after)
+        after = found[-1] if found else UUID(int=0)
+        async with conn.transaction():
+            if found:
+                going = await pruning.forgettable(conn, found, before)
+                gone += await pruning.forget_events(conn, going)
+            await pruning.save_place(conn, "events", after.int >> _BELOW_MS)
         if not found:
             break
-        after = found[-1]
-        async with conn.transaction():
-            going = await pruning.forgettable(conn, found, before)
-            gone += await pruning.forget_events(conn, going)
     return gone
 
 
@@ -128,12 +148,18 @@ async def _observations(conn: Conn, tools: Tools) -> int:
 
 async def _jobs(conn: Conn, tools: Tools) -> int:
     before = await pruning.moment_before(conn, timedelta(days=tools.settings.keep_jobs_d))
-    return await _while_full(lambda: pruning.forget_jobs(conn, before, ROWS_AT_ONCE))
+    gone = await _while_full(conn, ROWS_AT_ONCE, partial(ended_jobs.forget_jobs, conn, before))
+    # Also those of whoever was killed behind the jobs, and of tenants that were erased.
+    for plan in await ended_jobs.plans_without_job(conn):
+        await _while_full(conn, ITEMS_AT_ONCE, partial(ended_jobs.forget_items, conn, plan))
+        async with conn.transaction():
+            await ended_jobs.forget_plan(conn, plan)
+    return gone
 
 
 async def _messages(conn: Conn, tools: Tools) -> int:
     before = await pruning.moment_before(conn, timedelta(days=tools.settings.keep_messages_d))
-    return await _while_full(lambda: pruning.forget_messages(conn, before, ROWS_AT_ONCE))
+    return await _while_full(conn, ROWS_AT_ONCE, partial(pruning.forget_messages, conn, before))
 
 
 async def _artifacts(conn: Conn, tools: Tools) -> int:
@@ -173,10 +199,12 @@ async def unnamed_of(conn: Conn, found: list[Stored]) -> list[Stored]:
     return [stored for stored in found if stored.digest not in named]
 
 
-async def _while_full(forget: Callable[[], Awaitable[int]]) -> int:
-    gone = rows = await forget()
-    while rows == ROWS_AT_ONCE:
-        rows = await forget()
+async def _while_full(conn: Conn, limit: int, forget: Callable[[int], Awaitable[int]]) -> int:
+    gone, rows = 0, limit
+    while rows == limit:
+        async with conn.transaction():
+            await retention.allow_longer(conn)
+            rows = await forget(limit)
         gone += rows
     return gone
 
@@ -223,7 +251,7 @@ async def plan(conn: Conn, tools: Tools, name: str) -> dict[str, Any]:
 
 
 _COUNTS: Mapping[str, Callable[..., Awaitable[int]]] = {
-    "jobs": pruning.count_jobs,
+    "jobs": ended_jobs.count_jobs,
     "messages": pruning.count_messages,
     "ledger": pruning.count_events,
     "observations": pruning.count_observations,

@@ -23,6 +23,7 @@ from shared import db, migrate
 from shared.artifacts import ArtifactError, Artifacts
 from shared.sealing import KeyRing, SealingError
 from shared.settings import ROLES, Endpoints, Settings, SettingsError
+from shared.store import checkpoints
 from shared.store.sources import read_seals
 from workers.stack.binaries import BinariesError, Program, find_postgres, find_valkey
 from workers.stack.embedded import ServerError
@@ -214,6 +215,8 @@ async def _database(
         async with db.connect(url, "owner", name="sluice doctor") as conn:
             async for check in _inside(conn, where, endpoints, known):
                 yield check
+                if check.name == "secret key":
+                    yield await _signed(conn, settings.checkpoint_every_s)
     except Exception as error:
         if not db.is_platform_fault(error) and not hasattr(error, "sqlstate"):
             raise
@@ -321,6 +324,17 @@ async def _key(conn: db.Conn, text: str) -> Check:
         mend = "export SLUICE_SECRET_KEY=NEW,OLD with every key that the database was sealed with"
         return Check("secret key", "fail", str(error), mend)
     return Check("secret key", "ok", f"opens what {len(seals)} key(s) have sealed")
+
+
+async def _signed(conn: db.Conn, every_s: float) -> Check:
+    """Whether some worker writes checkpoints; one that is late is not yet one that is missing."""
+    if every_s == 0:
+        return Check("audit trail", "ok", "not signed: SLUICE_CHECKPOINT_EVERY_S is 0")
+    age_s = await checkpoints.unsigned_s(conn)
+    if age_s <= 2 * every_s + 300:
+        return Check("audit trail", "ok", "signed as far as is due")
+    mend = "start a worker that has SLUICE_SECRET_KEY; its log says why it writes no checkpoint"
+    return Check("audit trail", "warn", f"not signed for {age_s / 3600:.1f} hours", mend)
 
 
 async def _role(endpoints: Endpoints, role: str) -> Check:
