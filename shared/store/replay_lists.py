@@ -4,14 +4,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from shared.db import Conn, Row
-from shared.domain.outcomes import (
-    BODY_EXPIRED,
-    IS_AN_ORDER,
-    OUTCOMES,
-    OVERTAKEN,
-    UNFINISHED,
-    UNKNOWN_EVENT,
-)
+from shared.domain import outcomes
 from shared.store.paging import Page, iso, page_of
 
 
@@ -25,7 +18,8 @@ class Wanted(NamedTuple):
 
 #: What becomes of an event of a plan: how its run ended, why there was none, what it waits for.
 ITEM_OUTCOMES = (
-    *OUTCOMES, OVERTAKEN, BODY_EXPIRED, UNFINISHED, IS_AN_ORDER, UNKNOWN_EVENT, "waiting", "open",
+    *outcomes.OUTCOMES, outcomes.OVERTAKEN, outcomes.BODY_EXPIRED, outcomes.UNFINISHED,
+    outcomes.IS_AN_ORDER, outcomes.UNKNOWN_EVENT, "waiting", "open",
 )  # fmt: skip
 
 # What is neither left out nor settled: it waits to be opened, or to be applied.

@@ -7,6 +7,7 @@ from uuid import UUID
 import typer
 
 from workers.cli.exits import (
+    CONFLICT,
     FAILURE,
     NOT_FOUND,
     PARTLY_FAILED,
