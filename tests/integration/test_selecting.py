@@ -266,7 +266,7 @@ async def test_ids_are_looked_up_one_by_one(conn: Conn) -> None:
     received_at = [one.received_at for one in found]
     named = [one.tracking_id for one in found]
     rows = await conn.fetch(
-        f"EXPLAIN {selecting.FITTING}", received_at, named, *[None] * 10, False, 50
+        f"EXPLAIN {selecting.FITTING}", received_at, named, *[None] * 10, False, None, 50
     )
     plan = [row[0] for row in rows]
     assert any("Index Scan using inbox_" in line for line in plan)
