@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 REDIS_RETRY_S = 0.25
 LONGEST_REDIS_RETRY_S = 2.0
 STOP_WITHIN_S = 8.0
+_CANCEL_AGAIN_S = 0.05
 
 
 async def work_until(
@@ -169,14 +170,20 @@ async def _closed(worker: Worker, serving: asyncio.Future[None]) -> None:
     for ours, nor ours for arq's: either would keep this process from stopping.
     """
 
-    async def close() -> None:
-        while not serving.done():
-            # Again and again: redis wraps what it writes in `asyncio.wait_for`, which below
-            # Python 3.12 loses a cancellation that comes just as that is done.
+    def cancel() -> None:
+        # Again and again: redis wraps what it writes in `asyncio.wait_for`, which below Python 3.12
+        # loses a cancellation that comes just as that is done. And by the clock, not in a task that
+        # may be cancelled first: an arq that is left alone would take jobs for ever.
+        if not serving.done():
             serving.cancel()
-            await asyncio.wait({serving}, timeout=0.05)
+            loop.call_later(_CANCEL_AGAIN_S, cancel)
+
+    async def close() -> None:
+        await asyncio.wait({serving})
         await worker.close()
 
+    loop = asyncio.get_running_loop()
+    cancel()
     closing = asyncio.ensure_future(close())
     for task in (serving, closing):
         # Either may fail after a stop has taken us away from it; asked by nobody, it complains.

@@ -17,6 +17,8 @@ from tests.cli.test_issues import fail
 from tests.support.stack import Stack
 from tests.support.stripe_events import event, subscription
 
+#: Whom nobody has sent.
+NOBODY = "00000000-0000-7000-8000-000000000000"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
@@ -93,9 +95,9 @@ async def test_every_filter_of_a_list(
         ("retry --reason x", "--all"),
         ("ignore --reason x", "--all"),
         ("ignore evt_1 --reason x", "evt_1"),
-        (f"ignore {uuid4()} --status dead --reason x", "tracking ids, or a filter"),
-        (f"ignore {uuid4()}", "--reason"),
-        (f"raw {uuid4()} --delivery 0", "--delivery"),
+        (f"ignore {NOBODY} --status dead --reason x", "tracking ids, or a filter"),
+        (f"ignore {NOBODY}", "--reason"),
+        (f"raw {NOBODY} --delivery 0", "--delivery"),
     ],
 )
 async def test_what_is_not_understood_never_means_all(

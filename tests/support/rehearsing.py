@@ -166,28 +166,28 @@ class Case:
 
     async def derive_all(self) -> None:
         """As the sweep would, but not of other cases' tenants."""
+        for tenant in await self._standing():
+            await derive_again(self.stack.crew, tenant)
+
+    async def entitlements(self) -> dict[tuple[str, str], str]:
+        """(tenant, feature) → what the database says of it, of all tenants of the case."""
+        found = {}
+        for tenant in await self._standing():
+            shown = await self.stack.tenant(tenant)
+            for one in shown["entitlements"] if shown is not None else ():
+                key = tenant, one["feature"]
+                found[key] = json.dumps([one["value"], one["validUntil"]])
+        return found
+
+    async def _standing(self) -> list[str]:
+        """The case's tenants, but for those merged into others, whom their names now mean."""
         rows = await self.stack.fetch(
             "SELECT tenant FROM tenants WHERE merged_into IS NULL"
             " AND (starts_with(tenant, $1) OR tenant = $2)",
             self.name + "x",
             self.name + "-other",
         )
-        for row in rows:
-            await derive_again(self.stack.crew, row["tenant"])
-
-    async def entitlements(self) -> dict[tuple[str, str], str]:
-        """(tenant, feature) → what the database says of it, of all tenants of the case."""
-        rows = await self.stack.fetch(
-            "SELECT tenant FROM tenants WHERE starts_with(tenant, $1) AND merged_into IS NULL",
-            self.name + "x",
-        )
-        found = {}
-        for tenant in [*(row["tenant"] for row in rows), f"{self.name}-other"]:
-            shown = await self.stack.tenant(tenant)
-            for one in shown["entitlements"] if shown is not None else ():
-                key = tenant, one["feature"]
-                found[key] = json.dumps([one["value"], one["validUntil"]])
-        return found
+        return [row["tenant"] for row in rows]
 
 
 async def merge_now(conn: Any, tenant: str, into: str) -> None:
