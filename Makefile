@@ -26,7 +26,10 @@ demo: .installed-run ## Send sample events, through a stack of its own if none r
 
 .PHONY: test
 test: .installed-dev ## Run all tests against real servers that they start themselves
-	@exec .venv/bin/pytest $(ARGS)
+	@set -e; if [ -n "$(ARGS)" ]; then exec .venv/bin/pytest $(ARGS); fi; \
+	.venv/bin/pytest --numprocesses auto --maxprocesses 4 --dist worksteal --ignore tests/fault; \
+	echo "and what kills processes under load, which has the machine to itself" >&2; \
+	exec .venv/bin/pytest tests/fault
 
 .PHONY: check
 check: .installed-dev ## Lint, formatting, types, import contracts

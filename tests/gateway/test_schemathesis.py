@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 SEED = os.environ.get("SCHEMATHESIS_SEED", "20261101")
 #: Drawn for each operation, beside those that its types and parameters come to. A number, and no
 #: time: what is asked does not depend on how busy the machine is.
-EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "12")
+EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "6")
 
 #: What every bound, every missing part and every other method comes to is asked once: who asks
 #: makes no difference to that. What they see does.
