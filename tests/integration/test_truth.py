@@ -85,21 +85,21 @@ async def test_an_undecided_second_is_provisional_until_it_is_fetched(scene: Sce
     assert [row["actor"] for row in actors] == ["provider:stripe"] * 2 + ["system:fetch"]
 
 
-@pytest.mark.parametrize(("at", "gives", "left"), [
-    (T + 50, PRO, []),  # before the fetch: it contains the snapshot
-    (T + 98, PRO, []),  # in the last second that it contains
-    (T + 99, BASIC, ["order"]),  # between: the snapshot for now, and another fetch
-    (T + 100, BASIC, ["order"]),  # in the second of its answer
-    (T + 101, BASIC, []),  # after: the snapshot is newer
+@pytest.mark.parametrize(("after_s", "gives", "left"), [
+    (50, PRO, []),  # before the fetch: it contains the snapshot
+    (98, PRO, []),  # in the last second that it contains
+    (99, BASIC, ["order"]),  # between: the snapshot for now, and another fetch
+    (100, BASIC, ["order"]),  # in the second of its answer
+    (101, BASIC, []),  # after: the snapshot is newer
 ])  # fmt: skip
 async def test_a_fetch_beside_a_snapshot(
-    scene: Scene, at: int, gives: dict[str, object], left: list[str]
+    scene: Scene, after_s: int, gives: dict[str, object], left: list[str]
 ) -> None:
     await scene.stack.apply(*undecided())
     scene.api.put(subscription(tenant="a"))
     await settled(scene)
     late = subscription(tenant="a", product="prod_basic")
-    await scene.stack.apply(event("customer.subscription.updated", late, created=at))
+    await scene.stack.apply(event("customer.subscription.updated", late, created=T + after_s))
     assert await scene.stack.features("a") == gives
     assert await wants(scene) == left
     scene.api.clock = lambda: T + 200.0
