@@ -7,7 +7,7 @@ far it got commit together, under the row's lock.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -57,7 +57,7 @@ class Job(msgspec.Struct, frozen=True):
 class Progress(msgspec.Struct, frozen=True):
     """
     How far a job is after a step; see `Job`. `result` is what a finished one came to, `wait_s` how
-    long it is until the next step.
+    long it is until the next step, `lanes` are those that the step gave work to.
     """
 
     cursor: Mapping[str, Any]
@@ -68,6 +68,7 @@ class Progress(msgspec.Struct, frozen=True):
     is_finished: bool = False
     result: Mapping[str, Any] | None = None
     wait_s: float = 0.0
+    lanes: Collection[int] = ()
 
 
 class Failure(NamedTuple):

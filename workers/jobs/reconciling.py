@@ -8,7 +8,7 @@ objects what is news is stored in the step, which moves the place in the same tr
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -65,6 +65,7 @@ class Taken:
     done: int = 0
     failed: int = 0
     missing: list[dict[str, Any]] = field(default_factory=list)
+    lanes: Collection[int] = ()
     news: Sequence[AnswerEvent] = ()
     held: Sequence[int] = ()
     run: int | None = None
@@ -140,6 +141,7 @@ class Reconcile:
             "waited": cursor.get("waited", 0) + (taken.wait_s > 0),
         }
         is_finished = taken.phase is None
+        lanes = set() if self.asked.dry_run else {*taken.lanes, *(one.lane for one in taken.news)}
         return Progress(
             cursor=moved,
             done=job.done + taken.done,
@@ -149,6 +151,7 @@ class Reconcile:
             is_finished=is_finished,
             result=await self._result(conn, job, counts, moved) if is_finished else None,
             wait_s=taken.wait_s,
+            lanes=lanes,
         )
 
     async def close(self) -> None:
@@ -210,7 +213,8 @@ class Reconcile:
             for one in found
         ]
         counts = {"events": len(listed.items), "missed": len(found)}
-        taken = Taken(None, None, counts, len(listed.items), unreadable, missing=named)
+        lanes = {one.lane for one in found}
+        taken = Taken(None, None, counts, len(listed.items), unreadable, missing=named, lanes=lanes)
         return self._after_events(place.after_page(listed, groups), taken)
 
     def _after_events(self, place: Any, taken: Taken) -> Taken:

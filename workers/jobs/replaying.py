@@ -60,7 +60,7 @@ class Replaying:
         for outcome, runs in (await replays.note_settled(conn, job.id, MOST_OPEN)).items():
             counts[outcome] = counts.get(outcome, 0) + runs
         open_runs = await replays.open_by_lane(conn, job.id)
-        paid, is_behind, codes = await self._open(conn, job, open_runs)
+        paid, is_behind, lanes, codes = await self._open(conn, job, open_runs)
         for code, events in codes.items():
             counts[code] = counts.get(code, 0) + events
         is_finished = (
@@ -81,6 +81,7 @@ class Replaying:
             is_finished=is_finished,
             result={"plan": str(self._asked.plan)} if is_finished else None,
             wait_s=0.0 if is_finished or is_behind else WAIT_S,
+            lanes=lanes,
         )
 
     async def close(self) -> None:
@@ -105,30 +106,30 @@ class Replaying:
 
     async def _open(
         self, conn: Conn, job: Job, open_runs: Mapping[int, int]
-    ) -> tuple[float, bool, dict[str, int]]:
+    ) -> tuple[float, bool, set[int], dict[str, int]]:
         """
         Open what may be opened now.
 
         Returns:
-            Up to when the rate is used up; whether more may be opened at once; and how many events
-            were passed over, by code.
+            Up to when the rate is used up; whether more may be opened at once; in which lanes runs
+            were opened; and how many events were passed over, by code.
         """
         rate = self._asked.rate
         now = await replays.clock_s(conn)
         paid = max(job.cursor["paid"], now - max(BURST_S, 1 / rate))
         room = min(int((now - paid) * rate), MOST_OPEN - sum(open_runs.values()))
         if room < 1 or await replays.is_live_late(conn, LATE_S):
-            return paid, False, {}
+            return paid, False, set(), {}
         # Before any lane is locked: whoever forgets bodies may take a while.
         if not await retention.may_keep_bodies(conn):
-            return paid, False, {}
+            return paid, False, set(), {}
         full = {lane for lane, runs in open_runs.items() if runs >= MOST_OPEN_OF_LANE}
         left_alone = full | self._busy | self._tools.crew.surroundings.paused_lanes
         self._busy = set()
         chunk = max(1, min(room, CHUNK) >> (2 * job.deaths))
         found = await replays.next_items(conn, self._asked.plan, left_alone, chunk)
         if not found:
-            return paid, False, {}
+            return paid, False, set(), {}
         lanes = {one.lane for one in found}
         held = await self._lock(conn, lanes)
         self._busy = lanes - held
@@ -137,7 +138,7 @@ class Replaying:
         )
         self._fruitless = 0 if held else self._fruitless + 1
         is_behind = bool(held) and room > len(found)
-        return paid + opened / rate, is_behind, codes
+        return paid + opened / rate, is_behind, held if opened else set(), codes
 
     async def _lock(self, conn: Conn, lanes: set[int]) -> set[int]:
         """

@@ -16,7 +16,7 @@ import logging
 import random
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
@@ -25,6 +25,7 @@ from shared import telemetry
 from shared.artifacts import ArtifactDamaged, ArtifactError, ArtifactGone, Artifacts
 from shared.db import Conn, is_platform_fault, storable
 from shared.domain.outcomes import PROCESS_DIED
+from shared.queue import Doorbell
 from shared.sealing import KeyRing, SealingError
 from shared.settings import Endpoints, Settings
 from shared.store import jobs
@@ -92,6 +93,7 @@ class Turns:
     kinds: Mapping[str, Begin] = field(default_factory=lambda: KINDS)
     token: UUID = field(default_factory=uuid4)
     turn_s: float = TURN_S
+    ring: Callable[[Collection[int]], None] = lambda lanes: None
     _begun: OrderedDict[UUID, _Begun] = field(default_factory=OrderedDict)
 
     async def run(self) -> None:
@@ -164,6 +166,7 @@ class Turns:
             # Somebody has its row: what was prepared is taken up again, and is no death until then.
             await self._withdraw(job_id)
             return False
+        self.ring(progress.lanes)
         telemetry.job_stepped(job.kind, progress.done - job.done, progress.failed - job.failed)
         if progress.is_finished:
             await self._forget(job_id)
@@ -329,12 +332,16 @@ async def work(
     """Take turns until told to stop, and count what there is; `kinds` are `KINDS` unless said."""
     artifacts = Artifacts(settings.artifacts_url, settings.home)
     keys = _keys_of(endpoints)
-    turns = Turns(Tools(crew, artifacts, keys), stop, KINDS if kinds is None else kinds)
+    bell = Doorbell(endpoints.redis)
+    turns = Turns(
+        Tools(crew, artifacts, keys), stop, KINDS if kinds is None else kinds, ring=bell.ring
+    )
     counting = asyncio.create_task(Counting(crew).run(), name="counting")
     try:
         await turns.run()
     finally:
         counting.cancel()
+        await bell.close()
 
 
 def _keys_of(endpoints: Endpoints) -> KeyRing | None:
