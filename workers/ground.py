@@ -6,8 +6,9 @@ What is found is a good guess from what stands there now, read without a lock. W
 is told what was missing (`workers.watched.Outgrown`), and has it joined.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 from shared.db import Conn
@@ -27,8 +28,7 @@ from workers.entries import Sighted
 from workers.watched import CUSTOMER, JOINT, RECORD, TENANT, Node
 
 OBJECT, EVENT = "object", "event"
-#: What there are no rows of to be locked.
-_UNLOCKED = frozenset({OBJECT, EVENT})
+_KINDS = (CUSTOMER, JOINT, TENANT, RECORD, OBJECT)
 #: How often payments are followed from one to the next; what lies further is found when applying.
 _MOST_STEPS = 5
 _AT_ONCE = 1000
@@ -36,54 +36,105 @@ _AT_ONCE = 1000
 Asked = Sequence[tuple[StoredEvent, Sequence[Command]]]
 
 
-@dataclass(slots=True)
 class Ground:
     """
-    Nodes, and which of them are connected. `events` are nodes too; who is on nobody's ground has
-    one of its own.
+    Nodes, and which of them are connected. The `events` places are nodes too; who is on nobody's
+    ground has one of its own. A piece is known by the number of one of its nodes, its root.
+
+    All events of a plan stand on it, so a node is a number, and a key is held once.
     """
 
-    _parents: dict[Node, Node] = field(default_factory=dict)
-    #: By root: everything connected with it.
-    _members: dict[Node, list[Node]] = field(default_factory=dict)
+    def __init__(self, events: int) -> None:
+        #: An event's number is its place; those of all others come behind.
+        self._events = events
+        self._numbers: dict[str, dict[Any, int]] = {kind: {} for kind in _KINDS}
+        #: What the others are, by number less `events`.
+        self._kinds = bytearray()
+        self._keys: list[Any] = []
+        self._parents = array("q", range(events))
+        #: The next node of the same piece, in a ring.
+        self._next = array("q", range(events))
+        #: How many nodes a root's piece has. 0: an event that is not on the ground.
+        self._sizes = array("q", bytes(8 * events))
 
-    def root(self, node: Node) -> Node:
-        """The node that stands for all that this one is connected with."""
-        if node not in self._parents:
-            self._parents[node] = node
-            self._members[node] = [node]
-        while (parent := self._parents[node]) != node:
-            self._parents[node] = node = self._parents[parent]
-        return node
+    def root(self, node: Node) -> int:
+        """The root of all that this one is connected with."""
+        number, parents = self._number(node), self._parents
+        while (parent := parents[number]) != number:
+            parents[number] = number = parents[parent]
+        return number
 
-    def connect(self, some: Node, *others: Node) -> Node:
+    def connect(self, some: Node, *others: Node) -> int:
         """Connect them; returns the root of all."""
         root = self.root(some)
         for other in others:
             joined = self.root(other)
             if joined == root:
                 continue
-            if len(self._members[joined]) > len(self._members[root]):
+            if self._sizes[joined] > self._sizes[root]:
                 root, joined = joined, root
             self._parents[joined] = root
-            self._members[root] += self._members.pop(joined)
+            self._sizes[root] += self._sizes[joined]
+            # Two rings are one when one node of each has the other's next.
+            ring = self._next
+            ring[root], ring[joined] = ring[joined], ring[root]
         return root
 
-    def roots(self) -> list[Node]:
+    def roots(self) -> Iterator[int]:
         """One for each piece of the ground."""
-        return list(self._members)
+        for number, parent in enumerate(self._parents):
+            if parent == number and self._sizes[number]:
+                yield number
 
-    def locked(self, root: Node) -> frozenset[Node]:
+    def keys(self, kind: str) -> list[Any]:
+        """The keys of all nodes of a kind but of events."""
+        return list(self._numbers[kind])
+
+    def locked(self, root: int) -> frozenset[Node]:
         """What of it has rows to be locked."""
-        return frozenset(node for node in self._members[root] if node[0] not in _UNLOCKED)
+        others = (number - self._events for number in self._members(root) if number >= self._events)
+        nodes = ((_KINDS[self._kinds[one]], self._keys[one]) for one in others)
+        return frozenset(node for node in nodes if node[0] != OBJECT)
 
-    def places(self, root: Node) -> list[int]:
+    def places(self, root: int) -> list[int]:
         """The events on it, by their place."""
-        return sorted(place for kind, place in self._members[root] if kind == EVENT)  # type: ignore[misc]
+        return sorted(number for number in self._members(root) if number < self._events)
 
-    def tenants(self, root: Node) -> list[str]:
+    def tenants(self, root: int) -> list[str]:
         """The tenants on it."""
-        return [str(name) for kind, name in self._members[root] if kind == TENANT]
+        return [key for kind, key in self.locked(root) if kind == TENANT and isinstance(key, str)]
+
+    def forget_objects(self) -> None:
+        """What they have connected stays connected, but nothing more can be by them."""
+        self._numbers[OBJECT] = {}
+
+    def _number(self, node: Node) -> int:
+        kind, key = node
+        if kind == EVENT:
+            assert isinstance(key, int)
+            self._sizes[key] = self._sizes[key] or 1
+            return key
+        if kind == OBJECT:
+            # Nobody asks which they are. Two that had one hash would be looked at together.
+            key = hash(key)
+        numbers = self._numbers[kind]
+        number = numbers.get(key)
+        if number is None:
+            number = numbers[key] = len(self._parents)
+            self._kinds.append(_KINDS.index(kind))
+            self._keys.append(None if kind == OBJECT else key)
+            self._parents.append(number)
+            self._next.append(number)
+            self._sizes.append(1)
+        return number
+
+    def _members(self, root: int) -> Iterator[int]:
+        number = root
+        while True:
+            yield number
+            number = self._next[number]
+            if number == root:
+                return
 
 
 async def sound(
@@ -154,16 +205,15 @@ async def _follow_joints(
 
 async def find_tenants(conn: Conn, ground: Ground) -> None:
     """Connect customers and records with their tenants, names of tenants with what they mean."""
-    nodes = [node for root in ground.roots() for node in ground.locked(root)]
-    customers = [key for kind, key in nodes if kind == CUSTOMER and isinstance(key, CustomerKey)]
+    customers = ground.keys(CUSTOMER)
     for first in range(0, len(customers), _AT_ONCE):
         for customer, tenant in await tenants_of(conn, customers[first : first + _AT_ONCE]):
             ground.connect((CUSTOMER, customer), (TENANT, tenant))
-    kept = [key for kind, key in nodes if kind == RECORD and isinstance(key, RecordKey)]
+    kept = ground.keys(RECORD)
     for first in range(0, len(kept), _AT_ONCE):
         for record, tenant in await tenants_of_records(conn, kept[first : first + _AT_ONCE]):
             ground.connect((RECORD, record), (TENANT, tenant))
-    names = sorted({name for root in ground.roots() for name in ground.tenants(root)})
+    names = sorted(ground.keys(TENANT))
     for first in range(0, len(names), _AT_ONCE):
         aliases = await grants.read_aliases(conn, names[first : first + _AT_ONCE])
         for name, meant in aliases.items():

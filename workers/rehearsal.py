@@ -10,6 +10,7 @@ code is that of a worker (`workers.applying`), only nothing is settled, and so n
 
 import asyncio
 import random
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from uuid import UUID
 
 from shared.db import is_platform_fault
 from shared.domain.commands import Command
+from shared.domain.events import received_at_of
 from shared.domain.keys import CustomerKey
 from shared.store.rehearsals import Settled
 from shared.store.selecting import Selected
@@ -33,7 +35,7 @@ from workers.trial import (
     apply_and_take_back,
     is_lost,
 )
-from workers.watched import CUSTOMER, Node, Outgrown
+from workers.watched import CUSTOMER, TENANT, Node, Outgrown
 
 #: Why else an event was not rehearsed, besides what `workers.sounding` says.
 UNFINISHED = "unfinished"  # it is applied anyway
@@ -96,10 +98,14 @@ async def rehearse(
 
 @dataclass(slots=True)
 class _Piece:
-    """Events that are looked at together, by their places, and how often that was tried."""
+    """
+    Events that are looked at together, and how often that was tried. `places` are theirs, none
+    while others are looked at.
+    """
 
-    root: Node
-    places: list[int]
+    root: int
+    size: int
+    places: Sequence[int] = ()
     is_alone: bool = False
     tries: int = 0
     spent_s: float = 0.0
@@ -111,21 +117,32 @@ class Rehearsal:
     def __init__(self, crew: Crew, events: Sequence[Selected]) -> None:
         self._crew = crew
         self._left_out: dict[UUID, str] = {}
-        self._events: list[Settled] = []
+        # All of a plan's events are held, of each what cannot be asked again. When an event was
+        # received is in its id.
+        self._ids: list[UUID] = []
+        self._runs = array("i")
         for one in sorted(events):
             if one.is_unfinished or one.run is None:
                 self._left_out[one.tracking_id] = UNFINISHED
             else:
-                self._events.append(Settled(one.received_at, one.tracking_id, one.run))
+                self._ids.append(one.tracking_id)
+                self._runs.append(one.run)
         self._sounded = 0
-        self._ground = Ground()
+        self._ground = Ground(len(self._ids))
+        #: How each ends, by its place. Those that are alike are one.
+        self._endings: list[Ending | None] = [None] * len(self._ids)
+        self._same: dict[Ending, Ending] = {}
         #: Those that already cannot be read.
         self._failing: dict[UUID, Ending] = {}
         #: What some did and do not ask for any more.
         self._takes_back: dict[UUID, frozenset[type[Command]]] = {}
         self._pieces: deque[_Piece] = deque()
         self._is_cut = False
-        self._kept: dict[Node, Found] = {}
+        #: Roots of the pieces that have been looked at, and what else became of some of them.
+        self._seen: set[int] = set()
+        self._changes: dict[int, list[FeatureChange]] = {}
+        self._behind: dict[int, set[str]] = {}
+        self._links: dict[CustomerKey, str | None] = {}
         self._faults = 0
         self.done = len(self._left_out)
 
@@ -149,35 +166,30 @@ class Rehearsal:
 
     def result(self) -> Rehearsed:
         """What was found, once there is no further step."""
-        outcomes = dict(self._failing)
-        changes: list[FeatureChange] = []
-        tenants: set[str] = set()
-        links: dict[CustomerKey, str | None] = {}
-        missed: dict[str, str] = {}
-        for root, found in self._kept.items():
-            outcomes |= found.endings
-            changes += found.changes
-            links |= found.links
-            missed |= dict.fromkeys(found.behind, CATALOG_BEHIND)
-            tenants.update(self._ground.tenants(root))
+        ended = zip(self._ids, self._endings, strict=True)
+        outcomes = self._failing | {one: ending for one, ending in ended if ending is not None}
+        changes = [change for found in self._changes.values() for change in found]
         changes.sort(key=lambda change: (change.tenant, change.feature))
+        tenants = {tenant for root in self._seen for tenant in self._ground.tenants(root)}
+        missed = {one: CATALOG_BEHIND for found in self._behind.values() for one in found}
         lacking = {
             self._ground.root((EVENT, place)): why
-            for place, one in enumerate(self._events)
-            if (why := self._left_out.get(one.tracking_id)) is not None
+            for place, one in enumerate(self._ids)
+            if (why := self._left_out.get(one)) is not None
         }
         missed |= {
             tenant: why for root, why in lacking.items() for tenant in self._ground.tenants(root)
         }
-        return Rehearsed(outcomes, changes, frozenset(tenants), self._left_out, missed, links)
+        return Rehearsed(outcomes, changes, frozenset(tenants), self._left_out, missed, self._links)
 
     async def _step(self) -> bool:
-        if self._sounded < len(self._events):
+        if self._sounded < len(self._ids):
             await self._sound()
             return True
         if not self._is_cut:
             async with self._crew.db.connection() as conn:
                 await find_tenants(conn, self._ground)
+            self._ground.forget_objects()
             self._pieces.extend(self._cut())
             self._is_cut = True
         if self._pieces:
@@ -186,10 +198,9 @@ class Rehearsal:
 
     async def _sound(self) -> None:
         """Find out what some events ask for, and whom they touch."""
-        some = self._events[self._sounded : self._sounded + BATCH]
-        nodes: dict[UUID, Node] = {
-            one.tracking_id: (EVENT, place) for place, one in enumerate(some, self._sounded)
-        }
+        places = range(self._sounded, min(self._sounded + BATCH, len(self._ids)))
+        some = [self._settled(place) for place in places]
+        nodes: dict[UUID, Node] = {self._ids[place]: (EVENT, place) for place in places}
         async with self._crew.db.connection() as conn:
             asked = await read_settled(conn, self._crew, some)
             # What is left out and may change something is on the ground too: whose, is told.
@@ -206,27 +217,29 @@ class Rehearsal:
 
     # Pieces --------------------------------------------------------------------------------------
 
-    def _cut(self) -> list[_Piece]:
-        return [piece for root in self._ground.roots() if (piece := self._piece(root)) is not None]
+    def _settled(self, place: int) -> Settled:
+        one = self._ids[place]
+        return Settled(received_at_of(one), one, self._runs[place])
 
-    def _piece(self, root: Node) -> _Piece | None:
+    def _cut(self) -> Iterator[_Piece]:
+        return (piece for root in self._ground.roots() if (piece := self._piece(root)) is not None)
+
+    def _piece(self, root: int) -> _Piece | None:
         """What stands on a piece of the ground, unless that is nothing, or too much."""
         places = self._standing_on(root)
         if len(places) > MOST_EVENTS:
             self._leave_out(places, TOO_MANY)
             return None
-        return _Piece(root, places) if places else None
+        return _Piece(root, len(places)) if places else None
 
-    def _standing_on(self, root: Node) -> list[int]:
+    def _standing_on(self, root: int) -> list[int]:
         """The places of the events on a piece of the ground that are rehearsed."""
         return [
-            place
-            for place in self._ground.places(root)
-            if self._events[place].tracking_id not in self._left_out
+            place for place in self._ground.places(root) if self._ids[place] not in self._left_out
         ]
 
     def _leave_out(self, places: Sequence[int], why: str) -> None:
-        self._left_out |= {self._events[place].tracking_id: why for place in places}
+        self._left_out |= {self._ids[place]: why for place in places}
         self.done += len(places)
 
     def _take(self) -> list[_Piece]:
@@ -235,10 +248,11 @@ class Rehearsal:
         count = 0
         while self._pieces:
             piece = self._pieces[0]
-            if taken and (piece.is_alone or count + len(piece.places) > BATCH):
+            if taken and (piece.is_alone or count + piece.size > BATCH):
                 break
             taken.append(self._pieces.popleft())
-            count += len(piece.places)
+            piece.places = self._standing_on(piece.root)
+            count += piece.size
             if piece.is_alone:
                 break
         return taken
@@ -285,7 +299,7 @@ class Rehearsal:
         In the order of receipt. Within a batch what is taken back comes last: so who takes back is
         in none with who does not, or the order would be another one.
         """
-        events = [self._events[place] for place in places]
+        events = [self._settled(place) for place in places]
         none = frozenset[type[Command]]()
         for _, group in groupby(events, lambda one: self._takes_back.get(one.tracking_id, none)):
             alike = list(group)
@@ -299,6 +313,7 @@ class Rehearsal:
             if piece.tries > _TRIES:
                 self._leave_out(piece.places, BUSY)
             else:
+                piece.places = ()
                 self._pieces.append(piece)
 
     async def _grow(self, piece: _Piece, nodes: frozenset[Node], begun_s: float) -> None:
@@ -306,12 +321,10 @@ class Rehearsal:
         async with self._crew.db.connection() as conn:
             nodes |= await owners_among(conn, nodes)
         merged = {self._ground.root(node) for node in nodes} | {piece.root}
-        for root in merged & self._kept.keys():
-            # Looked at already, without this one.
-            self.done -= len(self._standing_on(root))
-            del self._kept[root]
+        for root in merged & self._seen:
+            self._forget(root)
         self._pieces = deque(one for one in self._pieces if one.root not in merged)
-        grown = self._piece(self._ground.connect(piece.root, *nodes))
+        grown = self._piece(self._ground.connect((EVENT, piece.places[0]), *nodes))
         if grown is not None:
             grown.is_alone, grown.tries = True, piece.tries
             grown.spent_s = piece.spent_s + _now_s() - begun_s
@@ -322,15 +335,33 @@ class Rehearsal:
         self._left_out |= dict.fromkeys(found.gone, BODY_EXPIRED)
         self._left_out |= dict.fromkeys(found.apart, EXTENSION)
         for piece in together:
-            ids = [self._events[place].tracking_id for place in piece.places]
-            tenants = set(self._ground.tenants(piece.root))
-            endings = {one: found.endings[one] for one in ids if one in found.endings}
-            changes = [change for change in found.changes if change.tenant in tenants]
-            ground = self._ground.locked(piece.root)
-            links = {one: to for one, to in found.links.items() if (CUSTOMER, one) in ground}
-            behind = found.behind & tenants
-            self._kept[piece.root] = Found(endings, changes, links=links, behind=behind)
-            self.done += len(ids)
+            root, ground = piece.root, self._ground.locked(piece.root)
+            for place in piece.places:
+                ending = found.endings.get(self._ids[place])
+                self._endings[place] = ending and self._same.setdefault(ending, ending)
+            tenants = {name for kind, name in ground if kind == TENANT}
+            if changes := [change for change in found.changes if change.tenant in tenants]:
+                self._changes[root] = changes
+            if behind := {name for name in found.behind if name in tenants}:
+                self._behind[root] = behind
+            for kind, key in ground:
+                if kind == CUSTOMER and isinstance(key, CustomerKey) and key in found.links:
+                    self._links[key] = found.links[key]
+            self._seen.add(root)
+            self.done += len(piece.places)
+
+    def _forget(self, root: int) -> None:
+        """What became of a piece, which is looked at again."""
+        places = self._standing_on(root)
+        self.done -= len(places)
+        for place in places:
+            self._endings[place] = None
+        self._changes.pop(root, None)
+        self._behind.pop(root, None)
+        for kind, key in self._ground.locked(root):
+            if kind == CUSTOMER and isinstance(key, CustomerKey):
+                self._links.pop(key, None)
+        self._seen.discard(root)
 
 
 async def _pause(tries: int) -> None:

@@ -42,7 +42,7 @@ async def ask(conn: Conn, wanted: Selection) -> Asked:
     return Asked(wanted, source, tenants)
 
 
-async def find_candidates(  # noqa: C901, PLR0911 - a line for each index
+async def find_candidates(  # noqa: C901, PLR0911, PLR0912 - a line for each index
     conn: Conn, asked: Asked, within: Stretch, limit: int
 ) -> list[UUID]:
     """Up to `limit` events that may be meant, the newest first. Fewer are all there are."""
@@ -54,6 +54,8 @@ async def find_candidates(  # noqa: C901, PLR0911 - a line for each index
         return await _of_replay(conn, wanted.replay, within, limit)
     if wanted.event is not None:
         return await _of_event_id(conn, wanted.event, within, limit)
+    if wanted.trace is not None:
+        return await _of_trace(conn, wanted.trace, within, limit)
     if wanted.conflicts:
         return await _in_conflict(conn, within, limit)
     if wanted.status in ("received", "retrying"):
@@ -105,6 +107,18 @@ ORDER BY l.tracking_id DESC LIMIT $4
 
 async def _of_event_id(conn: Conn, event_id: str, within: Stretch, limit: int) -> list[UUID]:
     return _ids(await conn.fetch(OF_EVENT_ID, event_id, *within, limit))
+
+
+OF_TRACE = """
+SELECT DISTINCT f.tracking_id FROM events_of_trace($1, $2, $3) AS f (tracking_id)
+WHERE f.tracking_id >= $4 AND f.tracking_id < $5
+ORDER BY f.tracking_id DESC LIMIT $6
+"""
+
+
+async def _of_trace(conn: Conn, trace: str, within: Stretch, limit: int) -> list[UUID]:
+    times = received_at_of(within.low), received_at_of(within.high)
+    return _ids(await conn.fetch(OF_TRACE, trace, *times, *within, limit))
 
 
 OF_REPLAY = """
@@ -202,6 +216,8 @@ async def _tried_again(conn: Conn, within: Stretch, limit: int) -> list[UUID]:
 
 # What failed, or is not finished, has observed nothing, and is told by its subject alone. When it
 # was received is known before the inbox is asked: OFFSET 0 keeps the planner on that one partition.
+# Each is looked up once, whoever owns how much: MATERIALIZED and IS TRUE keep the planner, which
+# knows neither how many failed nor how many are owned, from doing it again for each object.
 _ABOUT_OBJECTS = """
 , reported AS (
     SELECT b.tracking_id FROM owned AS o
@@ -214,16 +230,18 @@ _ABOUT_OBJECTS = """
         ('x' || translate(left(tracking_id::text, 13), '-', ''))::bit(48)::bigint::float8 / 1000)
     FROM settlements
     WHERE outcome = 'dead' AND tracking_id >= $2 AND tracking_id < $3
-), about AS (
-    SELECT n.tracking_id
+), stated AS MATERIALIZED (
+    SELECT n.tracking_id, i.source_id, i.account, i.livemode, i.subject
     FROM open AS n
     CROSS JOIN LATERAL (
         SELECT source_id, account, livemode, subject FROM inbox
         WHERE received_at = n.received_at AND tracking_id = n.tracking_id OFFSET 0
     ) AS i
     WHERE EXISTS (SELECT FROM owned)
-      AND (i.source_id, i.account, i.livemode, i.subject) IN (
-          SELECT source_id, account, livemode, kind || '/' || object_id FROM owned)
+), about AS (
+    SELECT tracking_id FROM stated
+    WHERE ((source_id, account, livemode, subject) IN (
+        SELECT source_id, account, livemode, kind || '/' || object_id FROM owned)) IS TRUE
 )
 """
 OF_CUSTOMER = (
@@ -312,17 +330,15 @@ async def _of_source(conn: Conn, source: int, within: Stretch, limit: int) -> li
     return _ids(await conn.fetch(OF_SOURCE, source, *within, limit))
 
 
-# From its newest end, and of each day no more than it takes.
+# From its newest end, and of each day no more than it takes; where the type is rare, by the blocks
+# that it may be in.
 IN_INBOX = """
 SELECT i.tracking_id FROM inbox AS i
 WHERE i.tracking_id >= $1 AND i.tracking_id < $2 AND i.received_at >= $3 AND i.received_at <= $4
   AND ($5::text IS NULL OR i.source_id = (SELECT id FROM sources WHERE name = $5))
   AND ($6::text IS NULL OR i.event_type = $6
        OR right($6, 1) = '*' AND starts_with(i.event_type, left($6, -1)))
-  AND ($7::text IS NULL OR substring(i.trace_context, 4, 32) = $7
-       OR i.tracking_id IN (SELECT d.tracking_id FROM deliveries AS d
-                            WHERE substring(d.trace_context, 4, 32) = $7))
-ORDER BY i.received_at DESC, i.tracking_id DESC LIMIT $8
+ORDER BY i.received_at DESC, i.tracking_id DESC LIMIT $7
 """
 
 
@@ -334,7 +350,6 @@ async def _in_inbox(conn: Conn, wanted: Selection, within: Stretch, limit: int) 
         received_at_of(within.high),
         wanted.source,
         wanted.type,
-        wanted.trace,
         limit,
     )
     return _ids(rows)

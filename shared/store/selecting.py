@@ -3,8 +3,8 @@ Which events a selection means, newest first.
 
 What narrows it most, if anything has an index, brings candidates in the order of their tracking
 ids, piece by piece; of each piece is kept what all of the selection is true of, by look-ups of one
-row each. So the inbox, to which receipt writes and which therefore has no other index than its key,
-is gone through only where nothing narrower was asked, and then from its newest end.
+row each. So the inbox, to which receipt writes and which therefore has no other index of rows than
+its key, is gone through only where nothing narrower was asked, and then from its newest end.
 """
 
 from collections.abc import Sequence

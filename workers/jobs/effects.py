@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -39,11 +39,10 @@ class Effect:
 class Finding:
     """An effect that is being found out, piece by piece; writes nothing."""
 
-    def __init__(self, place: Place, configuration: int, events: Sequence[Selected]) -> None:
+    def __init__(self, place: Place, configuration: int, found: Rehearsal | Rehearsed) -> None:
         self._place = place
         self._configuration = configuration
-        self._events = events
-        self._rehearsal: Rehearsal | None = None
+        self._found = found
 
     @classmethod
     async def begin(cls, crew: Crew, job: Job) -> Self:
@@ -56,31 +55,27 @@ class Finding:
             while items := await replay_plans.read_replayable(conn, job.id, after, _AT_ONCE):
                 after = items[-1].position
                 events += [_selected(item) for item in items]
-        found = cls(place, crew.surroundings.version, events)
         if job.deaths < DEATHS:
-            found._rehearsal = Rehearsal(crew, events)
-        return found
+            return cls(place, crew.surroundings.version, Rehearsal(crew, events))
+        left_out = {one.tracking_id: KILLED_A_PROCESS for one in events}
+        return cls(place, crew.surroundings.version, Rehearsed({}, (), frozenset(), left_out))
 
     @property
     def done(self) -> int:
         """Of how many events it is known what they would do."""
-        return len(self._events) if self._rehearsal is None else self._rehearsal.done
+        return self._found.done if isinstance(self._found, Rehearsal) else len(self._found.left_out)
 
     async def go_on(self, for_s: float) -> bool:
         """Go on for so long, in about; whether there is more to do."""
         until_s = asyncio.get_running_loop().time() + for_s
-        while self._rehearsal is not None and await self._rehearsal.go_on():
+        while isinstance(self._found, Rehearsal) and await self._found.go_on():
             if asyncio.get_running_loop().time() >= until_s:
                 return True
         return False
 
     def effect(self) -> Effect:
         """What was found, once there is no more to do."""
-        if self._rehearsal is None:
-            left_out = {one.tracking_id: KILLED_A_PROCESS for one in self._events}
-            found = Rehearsed({}, (), frozenset(), left_out)
-        else:
-            found = self._rehearsal.result()
+        found = self._found.result() if isinstance(self._found, Rehearsal) else self._found
         outcomes = Counter(outcome for outcome, _ in found.outcomes.values())
         shown = _shown(found, outcomes)
         return Effect(self._place, self._configuration, found.tenants, found.links, outcomes, shown)
