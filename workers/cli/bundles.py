@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workers.cli.exits import (
-    CONFLICT,
-    FAILURE,
-    NOT_FOUND,
-    USAGE,
-    CommandError,
-    write_json,
-)
+from workers.cli.exits import CONFLICT, FAILURE, USAGE, CommandError, unknown, write_json
 from workers.cli.output import (
     ActorOption,
     DryRunOption,
@@ -93,7 +86,7 @@ def export_command(
             asked = _Asked(scope, out, who, why, dry_run)
             return await _export(conn, endpoints, asked)
         except NobodyNamed as error:
-            raise CommandError(plain(error), NOT_FOUND) from None
+            raise unknown("tenants", plain(error)) from None
         except KeyGone as error:
             raise CommandError(str(error), FAILURE) from None
 

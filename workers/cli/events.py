@@ -7,7 +7,7 @@ from uuid import UUID
 
 import typer
 
-from workers.cli.exits import NOT_FOUND, CommandError, write_json
+from workers.cli.exits import unknown, write_json
 from workers.cli.output import (
     CursorOption,
     JsonOption,
@@ -108,7 +108,7 @@ async def tell(conn: "Conn", wanted: UUID) -> dict[str, Any]:
     evidence = await events.read_event(conn, wanted)
     runs = await events.read_runs(conn, wanted)
     if evidence is None and not runs:
-        raise CommandError(f"no event {wanted}", NOT_FOUND)
+        raise unknown("events", f"no event {wanted}")
     redeliveries = await events.read_redeliveries(conn, wanted)
     actions = [replay_action(wanted, run["run"]) for run in runs if run["run"] > 1]
     actions += {begin_action(UUID(run["replay"])) for run in runs if run["replay"] is not None}

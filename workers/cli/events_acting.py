@@ -9,7 +9,7 @@ from uuid import UUID
 
 import typer
 
-from workers.cli.exits import CONFLICT, NOT_FOUND, PARTLY_FAILED, USAGE, CommandError, write_json
+from workers.cli.exits import CONFLICT, PARTLY_FAILED, USAGE, CommandError, unknown, write_json
 from workers.cli.output import (
     ActorOption,
     DryRunOption,
@@ -161,7 +161,7 @@ def note_command(
                 conn, partial(note_event, conn, wanted, text, who, why), dry_run=dry_run
             )
         except UnknownEvent as error:
-            raise CommandError(str(error), NOT_FOUND) from None
+            raise unknown("events", error) from None
         if as_json:
             said = {"trackingId": str(wanted), "actionId": str(act), "note": text}
             write_json(said | ({"dryRun": True} if dry_run else {}))
@@ -271,7 +271,7 @@ def _answer(
     if named and len(refused) == len(became):
         first = refused[0]
         if became[first] == "unknown":
-            raise CommandError(f"no event {first}, or its body went by retention", NOT_FOUND)
+            raise unknown("events", f"no event {first}, or its body went by retention")
         raise CommandError(_CANNOT[done](str(first)), CONFLICT)
     if as_json:
         answer: dict[str, Any] = {

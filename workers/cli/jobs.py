@@ -7,7 +7,7 @@ from uuid import UUID
 
 import typer
 
-from workers.cli.exits import FAILURE, NOT_FOUND, USAGE, CommandError, write_json
+from workers.cli.exits import FAILURE, NOT_FOUND, USAGE, CommandError, unknown, write_json
 from workers.cli.following import LOOK_EVERY_S, bar
 from workers.cli.output import (
     ActorOption,
@@ -187,7 +187,10 @@ def assets_command(
         if fetch is not None:
             wanted = next((one for one in found if one.name == fetch), None)
             if wanted is None:
-                raise CommandError(f"job {number} has no asset {plain(fetch)}", NOT_FOUND)
+                raise CommandError(
+                    f"job {number} has no asset {plain(fetch)}: sluice jobs assets {number}",
+                    NOT_FOUND,
+                )
             await _write(conn, number, wanted)
             return
         items = [job_lists.shown_asset(one) for one in found]
@@ -228,7 +231,7 @@ async def _find(conn: "Conn", job: UUID) -> dict[str, Any]:
     row = await job_lists.read_job(conn, job)
     found = job_lists.shown(row) if row is not None else await job_lists.read_asked(conn, job)
     if found is None:
-        raise CommandError(f"no job {job}", NOT_FOUND)
+        raise unknown("jobs", f"no job {job}")
     return found
 
 

@@ -9,9 +9,9 @@ from workers.cli.exits import (
     CONFLICT,
     DEPENDENCY_DOWN,
     FAILURE,
-    NOT_FOUND,
     USAGE,
     CommandError,
+    unknown,
     write_json,
 )
 from workers.cli.manual import read_end
@@ -111,7 +111,7 @@ def _say_hold(
         try:
             done = await in_transaction(conn, lambda: work(conn, who, why), dry_run=dry_run)
         except UnknownTenant as error:
-            raise CommandError(plain(error), NOT_FOUND) from None
+            raise unknown("tenants", plain(error)) from None
         except NotSo as error:
             raise CommandError(plain(error), CONFLICT) from None
         if as_json:
@@ -156,7 +156,7 @@ def erase_command(
                 conn, lambda: begin_erasure(conn, tenant, who, why), dry_run=dry_run
             )
         except UnknownTenant as error:
-            raise CommandError(plain(error), NOT_FOUND) from None
+            raise unknown("tenants", plain(error)) from None
         except Unerasable as error:
             raise CommandError(plain(error), CONFLICT) from None
         shown = {**begun.shown(), **({"dryRun": True} if dry_run else {})}

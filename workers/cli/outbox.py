@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workers.cli.exits import CONFLICT, NOT_FOUND, USAGE, CommandError, write_json
+from workers.cli.exits import CONFLICT, USAGE, CommandError, unknown, write_json
 from workers.cli.output import (
     ActorOption,
     CursorOption,
@@ -98,7 +98,7 @@ def show_command(message: IdArgument, as_json: JsonOption = False) -> None:
     async def run(conn: "Conn", _: "Endpoints") -> None:
         found = await read_message(conn, message)
         if found is None:
-            raise CommandError(f"no message {message}", NOT_FOUND)
+            raise unknown("outbox", f"no message {message}")
         one, payload = found
         fields = _shown(one) | {
             "idempotencyKey": sent_key(one.handler, one.key),
@@ -184,7 +184,7 @@ async def _retry(
             conn, lambda: retry_messages(conn, numbers, actor, reason), dry_run=dry_run
         )
     except UnknownMessage as error:
-        raise CommandError(str(error), NOT_FOUND) from None
+        raise unknown("outbox", error) from None
     except NotThat as error:
         raise CommandError(str(error), CONFLICT) from None
 
@@ -211,7 +211,7 @@ def drop_command(
                 conn, lambda: drop_message(conn, message, who, why), dry_run=dry_run
             )
         except UnknownMessage as error:
-            raise CommandError(str(error), NOT_FOUND) from None
+            raise unknown("outbox", error) from None
         except NotThat as error:
             raise CommandError(str(error), CONFLICT) from None
         if as_json:

@@ -6,14 +6,7 @@ from uuid import UUID
 
 import typer
 
-from workers.cli.exits import (
-    CONFLICT,
-    FAILURE,
-    NOT_FOUND,
-    PARTLY_FAILED,
-    USAGE,
-    CommandError,
-)
+from workers.cli.exits import CONFLICT, FAILURE, PARTLY_FAILED, USAGE, CommandError, unknown
 from workers.cli.following import LOOK_EVERY_S, bar
 from workers.cli.output import (
     ActorOption,
@@ -247,7 +240,7 @@ async def find(conn: "Conn", job: UUID) -> dict[str, Any]:
     row = await job_lists.read_job(conn, job)
     found = job_lists.shown(row) if row is not None else await job_lists.read_asked(conn, job)
     if found is None or found["kind"] not in KINDS:
-        raise CommandError(f"no plan or replay {job}: sluice replay list", NOT_FOUND)
+        raise unknown("replay", f"no plan or replay {job}")
     if found["kind"] == "replay" and found["state"] in _OVER:
         found["progress"]["counts"] = await count_outcomes(conn, job)
     if found["kind"] == "replay-plan" and found["state"] == "done":

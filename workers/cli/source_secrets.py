@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workers.cli.exits import CONFLICT, NOT_FOUND, USAGE, CommandError, write_json
+from workers.cli.exits import CONFLICT, NOT_FOUND, USAGE, CommandError, unknown, write_json
 from workers.cli.output import (
     ActorOption,
     DryRunOption,
@@ -176,7 +176,7 @@ async def held(conn: "Conn", name: str) -> "tuple[Integration, list[SecretVersio
     await operating.take_turn(conn)
     found = await integrations.read_integration(conn, name)
     if found is None:
-        raise CommandError(f"no source {plain(name)}: sluice sources list", NOT_FOUND)
+        raise unknown("sources", f"no source {plain(name)}")
     return found, (await integrations.read_secret_versions(conn, [found.id]))[found.id]
 
 

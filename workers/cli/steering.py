@@ -6,7 +6,7 @@ from uuid import UUID
 
 import typer
 
-from workers.cli.exits import CONFLICT, NOT_FOUND, USAGE, CommandError, write_json
+from workers.cli.exits import CONFLICT, USAGE, CommandError, unknown, write_json
 from workers.cli.output import (
     actor_name,
     as_shown,
@@ -65,7 +65,7 @@ def steer(
                 conn, lambda: act(conn, number, who, why), dry_run=dry_run
             )
         except UnknownJob as error:
-            raise CommandError(str(error), NOT_FOUND) from None
+            raise unknown("jobs", error) from None
         except IsOver as error:
             raise CommandError(str(error), CONFLICT) from None
         if as_json:

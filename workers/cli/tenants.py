@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workers.cli.exits import CONFLICT, NOT_FOUND, USAGE, CommandError, write_json
+from workers.cli.exits import CONFLICT, NOT_FOUND, USAGE, CommandError, unknown, write_json
 from workers.cli.output import (
     ActorOption,
     CursorOption,
@@ -230,7 +230,7 @@ def merge_command(
                 conn, lambda more: merge(conn, tenant, into, who, why, more), dry_run=dry_run
             )
         except UnknownTenant as error:
-            raise CommandError(plain(error), NOT_FOUND) from None
+            raise unknown("tenants", plain(error)) from None
         except Unmergeable as error:
             raise CommandError(plain(error), CONFLICT) from None
         if as_json:
