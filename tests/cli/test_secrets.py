@@ -71,6 +71,10 @@ async def test_rotating_puts_the_new_one_beside_the_old_one(
 ) -> None:
     dry = await rotate(sluice, "--secret", "env:NEW_SECRET", "--dry-run")
     assert dry["dryRun"]
+    words = ("sources", "rotate-secret", "stripe", "--secret", "env:NEW_SECRET", "--reason", "x")
+    told = await sluice(*words, "--dry-run")
+    assert "would be beside" in told.err
+    assert "would work until" in told.err
     assert await stack.value("SELECT count(*) FROM source_secrets WHERE added_by IS NOT NULL") == 0
     done = await rotate(sluice, "--secret", "env:NEW_SECRET", "--overlap", "1h")
     assert {**dry, "oldRetiresAt": None} == {

@@ -27,6 +27,7 @@ from workers.cli.output import (
 )
 from workers.cli.ringing import ring
 from workers.cli.selecting import check_not_all, selecting
+from workers.cli.terminal import say_done
 
 if TYPE_CHECKING:
     from shared.db import Conn
@@ -166,7 +167,7 @@ def note_command(
             said = {"trackingId": str(wanted), "actionId": str(act), "note": text}
             write_json(said | ({"dryRun": True} if dry_run else {}))
         else:
-            sys.stdout.write(f"noted{', not really' if dry_run else ''}: {wanted}\n")
+            say_done(f"noted: {wanted}", f"would be noted: {wanted}", dry_run=dry_run)
 
     operate(run)
 

@@ -131,7 +131,7 @@ def cancel_command(
 
     if not dry_run:
         confirm(f"End job {job_id(job)}, for good?", yes=yes)
-    said = "ends before its next step"
+    said = ("ends before its next step", "would end before its next step")
     steer(cancel_job, said, job, reason, actor, dry_run=dry_run, as_json=as_json)
 
 
@@ -146,7 +146,8 @@ def pause_command(
     """Have a job take no further step until it is resumed."""
     from workers.steering import pause_job
 
-    steer(pause_job, "is paused", job, reason, actor, dry_run=dry_run, as_json=as_json)
+    said = ("is paused", "would be paused")
+    steer(pause_job, said, job, reason, actor, dry_run=dry_run, as_json=as_json)
 
 
 @app.command("resume", epilog='Example: sluice jobs resume 019a… --reason "calm again"')
@@ -160,7 +161,8 @@ def resume_command(
     """Have a job go on where it was paused."""
     from workers.steering import resume_job
 
-    steer(resume_job, "goes on", job, reason, actor, dry_run=dry_run, as_json=as_json)
+    said = ("goes on", "would go on")
+    steer(resume_job, said, job, reason, actor, dry_run=dry_run, as_json=as_json)
 
 
 @app.command("assets", epilog="Example: sluice jobs assets 019a… --fetch records.csv > records.csv")

@@ -145,9 +145,10 @@ def retry_command(
             said = {"retried": count, "actionIds": [str(action) for action in actions]}
             write_json(as_shown(said, dry_run=dry_run))
         else:
-            text = f"{count} {'message is' if count == 1 else 'messages are'} due"
-            say_done(text, dry_run=dry_run)
-            if count:
+            many = f"{count} {'message' if count == 1 else 'messages'}"
+            are = "is" if count == 1 else "are"
+            say_done(f"{many} {are} due", f"{many} would be due", dry_run=dry_run)
+            if count and not dry_run:
                 note("what becomes of them: sluice outbox list --state retrying")
             say_dry_run(dry_run=dry_run)
 
@@ -217,7 +218,8 @@ def drop_command(
         if as_json:
             write_json(as_shown({"message": message, "actionId": str(action)}, dry_run=dry_run))
         else:
-            say_done(f"message {message} is dropped", dry_run=dry_run)
+            said = (f"message {message} is dropped", f"message {message} would be dropped")
+            say_done(*said, dry_run=dry_run)
             say_dry_run(dry_run=dry_run)
 
     operate(run)

@@ -160,7 +160,10 @@ def pause_command(
     """Open no further run until it is resumed. What is open already is applied."""
     from workers.steering import pause_job
 
-    said = "is paused: what is open already is applied"
+    said = (
+        "is paused: what is open already is applied",
+        "would be paused: what is open already would be applied",
+    )
     steer(pause_job, said, job, reason, actor, dry_run=dry_run, as_json=as_json, check=find)
 
 
@@ -174,7 +177,8 @@ def resume_command(
     """Go on where it was paused."""
     from workers.steering import resume_job
 
-    steer(resume_job, "goes on", job, reason, actor, dry_run=dry_run, as_json=as_json, check=find)
+    said = ("goes on", "would go on")
+    steer(resume_job, said, job, reason, actor, dry_run=dry_run, as_json=as_json, check=find)
 
 
 def cancel_command(
@@ -187,7 +191,10 @@ def cancel_command(
     """End it before its next step. What is open already is applied; the rest can be run later."""
     from workers.steering import cancel_job
 
-    said = "ends before its next step: what is open already is applied"
+    said = (
+        "ends before its next step: what is open already is applied",
+        "would end before its next step: what is open already would be applied",
+    )
     steer(cancel_job, said, job, reason, actor, dry_run=dry_run, as_json=as_json, check=find)
 
 

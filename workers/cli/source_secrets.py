@@ -120,10 +120,12 @@ def rotate_secret(
     if made is not None:
         typer.echo(made)
         note("this is the only time it is shown")
-    will = "would be" if dry_run else "is"
+    will, works, has = (
+        ("would be", "would work", "would have") if dry_run else ("is", "works", "has")
+    )
     note(
-        f"{source}: {shown['label']} {will} beside {shown['replaces']}, which works until"
-        f" {plain(shown['oldRetiresAt'])}; every gateway has it within two seconds"
+        f"{source}: {shown['label']} {will} beside {shown['replaces']}, which {works} until"
+        f" {plain(shown['oldRetiresAt'])}; every gateway {has} it within two seconds"
     )
 
 

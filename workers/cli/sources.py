@@ -152,7 +152,8 @@ def _switch(
             said = {"source": source, "isPaused": is_paused, "changed": is_news}
             write_json(as_shown(said, dry_run=dry_run))
         else:
-            note(f"{source} is {word}" if is_news else f"{source} was {word} already")
+            is_so = "would be" if dry_run else "is"
+            note(f"{source} {is_so} {word}" if is_news else f"{source} was {word} already")
             say_dry_run(dry_run=dry_run)
 
     operate(run)

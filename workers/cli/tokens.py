@@ -172,9 +172,9 @@ def revoke_command(
             said = {"id": str(found.id), "name": found.name, "revoked": revoked}
             write_json(as_shown(said, dry_run=dry_run))
         else:
-            say_done(f"{found.id} is revoked", dry_run=dry_run)
-            if not revoked:
-                note("it was revoked before")
+            before = f"{found.id} was revoked before"
+            is_so, would = f"{found.id} is revoked", f"{found.id} would be revoked"
+            say_done(*((is_so, would) if revoked else (before, before)), dry_run=dry_run)
             say_dry_run(dry_run=dry_run)
 
     operate(run)
