@@ -305,8 +305,11 @@ _PARTS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
 
 
 def _print_story(story: dict[str, Any]) -> None:
-    parts = {key for _, key, _ in _PARTS}
+    parts = {"refused", *(key for _, key, _ in _PARTS)}
     print_fields({name: value for name, value in story.items() if name not in parts})
+    if story["refused"] is not None:
+        print_heading("Why it is not applied")
+        print_fields(story["refused"])
     for heading, key, columns in _PARTS:
         rows = story[key]
         if rows:
