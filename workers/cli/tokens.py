@@ -172,9 +172,10 @@ def revoke_command(
             said = {"id": str(found.id), "name": found.name, "revoked": revoked}
             write_json(as_shown(said, dry_run=dry_run))
         else:
-            before = f"{found.id} was revoked before"
-            is_so, would = f"{found.id} is revoked", f"{found.id} would be revoked"
-            say_done(*((is_so, would) if revoked else (before, before)), dry_run=dry_run)
+            would = f"{found.id} would be revoked" if revoked else f"{found.id} stays revoked"
+            say_done(f"{found.id} is revoked", would, dry_run=dry_run)
+            if not revoked:
+                note("it was revoked before")
             say_dry_run(dry_run=dry_run)
 
     operate(run)
