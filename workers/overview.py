@@ -21,6 +21,8 @@ FULL, NEARLY_FULL = 0.95, 0.8
 DAYS_AHEAD, LAST_DAY = 7, 1
 RUNG = 1000
 NOT_LOOKED_S = 600.0
+#: Some worker's sweep tells of itself every minute, late by its jitter.
+NOT_HEARD_S = 180.0
 
 #: What no event to come will mend.
 ALARMING = frozenset({NEEDS_MAPPING, UNKNOWN_STATUS, LINK_CONFLICT})
@@ -145,7 +147,15 @@ def _fleet(looked: Looked) -> Iterator[Problem]:
     if not there["jobs"]:
         text = "no process for jobs is connected: imports and exports wait"
         yield Problem("attention", text, "sluice worker")
-    if looked.looked_s is not None and looked.looked_s >= NOT_LOOKED_S:
+    # What is stopped or hangs stays connected: the kernel holds its connections for it.
+    if looked.heard_s is not None and looked.heard_s >= NOT_HEARD_S:
+        are = "is" if there["worker"] == 1 else "are"
+        text = (
+            f"{counted(there['worker'], 'worker')} {are} connected, and none was heard of for"
+            f" {span(looked.heard_s)}: nothing is applied"
+        )
+        yield Problem("broken", text, "sluice worker")
+    elif looked.looked_s is not None and looked.looked_s >= NOT_LOOKED_S:
         text = f"no sweep has looked for silent sources for {span(looked.looked_s)}"
         yield Problem("attention", text, "sluice doctor")
 
@@ -352,6 +362,7 @@ def shown(found: Overview) -> dict[str, Any]:
             for row in looked.refused
         ],
         "processes": processes_of(looked),
+        "workersHeardS": looked.heard_s,
         "configuration": {
             "version": configuration["version"],
             "mode": configuration["mode"],

@@ -55,6 +55,13 @@ async def rekey(conn: Conn, keys: KeyRing, *, limit: int | None = BATCH) -> Reke
     return Rekeyed(counts, is_over=True, forgotten=forgotten, waiting=waiting)
 
 
+async def has_old(conn: Conn, keys: KeyRing) -> bool:
+    """Whether anything is sealed with another key than the first, or another is still needed."""
+    if await secrets.read_sealed(conn, but_by=keys.first, limit=1):
+        return True
+    return any(key_id != keys.first for key_id, _ in await secrets.read_seals(conn))
+
+
 def _sealed_anew(one: SealedThing, keys: KeyRing) -> Sealed:
     source, slot, version, address = one.source, one.slot, one.version, one.address
     try:

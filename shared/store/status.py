@@ -168,7 +168,9 @@ READ_CONFIGURATION = """
 SELECT version, mode, applied_at, actor FROM configuration ORDER BY version DESC LIMIT 1
 """
 READ_LOOKED = """
-SELECT extract(epoch FROM now() - looked_at)::float8 AS looked_s, now() AS now FROM listening
+SELECT extract(epoch FROM now() - looked_at)::float8 AS looked_s,
+       extract(epoch FROM now() - tried_at)::float8 AS heard_s, now() AS now
+FROM listening
 """
 
 
@@ -202,6 +204,7 @@ class Looked(NamedTuple):
     standbys: list[dict[str, Any]]
     configuration: dict[str, Any]
     looked_s: float | None  # since the sweep last looked for silent sources
+    heard_s: float | None  # since any worker's sweep last began to: once a minute one does
 
 
 async def look(conn: Conn) -> Looked:
@@ -242,6 +245,7 @@ async def look(conn: Conn) -> Looked:
         standbys=[dict(row) for row in await conn.fetch(READ_STANDBYS)],
         configuration=dict(configuration),
         looked_s=looked["looked_s"],
+        heard_s=looked["heard_s"],
     )
 
 

@@ -442,6 +442,38 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.parametrize("kind", ["empty", "text", "long", "header", "member", "end"])
+async def test_what_is_no_bundle_is_said_in_a_sentence(
+    sluice: Sluice, made: Path, tmp_path: Path, kind: str
+) -> None:
+    whole = made.read_bytes()
+    damaged = {
+        "empty": b"",
+        "text": b"not a tar",
+        "long": b"not a tar " * 200,
+        "header": whole[:700],
+        "member": whole[:-2000],
+        "end": whole[:-512],
+    }[kind]
+    path = tmp_path / "some.tar"
+    path.write_bytes(damaged)
+    said = await sluice("audit", "verify-bundle", path)
+    assert said.code == 1
+    assert said.out.startswith("it is not as it was written: no bundle, or cut off: ")
+    assert "Error" not in said.out + said.err
+    told = await sluice("audit", "verify-bundle", path, "--json")
+    assert (told.code, told.json["ok"]) == (1, False)
+
+
+async def test_a_bundle_that_cannot_be_read_is_a_usage_error(
+    sluice: Sluice, tmp_path: Path
+) -> None:
+    for path, why in ((tmp_path / "none", "No such file"), (tmp_path, "Is a directory")):
+        said = await sluice("audit", "verify-bundle", path)
+        assert said.code == 2
+        assert said.err.startswith(f"sluice: {path} cannot be read: {why}")
+
+
 async def test_the_script_needs_nothing_of_us(bundle: Path, tmp_path: Path) -> None:
     """As the other side runs it: with the standard library and `cryptography`, anywhere."""
     place = tmp_path / "elsewhere"

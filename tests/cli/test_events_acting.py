@@ -193,7 +193,12 @@ async def test_notes_are_told_in_the_order_they_were_written(
     assert (story["trace"], story["refused"]) == (
         TRACE, {"code": "attempts_exhausted", "error": "it says KeyError", "handler": None},
     )  # fmt: skip
-    assert "ticket 4711" in (await sluice("events", "show", dead)).out
+    said = await sluice("events", "show", dead)
+    assert "ticket 4711" in said.out
+    assert '{"code"' not in said.out
+    _, _, why = said.out.partition("Why it is not applied\n")
+    told = dict(line.split(maxsplit=1) for line in why.split("\n\n")[0].splitlines())
+    assert told == {name: value or "-" for name, value in story["refused"].items()}
     assert [one["action"] for one in story["audit"]] == ["event.noted", "event.noted"]
     assert (await sluice("events", "note", uuid4(), "x")).code == 3
     assert (await sluice("events", "note", dead, " ")).code == 2

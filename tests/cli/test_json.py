@@ -1,6 +1,7 @@
 """Whatever looks at data prints one JSON document with `--json`, and nothing else on stdout."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,16 @@ WRITES: list[tuple[str, ...]] = [
     ("tenants", "merge", "acme-inc", "acme", "--reason", "x"),
     ("tenants", "revoke", "acme", "{grant}", "--reason", "x"),
     ("jobs", "cancel", "{waiting}", "--reason", "x"),
+    ("jobs", "pause", "{waiting}", "--reason", "x"),
+    ("events", "note", "{event}", "asked them"),
+    ("tenants", "hold", "acme", "--reason", "x"),
+    ("tenants", "erase", "acme", "--reason", "x"),
 ]
+#: What would be true only if it had been done.
+_CLAIMS = re.compile(
+    r"(?<!until it )\b(is|are) (given|revoked|paused|another|being|held|due|beside|signed)\b"
+    r"|\bbelongs to acme\b|\b(ends before|goes on|works until|gateway has)\b|^noted"
+)
 
 
 @pytest.mark.parametrize("words", WRITES, ids=lambda words: " ".join(words[:2]))
@@ -218,6 +228,9 @@ async def test_a_dry_run_has_the_shape_and_writes_nothing(
     assert await everything() == before
     said = await sluice(*asked, "--dry-run")
     assert said.code == 0
+    assert re.search(r"\bwould\b", said.out + said.err), said
+    claimed = [one[0] for one in _CLAIMS.finditer(said.out + said.err)]
+    assert not claimed, said
     assert await everything() == before
     done = await sluice(*asked, "--json")
     assert done.code == 0, done.err

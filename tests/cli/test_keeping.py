@@ -60,6 +60,12 @@ async def test_a_dry_run_writes_nothing(sluice: Sluice, old: Stack) -> None:
     would = (await sluice("tenants", "erase", "acme", *WHY, "--dry-run", "--json")).json
     assert (would["dryRun"], would["job"]) == (True, None)
     assert would["counts"]["objects"] == 1
+    told = await sluice("tenants", "erase", "acme", *WHY, "--dry-run")
+    assert told.out.startswith("dry run: acme would be erased")
+    assert "would go" in told.out
+    assert "nothing of it was written" in told.err
+    told = await sluice("tenants", "hold", "acme", *WHY, "--dry-run")
+    assert told.out == "dry run: acme would be held until it is released\n"
     assert await old.features("acme") == {"seats": 10, "sso": True}
     assert await old.value("SELECT count(*) FROM tenants WHERE held_at IS NOT NULL") == 0
     assert await old.value("SELECT count(*) FROM jobs") == 0
@@ -92,6 +98,18 @@ async def test_pruning_by_hand(sluice: Sluice, old: Stack) -> None:
     day = planned["standard"]
     assert (day["days"], day["rows"], day["keptHeld"], day["keptUnfinished"]) == (1, 2, 1, 0)
     assert day["bytes"] > 0
+    told = await sluice("db", "prune", "--dry-run", "--class", "standard")
+    heading, row = (line.split("  ") for line in told.out.splitlines())
+    shown = dict(
+        zip(
+            [one.strip() for one in heading if one],
+            [one.strip() for one in row if one],
+            strict=True,
+        )
+    )
+    # What is held is not among what would go, although its day does.
+    assert (shown["days"], shown["would go"], shown["held: stay"]) == ("1", "1", "1")
+    assert "nothing of it was written" in told.err
     assert len(await partitions(old)) == 1
     said = await sluice("db", "prune", "--class", "standard", "--json")
     assert said.json["items"] == [{"class": "standard", "gone": 1}]

@@ -68,6 +68,28 @@ async def test_the_whole_way_of_a_person(sluice: Sluice, stack: Stack) -> None:
     assert len(listed) == 12
 
 
+async def test_a_plan_of_an_issue_tells_whose_body_is_gone(sluice: Sluice, stack: Stack) -> None:
+    ids = await broken(stack, 6)
+    (issue,) = (await sluice("issues", "list", "--json")).json["items"]
+    await stack.fetch("DELETE FROM inbox WHERE tracking_id = ANY ($1)", ids[:2])
+    # Of another code, and gone too: nothing of this issue.
+    other = "UPDATE settlements SET code = 'unmapped' WHERE tracking_id = $1"
+    await stack.fetch(other, ids[0])
+    async with working(stack):
+        made = await sluice("replay", "plan", "--issue", issue["id"], "--json")
+        assert made.code == 0, made.err
+        told = made.json["result"]
+        assert (told["events"], told["replayable"]) == (5, 4)
+        assert told["leftOut"] == {"body_expired": 1}
+        shown = await sluice("replay", "show", made.json["id"])
+        assert "the type is not known any more" in shown.err
+        events = (await sluice("replay", "show", made.json["id"], "--events", "--json")).json
+    outcomes = {one["trackingId"]: one["outcome"] for one in events["items"]}
+    assert outcomes == {
+        str(ids[1]): "body_expired", **dict.fromkeys(map(str, ids[2:]), "waiting")
+    }  # fmt: skip
+
+
 async def test_the_story_of_an_event_names_the_job(sluice: Sluice, stack: Stack) -> None:
     ids = await broken(stack, 2)
     await mend(stack)

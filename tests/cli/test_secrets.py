@@ -1,5 +1,7 @@
 """Secrets by the command line: rotated, ended, tried beside the real ones, sealed anew."""
 
+import asyncio
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from shared.domain.commands import RotateSecret
 from shared.sealing import KeyRing, SealingError, new_key
 from shared.settings import Endpoints
 from tests.cli.conftest import Sluice
+from tests.cli.test_terminal import on_a_terminal
 from tests.support.ordering import Ordering
 from tests.support.stack import Stack
 
@@ -71,6 +74,10 @@ async def test_rotating_puts_the_new_one_beside_the_old_one(
 ) -> None:
     dry = await rotate(sluice, "--secret", "env:NEW_SECRET", "--dry-run")
     assert dry["dryRun"]
+    words = ("sources", "rotate-secret", "stripe", "--secret", "env:NEW_SECRET", "--reason", "x")
+    told = await sluice(*words, "--dry-run")
+    assert "would be beside" in told.err
+    assert "would work until" in told.err
     assert await stack.value("SELECT count(*) FROM source_secrets WHERE added_by IS NOT NULL") == 0
     done = await rotate(sluice, "--secret", "env:NEW_SECRET", "--overlap", "1h")
     assert {**dry, "oldRetiresAt": None} == {
@@ -325,3 +332,24 @@ async def test_what_does_not_open_stops_it_and_nothing_is_lost(
     assert said.code == 1
     assert "SLUICE_SECRET_KEY lacks" in said.err
     assert before == await stack.fetch("SELECT * FROM source_secrets ORDER BY source_id, slot")
+
+
+async def test_rekeying_asks_only_where_there_is_something_to_do(
+    sluice: Sluice, stack: Stack, file: Path, home: Path
+) -> None:
+    ask = functools.partial(
+        asyncio.to_thread,
+        on_a_terminal,
+        ["secrets", "rekey", "--reason", "yearly"],
+        wait_for=b"[y/N]",
+        answer=b"n\n",
+    )
+    code, said = await ask()
+    assert (code, b"[y/N]" in said) == (0, False), said
+    assert b"nothing to do" in said
+    assert (await sluice("secrets", "rekey", "--reason", "yearly", "--json")).json["secrets"] == 0
+    with_keys(stack.endpoints, home, new_key(), stack.endpoints.secret_key)
+    code, said = await ask()
+    assert code == 1
+    assert b"nothing was done" in said
+    assert (await sluice("secrets", "list", "--old", "--json")).json["items"]

@@ -10,9 +10,10 @@ from shared import db
 from shared.db import Conn
 from shared.store import status
 from shared.store.status import SESSION, look
+from tests.integration.test_silence import sweep_of
 from tests.support.stack import Stack
 from tests.support.stripe_events import event, subscription
-from workers.overview import Doorbell, Overview, overview, processes_of
+from workers.overview import Doorbell, Overview, overview, processes_of, shown
 
 FILL = """
 WITH made AS MATERIALIZED (
@@ -243,6 +244,43 @@ async def test_processes_are_told_by_kind(stack: Stack) -> None:
         for conn in opened:
             await conn.close()
     assert found == {"gateway": 1, "worker": 2, "solitary": 1, "jobs": 1}
+
+
+async def test_workers_that_are_stopped_are_not_well_because_they_are_connected(
+    stack: Stack,
+) -> None:
+    """The kernel keeps the connections of a process that is stopped; its sweep is silent."""
+    url = stack.endpoints.database["worker"]
+    names = ("sluice worker-1", "sluice worker-2", "sluice solitary-1", "sluice jobs-1",
+             "sluice-gateway-sources")  # fmt: skip
+    opened: list[Any] = [await db.open_connection(url, "worker", name=name) for name in names]
+    try:
+        # As a worker's sweep does it, within a minute.
+        await sweep_of(stack).listen()
+        found = await seen(stack)
+        assert (found.verdict, shown(found)["processes"]["worker"]) == ("ok", 2), found.problems
+        assert shown(found)["workersHeardS"] < 60
+        for minutes, verdict in ((2, "ok"), (4, "broken"), (25, "broken")):
+            await stack.fetch(
+                "UPDATE listening SET tried_at = now() - $1 * interval '1 minute',"
+                " looked_at = now() - $1 * interval '1 minute'", minutes,
+            )  # fmt: skip
+            found = await seen(stack)
+            assert found.verdict == verdict, found.problems
+            if verdict == "broken":
+                assert [(one.text, one.command) for one in found.problems] == [
+                    (
+                        "2 workers are connected, and none was heard of for"
+                        f" {minutes} min: nothing is applied",
+                        "sluice worker",
+                    )
+                ]
+        # One goes on, and takes its turn at once.
+        await sweep_of(stack).listen()
+        assert (await seen(stack)).verdict == "ok"
+    finally:
+        for conn in opened:
+            await conn.close()
 
 
 async def test_a_transaction_that_stays_open_is_named(stack: Stack) -> None:

@@ -11,6 +11,7 @@ import sys
 import tarfile
 from collections import Counter
 from pathlib import Path
+from tarfile import HeaderError
 from typing import IO, Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -30,10 +31,10 @@ def _read(file: IO[bytes]) -> list[tuple[str, bytes]]:  # names and contents; no
         plain = tarfile.TarInfo(info.name)
         plain.size = len(content)
         if plain.tobuf(tarfile.USTAR_FORMAT, "ascii") != head or padding.strip(b"\0"):
-            raise ValueError(f"the header or the end of {info.name!r}")
+            raise HeaderError(f"{info.name!r} is not whole")
         found.append((info.name, content))
     if file.read() != bytes(512):
-        raise ValueError("the end of the file")
+        raise HeaderError("its end is not whole")
     return found
 
 
@@ -63,7 +64,8 @@ def verify(path: Path, key_id: str | None = None) -> dict[str, Any]:
         with path.open("rb") as file:
             return _verify(_read(file), key_id)
     except Exception as error:  # of what somebody changed, anything may be raised
-        return {"ok": False, "findings": [f"it is not as it was written: {error!r}"]}
+        why = f"no bundle, or cut off: {error}" if isinstance(error, HeaderError) else repr(error)
+        return {"ok": False, "findings": [f"it is not as it was written: {why}"]}
 
 
 def _wrong(r: dict[str, Any], follows: tuple[int, str] | None) -> list[str]:
@@ -75,8 +77,7 @@ def _wrong(r: dict[str, Any], follows: tuple[int, str] | None) -> list[str]:
     for name in LABELS if r["content"] else ():
         salt, text = bytes.fromhex(r["content"]["salt"]), r["content"][name]
         made = None if text is None else _sha(salt, name.encode(), b":", text.encode())
-        if made != r[name]:
-            found.append(f"does not have the {name} that it was written with")
+        found += [f"does not have the {name} that it was written with"] if made != r[name] else []
     return found
 
 

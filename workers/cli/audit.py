@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from workers.cli.exits import FAILURE, NOT_FOUND, USAGE, CommandError, write_json, write_line
+from workers.cli.exits import (
+    FAILURE,
+    NOT_FOUND,
+    USAGE,
+    CommandError,
+    unknown,
+    write_json,
+    write_line,
+)
 from workers.cli.output import (
     CursorOption,
     JsonOption,
@@ -136,7 +144,7 @@ def show_command(
     async def run(conn: "Conn", _: "Endpoints") -> None:
         found = await read_record(conn, record)
         if found is None:
-            raise CommandError(f"no audit record {record}", NOT_FOUND)
+            raise unknown("audit", f"no audit record {record}")
         if as_json:
             write_json(found)
             return

@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workers.cli.exits import (
-    CONFLICT,
-    FAILURE,
-    NOT_FOUND,
-    USAGE,
-    CommandError,
-    write_json,
-)
+from workers.cli.exits import CONFLICT, FAILURE, USAGE, CommandError, unknown, write_json
 from workers.cli.output import (
     ActorOption,
     DryRunOption,
@@ -93,7 +86,7 @@ def export_command(
             asked = _Asked(scope, out, who, why, dry_run)
             return await _export(conn, endpoints, asked)
         except NobodyNamed as error:
-            raise CommandError(plain(error), NOT_FOUND) from None
+            raise unknown("tenants", plain(error)) from None
         except KeyGone as error:
             raise CommandError(str(error), FAILURE) from None
 
@@ -166,9 +159,11 @@ def verify_bundle_command(
     from workers.bundles.verify import verify
 
     try:
-        told = verify(file, key)
+        # What cannot be read is no finding about a bundle; `verify` takes all for one.
+        file.open("rb").close()
     except OSError as error:
         raise CommandError(f"{file} cannot be read: {error.strerror}", USAGE) from None
+    told = verify(file, key)
     if as_json:
         write_json({**told, "isKeyPinned": key is not None})
     else:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workers.cli.exits import NOT_FOUND, CommandError, write_json
+from workers.cli.exits import unknown, write_json
 from workers.cli.following import follow
 from workers.cli.output import (
     CursorOption,
@@ -68,7 +68,7 @@ def show_command(
     async def run(conn: "Conn", _: "Endpoints") -> None:
         found = await read_catalog(conn, version)
         if found is None:
-            raise CommandError(f"no catalog {version}; see `sluice catalog list`", NOT_FOUND)
+            raise unknown("catalog", f"no catalog {version}")
         if as_json:
             write_json(found)
         else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workers.cli.exits import FAILURE, NOT_FOUND, USAGE, CommandError, write_json
+from workers.cli.exits import FAILURE, USAGE, CommandError, unknown, write_json
 from workers.cli.following import LOOK_EVERY_S, bar
 from workers.cli.output import JsonOption, check_text, note, operate, plain, print_table
 
@@ -44,7 +44,7 @@ def drain(
         from shared.store.job_lists import has_source
 
         if source is not None and not await has_source(conn, source):
-            raise CommandError(f"no source {plain(source)}: sluice sources list", NOT_FOUND)
+            raise unknown("sources", f"no source {plain(source)}")
         upto = await draining.newest_work(conn)
         give_up = time.monotonic() + limit_s
         first: int | None = None

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import typer
 
-from workers.cli.exits import NOT_FOUND, CommandError, write_json
+from workers.cli.exits import unknown, write_json
 from workers.cli.output import (
     CursorOption,
     JsonOption,
@@ -108,7 +108,7 @@ async def tell(conn: "Conn", wanted: UUID) -> dict[str, Any]:
     evidence = await events.read_event(conn, wanted)
     runs = await events.read_runs(conn, wanted)
     if evidence is None and not runs:
-        raise CommandError(f"no event {wanted}", NOT_FOUND)
+        raise unknown("events", f"no event {wanted}")
     redeliveries = await events.read_redeliveries(conn, wanted)
     actions = [replay_action(wanted, run["run"]) for run in runs if run["run"] > 1]
     actions += {begin_action(UUID(run["replay"])) for run in runs if run["replay"] is not None}
@@ -305,8 +305,11 @@ _PARTS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
 
 
 def _print_story(story: dict[str, Any]) -> None:
-    parts = {key for _, key, _ in _PARTS}
+    parts = {"refused", *(key for _, key, _ in _PARTS)}
     print_fields({name: value for name, value in story.items() if name not in parts})
+    if story["refused"] is not None:
+        print_heading("Why it is not applied")
+        print_fields(story["refused"])
     for heading, key, columns in _PARTS:
         rows = story[key]
         if rows:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import typer
 
-from workers.cli.exits import CONFLICT, NOT_FOUND, PARTLY_FAILED, USAGE, CommandError, write_json
+from workers.cli.exits import CONFLICT, PARTLY_FAILED, USAGE, CommandError, unknown, write_json
 from workers.cli.output import (
     ActorOption,
     DryRunOption,
@@ -27,6 +27,7 @@ from workers.cli.output import (
 )
 from workers.cli.ringing import ring
 from workers.cli.selecting import check_not_all, selecting
+from workers.cli.terminal import say_done
 
 if TYPE_CHECKING:
     from shared.db import Conn
@@ -161,12 +162,12 @@ def note_command(
                 conn, partial(note_event, conn, wanted, text, who, why), dry_run=dry_run
             )
         except UnknownEvent as error:
-            raise CommandError(str(error), NOT_FOUND) from None
+            raise unknown("events", error) from None
         if as_json:
             said = {"trackingId": str(wanted), "actionId": str(act), "note": text}
             write_json(said | ({"dryRun": True} if dry_run else {}))
         else:
-            sys.stdout.write(f"noted{', not really' if dry_run else ''}: {wanted}\n")
+            say_done(f"noted: {wanted}", f"would be noted: {wanted}", dry_run=dry_run)
 
     operate(run)
 
@@ -271,7 +272,7 @@ def _answer(
     if named and len(refused) == len(became):
         first = refused[0]
         if became[first] == "unknown":
-            raise CommandError(f"no event {first}, or its body went by retention", NOT_FOUND)
+            raise unknown("events", f"no event {first}, or its body went by retention")
         raise CommandError(_CANNOT[done](str(first)), CONFLICT)
     if as_json:
         answer: dict[str, Any] = {

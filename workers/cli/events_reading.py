@@ -10,7 +10,7 @@ from uuid import UUID
 
 import typer
 
-from workers.cli.exits import NOT_FOUND, USAGE, CommandError, write_json
+from workers.cli.exits import NOT_FOUND, USAGE, CommandError, unknown, write_json
 from workers.cli.output import JsonOption, note, operate, plain, tracking_id
 from workers.cli.selecting import check_not_all, selecting
 
@@ -130,7 +130,7 @@ async def _evidence(conn: "Conn", wanted: UUID) -> "Evidence":
 
     found = await read_event(conn, wanted)
     if found is None:
-        raise CommandError(f"no event {wanted}, or its body went by retention", NOT_FOUND)
+        raise unknown("events", f"no event {wanted}, or its body went by retention")
     return found
 
 
@@ -149,7 +149,10 @@ async def _body(
     if delivery > 1:
         again = await read_redelivered(conn, wanted, delivery - 2)
         if again is None:
-            raise CommandError(f"{wanted} was not delivered {delivery} times", NOT_FOUND)
+            raise CommandError(
+                f"{wanted} was not delivered {delivery} times: sluice events show {wanted}",
+                NOT_FOUND,
+            )
         other, digest = again
         if other is not None:
             is_here = other or digest == hashlib.sha256(b"").digest()

@@ -21,6 +21,11 @@ class CommandError(Exception):
         self.code = code
 
 
+def unknown(group: str, text: object) -> CommandError:
+    """`text` says what there is none of; `group` is whose `list` has the ids that there are."""
+    return CommandError(f"{text}; `sluice {group} list` shows what there is", NOT_FOUND)
+
+
 def explain(error: Exception) -> tuple[str, int] | None:
     """The line and the exit code for an error that is expected; None: it is a bug of ours."""
     # Imported here: the commonest command, --help, needs none of them.

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workers.cli.exits import NOT_FOUND, CommandError, write_json
+from workers.cli.exits import unknown, write_json
 from workers.cli.output import (
     CursorOption,
     JsonOption,
@@ -85,9 +85,7 @@ def show_command(
     async def run(conn: "Conn", _: "Endpoints") -> None:
         found = next((one for one in await list_issues(conn) if one.key.id == issue), None)
         if found is None:
-            raise CommandError(
-                f"no issue {plain(issue)}, or it is none any more: sluice issues list", NOT_FOUND
-            )
+            raise unknown("issues", f"no issue {plain(issue)}, or it is none any more")
         errors: list[dict[str, Any]] = [
             {
                 "events": count,

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import typer
 
-from workers.cli.exits import FAILURE, NOT_FOUND, USAGE, CommandError, write_json
+from workers.cli.exits import FAILURE, NOT_FOUND, USAGE, CommandError, unknown, write_json
 from workers.cli.following import LOOK_EVERY_S, bar
 from workers.cli.output import (
     ActorOption,
@@ -131,7 +131,7 @@ def cancel_command(
 
     if not dry_run:
         confirm(f"End job {job_id(job)}, for good?", yes=yes)
-    said = "ends before its next step"
+    said = ("ends before its next step", "would end before its next step")
     steer(cancel_job, said, job, reason, actor, dry_run=dry_run, as_json=as_json)
 
 
@@ -146,7 +146,8 @@ def pause_command(
     """Have a job take no further step until it is resumed."""
     from workers.steering import pause_job
 
-    steer(pause_job, "is paused", job, reason, actor, dry_run=dry_run, as_json=as_json)
+    said = ("is paused", "would be paused")
+    steer(pause_job, said, job, reason, actor, dry_run=dry_run, as_json=as_json)
 
 
 @app.command("resume", epilog='Example: sluice jobs resume 019a… --reason "calm again"')
@@ -160,7 +161,8 @@ def resume_command(
     """Have a job go on where it was paused."""
     from workers.steering import resume_job
 
-    steer(resume_job, "goes on", job, reason, actor, dry_run=dry_run, as_json=as_json)
+    said = ("goes on", "would go on")
+    steer(resume_job, said, job, reason, actor, dry_run=dry_run, as_json=as_json)
 
 
 @app.command("assets", epilog="Example: sluice jobs assets 019a… --fetch records.csv > records.csv")
@@ -187,7 +189,10 @@ def assets_command(
         if fetch is not None:
             wanted = next((one for one in found if one.name == fetch), None)
             if wanted is None:
-                raise CommandError(f"job {number} has no asset {plain(fetch)}", NOT_FOUND)
+                raise CommandError(
+                    f"job {number} has no asset {plain(fetch)}: sluice jobs assets {number}",
+                    NOT_FOUND,
+                )
             await _write(conn, number, wanted)
             return
         items = [job_lists.shown_asset(one) for one in found]
@@ -228,7 +233,7 @@ async def _find(conn: "Conn", job: UUID) -> dict[str, Any]:
     row = await job_lists.read_job(conn, job)
     found = job_lists.shown(row) if row is not None else await job_lists.read_asked(conn, job)
     if found is None:
-        raise CommandError(f"no job {job}", NOT_FOUND)
+        raise unknown("jobs", f"no job {job}")
     return found
 
 

@@ -9,9 +9,9 @@ from workers.cli.exits import (
     CONFLICT,
     DEPENDENCY_DOWN,
     FAILURE,
-    NOT_FOUND,
     USAGE,
     CommandError,
+    unknown,
     write_json,
 )
 from workers.cli.manual import read_end
@@ -30,7 +30,9 @@ from workers.cli.output import (
     operate,
     plain,
     print_table,
+    say_dry_run,
 )
+from workers.cli.terminal import say_done
 
 if TYPE_CHECKING:
     from shared.db import Conn
@@ -111,23 +113,24 @@ def _say_hold(
         try:
             done = await in_transaction(conn, lambda: work(conn, who, why), dry_run=dry_run)
         except UnknownTenant as error:
-            raise CommandError(plain(error), NOT_FOUND) from None
+            raise unknown("tenants", plain(error)) from None
         except NotSo as error:
             raise CommandError(plain(error), CONFLICT) from None
         if as_json:
             write_json({**done.shown(), **({"dryRun": True} if dry_run else {})})
             return
         standing = done.standing
-        would = "would be " if dry_run else "is "
         if standing.held_at is None:
-            typer.echo(f"{plain(tenant)} {would}not held any more")
+            said = ("is not held any more", "would not be held any more")
         else:
             until = (
                 "it is released"
                 if standing.held_until is None
                 else plain(done.shown()["hold"]["until"])
             )
-            typer.echo(f"{plain(tenant)} {would}held until {until}")
+            said = (f"is held until {until}", f"would be held until {until}")
+        say_done(*(f"{plain(tenant)} {text}" for text in said), dry_run=dry_run)
+        say_dry_run(dry_run=dry_run)
 
     operate(run)
 
@@ -156,7 +159,7 @@ def erase_command(
                 conn, lambda: begin_erasure(conn, tenant, who, why), dry_run=dry_run
             )
         except UnknownTenant as error:
-            raise CommandError(plain(error), NOT_FOUND) from None
+            raise unknown("tenants", plain(error)) from None
         except Unerasable as error:
             raise CommandError(plain(error), CONFLICT) from None
         shown = {**begun.shown(), **({"dryRun": True} if dry_run else {})}
@@ -165,12 +168,14 @@ def erase_command(
         if as_json:
             write_json(shown)
             return
-        would = "would be" if dry_run else "is being"
-        typer.echo(f"{plain(tenant)} {would} erased")
+        name = plain(tenant)
+        said = (f"{name} is being erased", f"{name} would be erased, with all that it has now")
+        say_done(*said, dry_run=dry_run)
         print_table(
-            {"what": "what", "count": "count"},
+            {"what": "would go" if dry_run else "what", "count": "count"},
             [{"what": what, "count": count} for what, count in begun.counts.items()],
         )
+        say_dry_run(dry_run=dry_run)
         if not dry_run:
             note(f"a worker does it, killed or not: sluice jobs show {begun.job}")
             await _follow(conn, str(begun.job))
@@ -230,7 +235,8 @@ def prune_command(
             if as_json:
                 write_json({"items": planned, "next": None, "dryRun": True})
                 return
-            print_table(_PLANNED, planned)
+            print_table(_PLANNED, [{**one, "going": _going(one)} for one in planned])
+            say_dry_run(dry_run=dry_run)
             return
         try:
             done = await prune(conn, tools, names)
@@ -248,8 +254,14 @@ def prune_command(
 _PLANNED = {
     "class": "class",
     "days": "days",
-    "rows": "rows",
-    "keptHeld": "held",
-    "keptUnfinished": "unfinished",
+    "going": "would go",
+    "keptHeld": "held: stay",
+    "keptUnfinished": "unfinished: stay",
     "bytes": "bytes",
 }
+
+
+def _going(planned: dict[str, Any]) -> int:
+    """Of what is over, rows or files that are not kept."""
+    kept = (planned["keptHeld"] or 0) + (planned["keptUnfinished"] or 0)
+    return int(max(planned["rows"] - kept, 0))

@@ -96,9 +96,13 @@ def grant_command(
         grant = given.grant
         end = "it is revoked" if grant.valid_until is None else iso(grant.valid_until)
         what = f"{feature} {plain(value)}"
-        text = f"grant {grant.id}: {plain(grant.tenant)} is given {what}, until {end}"
-        say_done(text, dry_run=dry_run)
-        _say(given)
+        whose = plain(grant.tenant)
+        say_done(
+            f"grant {grant.id}: {whose} is given {what}, until {end}",
+            f"{whose} would be given {what}, until {end}",
+            dry_run=dry_run,
+        )
+        _say(given, dry_run=dry_run)
         say_dry_run(dry_run=dry_run)
 
     operate(run)
@@ -141,8 +145,9 @@ def revoke_command(
         if as_json:
             write_json(as_shown(taken.shown(), dry_run=dry_run))
             return
-        say_done(f"grant {number} of {plain(taken.grant.tenant)} is revoked", dry_run=dry_run)
-        _say(taken)
+        which = f"grant {number} of {plain(taken.grant.tenant)}"
+        say_done(f"{which} is revoked", f"{which} would be revoked", dry_run=dry_run)
+        _say(taken, dry_run=dry_run)
         say_dry_run(dry_run=dry_run)
 
     operate(run)
@@ -171,7 +176,8 @@ def read_end(until: str | None) -> datetime | timedelta | None:
     )
 
 
-def _say(granted: "Granted") -> None:
+def _say(granted: "Granted", *, dry_run: bool) -> None:
     say_changes(granted.changes)
     if not granted.changes:
-        note("what it may use now is the same as before")
+        is_same = "would be the same as it is" if dry_run else "is the same as before"
+        note(f"what it may use {is_same}")

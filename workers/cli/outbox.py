@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workers.cli.exits import CONFLICT, NOT_FOUND, USAGE, CommandError, write_json
+from workers.cli.exits import CONFLICT, USAGE, CommandError, unknown, write_json
 from workers.cli.output import (
     ActorOption,
     CursorOption,
@@ -98,7 +98,7 @@ def show_command(message: IdArgument, as_json: JsonOption = False) -> None:
     async def run(conn: "Conn", _: "Endpoints") -> None:
         found = await read_message(conn, message)
         if found is None:
-            raise CommandError(f"no message {message}", NOT_FOUND)
+            raise unknown("outbox", f"no message {message}")
         one, payload = found
         fields = _shown(one) | {
             "idempotencyKey": sent_key(one.handler, one.key),
@@ -145,9 +145,10 @@ def retry_command(
             said = {"retried": count, "actionIds": [str(action) for action in actions]}
             write_json(as_shown(said, dry_run=dry_run))
         else:
-            text = f"{count} {'message is' if count == 1 else 'messages are'} due"
-            say_done(text, dry_run=dry_run)
-            if count:
+            many = f"{count} {'message' if count == 1 else 'messages'}"
+            are = "is" if count == 1 else "are"
+            say_done(f"{many} {are} due", f"{many} would be due", dry_run=dry_run)
+            if count and not dry_run:
                 note("what becomes of them: sluice outbox list --state retrying")
             say_dry_run(dry_run=dry_run)
 
@@ -184,7 +185,7 @@ async def _retry(
             conn, lambda: retry_messages(conn, numbers, actor, reason), dry_run=dry_run
         )
     except UnknownMessage as error:
-        raise CommandError(str(error), NOT_FOUND) from None
+        raise unknown("outbox", error) from None
     except NotThat as error:
         raise CommandError(str(error), CONFLICT) from None
 
@@ -211,13 +212,14 @@ def drop_command(
                 conn, lambda: drop_message(conn, message, who, why), dry_run=dry_run
             )
         except UnknownMessage as error:
-            raise CommandError(str(error), NOT_FOUND) from None
+            raise unknown("outbox", error) from None
         except NotThat as error:
             raise CommandError(str(error), CONFLICT) from None
         if as_json:
             write_json(as_shown({"message": message, "actionId": str(action)}, dry_run=dry_run))
         else:
-            say_done(f"message {message} is dropped", dry_run=dry_run)
+            said = (f"message {message} is dropped", f"message {message} would be dropped")
+            say_done(*said, dry_run=dry_run)
             say_dry_run(dry_run=dry_run)
 
     operate(run)

@@ -10,10 +10,10 @@ import typer
 from workers.cli.exits import (
     CONFLICT,
     FAILURE,
-    NOT_FOUND,
     PARTLY_FAILED,
     USAGE,
     CommandError,
+    unknown,
     write_json,
 )
 from workers.cli.following import LOOK_EVERY_S, STILL_AFTER_S, bar
@@ -143,7 +143,7 @@ async def _source(conn: "Conn", name: str) -> "SourceRow":
 
     found = next((one for one in await read_sources(conn) if one.name == name), None)
     if found is None or found.is_removed:
-        raise CommandError(f"no source {plain(name)}: sluice sources list", NOT_FOUND)
+        raise unknown("sources", f"no source {plain(name)}")
     if found.provider not in _KEEPS_EVENTS | _LISTS_CUSTOMERS:
         raise CommandError(
             f"{found.name} is of {found.provider}, which lists nothing that could be asked for:"

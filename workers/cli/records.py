@@ -5,7 +5,7 @@ from uuid import UUID
 
 import typer
 
-from workers.cli.exits import CONFLICT, NOT_FOUND, USAGE, CommandError, write_json
+from workers.cli.exits import CONFLICT, USAGE, CommandError, unknown, write_json
 from workers.cli.output import (
     CursorOption,
     JsonOption,
@@ -96,7 +96,7 @@ def show_command(
             row = await recorded.find_record(conn, name)
             found = [] if row is None else [row]
         if not found:
-            raise CommandError(f"no record {plain(record)}", NOT_FOUND)
+            raise unknown("records", f"no record {plain(record)}")
         if len(found) > 1:
             owners = ", ".join(
                 plain(f"{row['source']} {row['account']}".strip()) for row in found[:5]

@@ -16,6 +16,7 @@ from workers.cli.exits import (
     PARTLY_FAILED,
     USAGE,
     CommandError,
+    unknown,
     write_json,
 )
 from workers.cli.following import LOOK_EVERY_S, bar
@@ -104,7 +105,7 @@ def events_command(
                 conn, lambda: open_runs(conn, wanted, who, why), dry_run=dry_run
             )
         except UnknownEvent as error:
-            raise CommandError(str(error), NOT_FOUND) from None
+            raise unknown("events", error) from None
         except (Unfinished, BodyGone) as error:
             raise CommandError(str(error), CONFLICT) from None
         if not dry_run:
@@ -177,7 +178,7 @@ def plan_command(
     async def run(conn: "Conn", _: "Endpoints") -> UUID:
         select = fields if issue is None else _fields_of(await _dead_of(conn, issue))
         if wanted.source is not None and not await has_source(conn, wanted.source):
-            raise CommandError(f"no source {plain(wanted.source)}: sluice sources list", NOT_FOUND)
+            raise unknown("sources", f"no source {plain(wanted.source)}")
         arguments = {"select": select, **({"all": True} if is_all else {})}
         _check(PLAN, arguments)
         return await in_transaction(conn, lambda: begin_job(conn, PLAN, arguments, who, why))
@@ -198,7 +199,7 @@ async def _dead_of(conn: "Conn", issue: str) -> "Selection":
 
     found = await find_issue(conn, issue)
     if found is None:
-        raise CommandError(f"no issue {plain(issue)}: sluice issues list", NOT_FOUND)
+        raise unknown("issues", f"no issue {plain(issue)}")
     return found
 
 

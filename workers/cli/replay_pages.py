@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from shared.domain.outcomes import BODY_EXPIRED
 from workers.cli.exits import write_json
 from workers.cli.output import note, plain, print_fields, print_heading, print_table
 
@@ -70,6 +71,11 @@ def say_plan(found: dict[str, Any]) -> None:
     if rows:
         print_heading("Events")
         print_table({"by": "by", "what": "what", "events": "events"}, rows, keep=3)
+    if told["leftOut"].get(BODY_EXPIRED) and found["arguments"]["select"].get("type"):
+        note(
+            f"of {BODY_EXPIRED} the type is not known any more: all that are dead at this source"
+            " with this code are counted"
+        )
     print_heading("What it would change")
     outcomes = {
         **effect["outcomes"],

@@ -6,14 +6,7 @@ from uuid import UUID
 
 import typer
 
-from workers.cli.exits import (
-    CONFLICT,
-    FAILURE,
-    NOT_FOUND,
-    PARTLY_FAILED,
-    USAGE,
-    CommandError,
-)
+from workers.cli.exits import CONFLICT, FAILURE, PARTLY_FAILED, USAGE, CommandError, unknown
 from workers.cli.following import LOOK_EVERY_S, bar
 from workers.cli.output import (
     ActorOption,
@@ -167,7 +160,10 @@ def pause_command(
     """Open no further run until it is resumed. What is open already is applied."""
     from workers.steering import pause_job
 
-    said = "is paused: what is open already is applied"
+    said = (
+        "is paused: what is open already is applied",
+        "would be paused: what is open already would be applied",
+    )
     steer(pause_job, said, job, reason, actor, dry_run=dry_run, as_json=as_json, check=find)
 
 
@@ -181,7 +177,8 @@ def resume_command(
     """Go on where it was paused."""
     from workers.steering import resume_job
 
-    steer(resume_job, "goes on", job, reason, actor, dry_run=dry_run, as_json=as_json, check=find)
+    said = ("goes on", "would go on")
+    steer(resume_job, said, job, reason, actor, dry_run=dry_run, as_json=as_json, check=find)
 
 
 def cancel_command(
@@ -194,7 +191,10 @@ def cancel_command(
     """End it before its next step. What is open already is applied; the rest can be run later."""
     from workers.steering import cancel_job
 
-    said = "ends before its next step: what is open already is applied"
+    said = (
+        "ends before its next step: what is open already is applied",
+        "would end before its next step: what is open already would be applied",
+    )
     steer(cancel_job, said, job, reason, actor, dry_run=dry_run, as_json=as_json, check=find)
 
 
@@ -247,7 +247,7 @@ async def find(conn: "Conn", job: UUID) -> dict[str, Any]:
     row = await job_lists.read_job(conn, job)
     found = job_lists.shown(row) if row is not None else await job_lists.read_asked(conn, job)
     if found is None or found["kind"] not in KINDS:
-        raise CommandError(f"no plan or replay {job}: sluice replay list", NOT_FOUND)
+        raise unknown("replay", f"no plan or replay {job}")
     if found["kind"] == "replay" and found["state"] in _OVER:
         found["progress"]["counts"] = await count_outcomes(conn, job)
     if found["kind"] == "replay-plan" and found["state"] == "done":

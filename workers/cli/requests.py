@@ -8,7 +8,7 @@ from uuid import UUID
 import typer
 
 from workers.cli.causes import advice
-from workers.cli.exits import NOT_FOUND, USAGE, CommandError, write_json
+from workers.cli.exits import USAGE, CommandError, unknown, write_json
 from workers.cli.output import (
     CursorOption,
     JsonOption,
@@ -142,7 +142,7 @@ async def find(conn: "Conn", text: str) -> "tuple[str, Kept]":
         raise CommandError(f"{plain(text)} is no id; see sluice requests list", USAGE) from None
     found = await read_refusal(conn, number)
     if found is None:
-        raise CommandError(f"no refused request {number} is kept", NOT_FOUND)
+        raise unknown("requests", f"no refused request {number} is kept")
     return found
 
 

@@ -93,15 +93,15 @@ def rekey(
     """
     from shared.sealing import KeyRing
     from workers.actions import new_action, record_action
-    from workers.rekeying import REKEYED
+    from workers.rekeying import REKEYED, has_old
     from workers.rekeying import rekey as seal_anew
 
     who, why = actor_name(actor), checked_reason(reason)
-    if not dry_run:
-        confirm("Does every gateway, worker and operator hold the first key by now?", yes=yes)
 
     async def run(conn: "Conn", endpoints: "Endpoints") -> dict[str, Any]:
         keys = KeyRing.parse(endpoints.secret_key)
+        if not dry_run and await has_old(conn, keys):
+            confirm("Does every gateway, worker and operator hold the first key by now?", yes=yes)
 
         async def act() -> "Rekeyed":
             # A dry run goes through all of it at once: what does not open is found.
@@ -149,7 +149,10 @@ def rekey(
 
 def _say(shown: dict[str, Any], *, dry_run: bool) -> None:
     total = sum(shown[kind] for kind in ("secrets", "apiKeys", "shadows", "auditKeys"))
-    note(f"{total} {'would be' if dry_run else 'are'} sealed anew with {shown['keyId']}")
+    if total or shown["forgotten"]:
+        note(f"{total} {'would be' if dry_run else 'are'} sealed anew with {shown['keyId']}")
+    else:
+        note(f"nothing to do: all that is sealed is sealed with {shown['keyId']}")
     for key_id in shown["forgotten"]:
         will = "could" if dry_run else "can"
         note(f"nothing is sealed with {key_id} any more: it {will} leave SLUICE_SECRET_KEY")

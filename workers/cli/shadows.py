@@ -125,7 +125,7 @@ def shadow(
     else:
         word = action.rpartition(".")[2]
         note(f"{source}: the shadow {'would be' if dry_run else 'is'} {word}")
-        if given is not None:
+        if given is not None and not dry_run:
             note(f"what it says of requests: sluice sources show {source}")
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workers.cli.exits import NOT_FOUND, CommandError, write_json
+from workers.cli.exits import unknown, write_json
 from workers.cli.output import (
     JsonOption,
     check_text,
@@ -48,7 +48,7 @@ def show(
     async def run(conn: "Conn", _: "Endpoints") -> dict[str, Any]:
         found = await read_integration(conn, source)
         if found is None:
-            raise CommandError(f"no source {plain(source)}: sluice sources list", NOT_FOUND)
+            raise unknown("sources", f"no source {plain(source)}")
         versions = (await read_secret_versions(conn, [found.id]))[found.id]
         uses = await secrets.read_uses(conn, found.id)
         shadow = (await read_shadows(conn, found.id)).get(found.id)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workers.cli.exits import CONFLICT, NOT_FOUND, USAGE, CommandError, write_json
+from workers.cli.exits import CONFLICT, NOT_FOUND, USAGE, CommandError, unknown, write_json
 from workers.cli.output import (
     ActorOption,
     DryRunOption,
@@ -120,10 +120,12 @@ def rotate_secret(
     if made is not None:
         typer.echo(made)
         note("this is the only time it is shown")
-    will = "would be" if dry_run else "is"
+    will, works, has = (
+        ("would be", "would work", "would have") if dry_run else ("is", "works", "has")
+    )
     note(
-        f"{source}: {shown['label']} {will} beside {shown['replaces']}, which works until"
-        f" {plain(shown['oldRetiresAt'])}; every gateway has it within two seconds"
+        f"{source}: {shown['label']} {will} beside {shown['replaces']}, which {works} until"
+        f" {plain(shown['oldRetiresAt'])}; every gateway {has} it within two seconds"
     )
 
 
@@ -176,7 +178,7 @@ async def held(conn: "Conn", name: str) -> "tuple[Integration, list[SecretVersio
     await operating.take_turn(conn)
     found = await integrations.read_integration(conn, name)
     if found is None:
-        raise CommandError(f"no source {plain(name)}: sluice sources list", NOT_FOUND)
+        raise unknown("sources", f"no source {plain(name)}")
     return found, (await integrations.read_secret_versions(conn, [found.id]))[found.id]
 
 

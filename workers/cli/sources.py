@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import typer
 
-from workers.cli.exits import NOT_FOUND, CommandError, write_json
+from workers.cli.exits import unknown, write_json
 from workers.cli.output import (
     ActorOption,
     CursorOption,
@@ -131,7 +131,7 @@ def _switch(
             work_id = await operating.next_work(conn)
             done = await switch(conn, source, is_paused=is_paused, actor=who, work_id=work_id)
             if done is None:
-                raise CommandError(f"no source {plain(source)}: sluice sources list", NOT_FOUND)
+                raise unknown("sources", f"no source {plain(source)}")
             if done.outcome != "applied":
                 return False
             await record_action(
@@ -152,7 +152,8 @@ def _switch(
             said = {"source": source, "isPaused": is_paused, "changed": is_news}
             write_json(as_shown(said, dry_run=dry_run))
         else:
-            note(f"{source} is {word}" if is_news else f"{source} was {word} already")
+            is_so = "would be" if dry_run else "is"
+            note(f"{source} {is_so} {word}" if is_news else f"{source} was {word} already")
             say_dry_run(dry_run=dry_run)
 
     operate(run)

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import typer
 
-from workers.cli.exits import CONFLICT, NOT_FOUND, USAGE, CommandError, write_json
+from workers.cli.exits import CONFLICT, USAGE, CommandError, unknown, write_json
 from workers.cli.output import (
     actor_name,
     as_shown,
@@ -43,7 +43,7 @@ def job_id(text: str) -> UUID:
 
 def steer(
     act: Steer,
-    said: str,
+    said: tuple[str, str],
     job: str,
     reason: str,
     actor: str | None,
@@ -52,7 +52,7 @@ def steer(
     as_json: bool,
     check: Check | None = None,
 ) -> None:
-    """Have it done in one transaction; `said` of the job is what is so then."""
+    """Have it done in one transaction; `said` of the job is what is so then, and what would be."""
     from workers.steering import IsOver, UnknownJob
 
     number, who, why = job_id(job), actor_name(actor), checked_reason(reason)
@@ -65,13 +65,13 @@ def steer(
                 conn, lambda: act(conn, number, who, why), dry_run=dry_run
             )
         except UnknownJob as error:
-            raise CommandError(str(error), NOT_FOUND) from None
+            raise unknown("jobs", error) from None
         except IsOver as error:
             raise CommandError(str(error), CONFLICT) from None
         if as_json:
             write_json(as_shown({"job": str(number), "actionId": str(action)}, dry_run=dry_run))
         else:
-            say_done(f"job {number} {said}", dry_run=dry_run)
+            say_done(*(f"job {number} {text}" for text in said), dry_run=dry_run)
             say_dry_run(dry_run=dry_run)
 
     operate(run)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workers.cli.exits import CONFLICT, NOT_FOUND, USAGE, CommandError, write_json
+from workers.cli.exits import CONFLICT, NOT_FOUND, USAGE, CommandError, unknown, write_json
 from workers.cli.output import (
     ActorOption,
     CursorOption,
@@ -187,15 +187,21 @@ def link_command(
         if as_json:
             write_json(as_shown({**linked.shown(), "tenant": tenant}, dry_run=dry_run))
             return
-        text = f"customer {plain(customer)} of {source} belongs to {plain(tenant)}"
-        say_done(text, dry_run=dry_run)
+        whose = f"customer {plain(customer)} of {source}"
+        say_done(
+            f"{whose} belongs to {plain(tenant)}",
+            f"{whose} would belong to {plain(tenant)}",
+            dry_run=dry_run,
+        )
         if linked.merged_into is not None:
             note(f"{plain(tenant)} is another name of {plain(linked.merged_into)}")
         if linked.before not in (None, tenant):
-            note(f"it belonged to {plain(linked.before)} before")
+            belongs = "belongs" if dry_run else "belonged"
+            note(f"it {belongs} to {plain(linked.before)} {'now' if dry_run else 'before'}")
         say_changes(linked.changes)
         if linked.objects == 0:
-            note("nothing of this customer was received yet; the link waits for it")
+            waits = "would wait" if dry_run else "waits"
+            note(f"nothing of this customer was received yet; the link {waits} for it")
         say_dry_run(dry_run=dry_run)
 
     operate(run)
@@ -230,17 +236,18 @@ def merge_command(
                 conn, lambda more: merge(conn, tenant, into, who, why, more), dry_run=dry_run
             )
         except UnknownTenant as error:
-            raise CommandError(plain(error), NOT_FOUND) from None
+            raise unknown("tenants", plain(error)) from None
         except Unmergeable as error:
             raise CommandError(plain(error), CONFLICT) from None
         if as_json:
             write_json(as_shown(merged.shown(), dry_run=dry_run))
             return
-        text = f"{plain(tenant)} is another name of {plain(into)} from now on"
-        say_done(text, dry_run=dry_run)
+        name = f"another name of {plain(into)} from now on"
+        say_done(f"{plain(tenant)} is {name}", f"{plain(tenant)} would be {name}", dry_run=dry_run)
         note(f"objects: {merged.objects}, manual grants: {merged.manual_grants}")
         if merged.names:
-            note(f"and so are {', '.join(map(plain, merged.names))}")
+            are = "would be" if dry_run else "are"
+            note(f"and so {are} {', '.join(map(plain, merged.names))}")
         say_changes(merged.changes)
         say_dry_run(dry_run=dry_run)
 

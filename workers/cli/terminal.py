@@ -23,9 +23,9 @@ def console() -> "Console":
     return Console(file=sys.stdout, width=width, highlight=False, soft_wrap=False)
 
 
-def say_done(text: str, *, dry_run: bool) -> None:
-    """What was done, on stdout. A dry run says so there too: stderr may go elsewhere."""
-    sys.stdout.write(f"{'dry run: ' if dry_run else ''}{text}\n")
+def say_done(done: str, would: str, *, dry_run: bool) -> None:
+    """What was done, or would be, on stdout. A dry run says so there: stderr may go elsewhere."""
+    sys.stdout.write(f"dry run: {would}\n" if dry_run else f"{done}\n")
 
 
 def in_width(text: str) -> str:

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import typer
 
-from workers.cli.exits import CONFLICT, NOT_FOUND, USAGE, CommandError, write_json
+from workers.cli.exits import CONFLICT, USAGE, CommandError, unknown, write_json
 from workers.cli.output import (
     ActorOption,
     CursorOption,
@@ -172,7 +172,8 @@ def revoke_command(
             said = {"id": str(found.id), "name": found.name, "revoked": revoked}
             write_json(as_shown(said, dry_run=dry_run))
         else:
-            say_done(f"{found.id} is revoked", dry_run=dry_run)
+            would = f"{found.id} would be revoked" if revoked else f"{found.id} stays revoked"
+            say_done(f"{found.id} is revoked", would, dry_run=dry_run)
             if not revoked:
                 note("it was revoked before")
             say_dry_run(dry_run=dry_run)
@@ -183,7 +184,7 @@ def revoke_command(
 def _the_one(found: "list[Token]", named: str) -> "Token":
     live = [token for token in found if token.revoked_at is None] or found[-1:]
     if not live:
-        raise CommandError(f"no token {plain(named)}", NOT_FOUND)
+        raise unknown("tokens", f"no token {plain(named)}")
     if len(live) > 1:
         ids = ", ".join(str(token.id) for token in live)
         raise CommandError(f"several tokens are called {plain(named)}; give an id: {ids}", CONFLICT)

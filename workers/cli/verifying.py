@@ -8,7 +8,7 @@ import typer
 
 from workers.cli import requests
 from workers.cli.causes import advice
-from workers.cli.exits import FAILURE, NOT_FOUND, USAGE, CommandError, write_json
+from workers.cli.exits import FAILURE, USAGE, CommandError, unknown, write_json
 from workers.cli.output import JsonOption, check_text, operate, plain, print_fields
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def verify(
     async def run(conn: "Conn", endpoints: "Endpoints") -> "Judged":
         found = await read_integration(conn, source)
         if found is None:
-            raise CommandError(f"no source {plain(source)}: sluice sources list", NOT_FOUND)
+            raise unknown("sources", f"no source {plain(source)}")
         content: bytes | None
         if saved is not None:
             content, fields = saved

@@ -11,7 +11,7 @@ dies after a claim has lost it when it runs out; somebody else gets another numb
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime
 
@@ -35,10 +35,10 @@ from workers.fetching.answers import (
 from workers.fetching.asking import answer_event, ask, fields_of, is_ours
 from workers.fetching.pacing import Pace
 from workers.fetching.targets import Target, Targets
+from workers.fetching.turning import guarded, take_turns
 
 log = logging.getLogger(__name__)
 
-BUSY_S = 0.2
 IDLE_S = 1.0
 COUNT_EVERY_S = 15.0
 #: Of the crew's connections, at most so many.
@@ -75,10 +75,7 @@ class Fetching:
         """Fetch until cancelled; what is under way then is given back."""
         gauges.objects_wanting.read_from(lambda: self.wanting)
         try:
-            while True:
-                is_busy = await self._guarded("look", self.turn())
-                pause_s = BUSY_S if is_busy else IDLE_S
-                await asyncio.sleep(pause_s * (0.75 + random.random() / 2))  # noqa: S311 - jitter
+            await take_turns(self.turn, IDLE_S, log, "fetching", at="look")
         finally:
             await self._end()
 
@@ -162,10 +159,12 @@ class Fetching:
                     await self._prove(target, deadline)
                 event = answer_event(answer, target, claim, telemetry.traceparent_of(span))
             except FetchFailed as failure:
-                await self._guarded("put off", self._put_off(target, claim, failure))
+                await guarded(self._put_off(target, claim, failure), log, "fetching", at="put off")
                 code = failure.code
             else:
-                await self._guarded("store", self._bring_in(target, claim, answer, event))
+                await guarded(
+                    self._bring_in(target, claim, answer, event), log, "fetching", at="store"
+                )
                 code = ANSWERED
             span.set_attribute("sluice.fetch_code", code)
             telemetry.fetched(target.source.name, code)
@@ -249,7 +248,7 @@ class Fetching:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         if claims:
-            await self._guarded("give back", self._give_back(claims))
+            await guarded(self._give_back(claims), log, "fetching", at="give back")
         await self.targets.close()
 
     async def _give_back(self, claims: list[Claim]) -> None:
@@ -260,14 +259,3 @@ class Fetching:
     async def _transaction(self) -> AsyncGenerator[Conn]:
         async with self._connections, self._crew.db.transaction() as conn:
             yield conn
-
-    async def _guarded(self, what: str, doing: Awaitable[bool | None]) -> bool:
-        """A claim whose end could not be written runs out, and is fetched again."""
-        try:
-            return bool(await doing)
-        except Exception as error:
-            if is_platform_fault(error):
-                log.warning("fetching put off", extra={"at": what, "error": repr(error)})
-            else:
-                log.exception("fetching failed", extra={"at": what})
-            return False

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from opentelemetry.trace import SpanKind
 
 from shared import gauges, telemetry
-from shared.db import Conn, is_platform_fault
+from shared.db import Conn
 from shared.store import fetches, pulls
 from shared.store.pulls import Absent, Counted, Pull, What
 from workers.crew import Crew
@@ -31,10 +31,10 @@ from workers.fetching.asking import is_ours
 from workers.fetching.comparing import Compared
 from workers.fetching.places import OVERLAP_S, YOUNG_S, EventsPlace, ObjectsPlace
 from workers.fetching.targets import Target, Targets
+from workers.fetching.turning import guarded, take_turns
 
 log = logging.getLogger(__name__)
 
-BUSY_S = 0.2
 IDLE_S = 2.0
 MEASURE_EVERY_S = 15.0
 #: Of the time that a provider keeps its events, so much may pass before somebody is told.
@@ -107,14 +107,7 @@ class Pulling:
     async def run(self) -> None:
         """Pull until cancelled. A claim that was under way runs out."""
         gauges.pull_age.read_from(lambda: self.ages)
-        while True:
-            is_busy = False
-            try:
-                is_busy = await self.turn()
-            except Exception as error:
-                _say(error)
-            pause_s = BUSY_S if is_busy else IDLE_S
-            await asyncio.sleep(pause_s * (0.75 + random.random() / 2))  # noqa: S311 - jitter
+        await take_turns(self.turn, IDLE_S, log, "pulling")
 
     async def turn(self) -> bool:
         """One step of everything that is due; whether anything is."""
@@ -136,15 +129,9 @@ class Pulling:
                 due.extend((kept[source_id], what) for source_id in found)
             await self._measure(conn, sorted(kept))
         for target, what in due:
-            await self._guarded(target, what)
+            step = self._step(target, what)
+            await guarded(step, log, "pulling", source=target.source.name, what=what)
         return bool(due)
-
-    async def _guarded(self, target: Target, what: What) -> None:
-        """A step; what fails of one source is no reason to leave the others."""
-        try:
-            await self._step(target, what)
-        except Exception as error:
-            _say(error, source=target.source.name, what=what)
 
     async def _measure(self, conn: Conn, source_ids: Sequence[int]) -> None:
         now_s = asyncio.get_running_loop().time()
@@ -373,11 +360,3 @@ def elsewhere(place: Place, failure: FetchFailed) -> Place | None:
     if failure.code == NOT_FOUND and place.after is not None:
         return replace(place, after=None)
     raise failure
-
-
-def _say(error: Exception, **fields: str) -> None:
-    """A claim whose end could not be written runs out, and the step is made again."""
-    if is_platform_fault(error):
-        log.warning("pulling put off", extra=fields | {"error": repr(error)})
-    else:
-        log.error("pulling failed", extra=fields, exc_info=error)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from opentelemetry.trace import SpanKind
 
 from shared import gauges, telemetry
-from shared.db import Conn, is_platform_fault
+from shared.db import Conn
 from shared.domain.events import Arrival
 from shared.domain.keys import CustomerKey
 from shared.domain.payments import Policy
@@ -44,10 +44,10 @@ from workers.fetching.answers import (
 from workers.fetching.api import Listing, Page
 from workers.fetching.asking import answer_event, ask, fields_of, in_time, is_ours
 from workers.fetching.targets import Target, Targets
+from workers.fetching.turning import guarded, take_turns
 
 log = logging.getLogger(__name__)
 
-BUSY_S = 0.2
 IDLE_S = 1.0
 MEASURE_EVERY_S = 15.0
 ACTOR = "system:reconcile"
@@ -113,14 +113,7 @@ class Reconciling:
     async def run(self) -> None:
         """Reconcile until cancelled. A claim that was under way runs out."""
         gauges.reconciliation_age.read_from(lambda: self.ages)
-        while True:
-            is_busy = False
-            try:
-                is_busy = await self.turn()
-            except Exception as error:
-                _say(error)
-            pause_s = BUSY_S if is_busy else IDLE_S
-            await asyncio.sleep(pause_s * (0.75 + random.random() / 2))  # noqa: S311 - jitter
+        await take_turns(self.turn, IDLE_S, log, "reconciling")
 
     async def turn(self) -> bool:
         """One step of every source's round that is due; whether any is."""
@@ -138,15 +131,13 @@ class Reconciling:
                 self._known |= listing.keys()
             await self._measure(conn, sorted(listing))
             due = await reconciliations.due_reconciliations(conn, sorted(listing), self._every_s)
-        await asyncio.gather(*(self._guarded(listing[source_id]) for source_id in due))
+        await asyncio.gather(
+            *(
+                guarded(self._step(target), log, "reconciling", source=target.source.name)
+                for target in map(listing.__getitem__, due)
+            )
+        )
         return bool(due)
-
-    async def _guarded(self, target: Target) -> None:
-        """A step; what fails of one source is no reason to leave the others."""
-        try:
-            await self._step(target)
-        except Exception as error:
-            _say(error, source=target.source.name)
 
     async def _measure(self, conn: Conn, source_ids: Sequence[int]) -> None:
         now_s = asyncio.get_running_loop().time()
@@ -361,11 +352,3 @@ async def news_of(conn: Conn, target: Target, looked: Looked) -> list[AnswerEven
         if tells_news(source.provider, granting, commands, known):
             news.append(event)
     return news
-
-
-def _say(error: Exception, **fields: str) -> None:
-    """A claim whose end could not be written runs out, and the step is made again."""
-    if is_platform_fault(error):
-        log.warning("reconciling put off", extra=fields | {"error": repr(error)})
-    else:
-        log.error("reconciling failed", extra=fields, exc_info=error)

@@ -222,12 +222,20 @@ def _item(position: int, one: Selected, told: Told | None) -> Item:
 
 
 def _means_dead(wanted: Selection) -> bool:
-    """Whether it asks for dead events, by what is known of them without their bodies."""
+    """
+    Whether it asks for dead events, by what is known of them without their bodies.
+
+    Their type is not. Where source and code are asked for too, as for an issue, that says enough:
+    what may be meant, and cannot be replayed, is told rather than passed over.
+    """
     asked = {
         name for name in wanted.__struct_fields__ if getattr(wanted, name) not in (None, False)
     }
+    known = {"status", "outcome", "source", "code", "since", "until"}
+    if {"source", "code"} <= asked:
+        known.add("type")
     is_dead = wanted.status == "dead" or wanted.outcome == "dead"
-    return is_dead and asked <= {"status", "outcome", "source", "code", "since", "until"}
+    return is_dead and asked <= known
 
 
 async def begin(tools: Tools, job: Job) -> Planning:

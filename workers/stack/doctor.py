@@ -85,7 +85,7 @@ async def examine(known: Collection[str]) -> list[Check]:
         mend = f"{own_command()} up"
         return [*checks, Check("database", "warn", "no stack runs, none is configured", mend)]
     checks += [check async for check in _database(endpoints, settings, known)]
-    checks += await _redis(endpoints.redis)
+    checks += await _redis(endpoints.redis, settings)
     return checks
 
 
@@ -220,16 +220,26 @@ async def _database(
     except Exception as error:
         if not db.is_platform_fault(error) and not hasattr(error, "sqlstate"):
             raise
-        mend = (
-            "start the server, or correct SLUICE_DATABASE_URL"
-            if settings.database_url
-            else f"{own_command()} up"
-        )
-        found = f"{where}: {str(error) or type(error).__name__}"
-        yield Check("database", "fail", found, mend, is_down=True)
+        variable = "SLUICE_DATABASE_URL" if settings.database_url else None
+        yield _down("database", where, error, variable, settings.home)
         return
     for role in ROLES[1:]:
         yield await _role(endpoints, role)
+
+
+def _down(name: str, where: str, error: Exception, variable: str | None, home: Path) -> Check:
+    """No answer of the server at `variable`, or of a stack's own. One that hangs is not started."""
+    hangs = isinstance(error, TimeoutError)
+    pid = None if variable else holder(home)
+    last = f"correct {variable}" if variable else f"stop the stack (kill {pid}) and start it again"
+    if not variable and pid is None:
+        mend = f"{own_command()} up"
+    elif hangs:
+        mend = f"look at the server: its log, and `ps` (T is stopped: kill -CONT PID); or {last}"
+    else:
+        mend = f"start the server, or {last}" if variable else "read what the stack prints"
+    found = "it does not answer" if hangs else str(error) or type(error).__name__
+    return Check(name, "fail", f"{where}: {found}", mend, is_down=True)
 
 
 async def _inside(
@@ -354,7 +364,7 @@ async def _role(endpoints: Endpoints, role: str) -> Check:
     return Check(name, "ok", f"acts as {acts_as}")
 
 
-async def _redis(url: str) -> list[Check]:
+async def _redis(url: str, settings: Settings) -> list[Check]:
     if not url:
         mend = "export SLUICE_REDIS_URL=redis://HOST:6379/0"
         return [Check("redis", "fail", "SLUICE_REDIS_URL is not set", mend)]
@@ -362,9 +372,8 @@ async def _redis(url: str) -> list[Check]:
     try:
         await ask(url, "PING")
     except (OSError, ServerError) as error:
-        found = f"{where}: {str(error) or type(error).__name__}"
-        mend = "start the server, or correct SLUICE_REDIS_URL"
-        return [Check("redis", "fail", found, mend, is_down=True)]
+        variable = "SLUICE_REDIS_URL" if settings.redis_url else None
+        return [_down("redis", where, error, variable, settings.home)]
     checks = [Check("redis", "ok", where)]
     wanted = {"maxmemory-policy": "noeviction", "appendonly": "yes"}
     for name, value in wanted.items():
