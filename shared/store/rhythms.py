@@ -51,7 +51,7 @@ LISTEN = """
 WITH place AS MATERIALIZED (
     SELECT CASE WHEN $2 THEN read_at - make_interval(secs => $3) ELSE read_at END AS read_at,
            CASE WHEN NOT $2 THEN read_id END AS read_id, read_at AS reached_at, since
-    FROM listening FOR NO KEY UPDATE
+    FROM listening
 ), came AS MATERIALIZED (
     SELECT i.received_at, i.tracking_id, i.source_id, i.secret
     FROM inbox AS i
@@ -96,12 +96,17 @@ RETURNING (SELECT count(*) FROM came)
 """
 
 
+# In a statement of its own, or who waited here would go on from the new place with old rhythms.
+LOCK_PLACE = "SELECT FROM listening FOR NO KEY UPDATE"
+
+
 async def listen(conn: Conn, limit: int, *, again: bool) -> int:
     """
     Learn from up to `limit` events, in the order of their receipt, where the last time ended;
     `again`: and from those of the minute before, for rows that came late. Returns how many there
     were; fewer than `limit`: there are no more.
     """
+    await conn.execute(LOCK_PLACE)
     count: int = await conn.fetchval(LISTEN, limit, again, _CLOCKS_S, _SETTLES_S)
     return count
 

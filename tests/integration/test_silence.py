@@ -224,6 +224,23 @@ async def test_it_reads_on_where_it_stopped_whoever_does(
         assert found.minutes == minutes, source
 
 
+async def test_who_waited_for_another_knows_what_that_one_heard(stack: Stack) -> None:
+    ages = [60.0 + number * HOUR_S for number in range(40)]
+    await heard(stack, ages)
+    async with stack.crew.db.connection() as first:
+        await first.execute("BEGIN")
+        await rhythms.listen(first, 20, again=True)
+        async with new_crew(stack.endpoints, "other") as crew, crew.db.transaction() as second:
+            listening = asyncio.create_task(rhythms.listen(second, 20, again=False))
+            while not await stack.value("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                await asyncio.sleep(0.01)
+            await first.execute("COMMIT")
+            assert await listening == 20
+    found = await rhythm(stack)
+    assert abs(found.longest_gap.total_seconds() - HOUR_S) < 1
+    assert found.minutes == 40
+
+
 async def test_one_worker_listens_and_all_know(stack: Stack) -> None:
     await heard(stack, hourly(8))
     await look(stack)
