@@ -5,12 +5,10 @@ import logging
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shared import gauges
 from shared.store import rhythms
 from tests.support.stack import Stack, new_crew
 from workers.rounds import Rounds
@@ -280,11 +278,3 @@ async def test_minutes_that_are_over_are_tallied(stack: Stack) -> None:
     await stack.fetch("UPDATE tallies SET minute = minute - interval '3 hours'")
     await look(stack)
     assert await stack.value("SELECT count(*) FROM tallies") == 2
-
-
-def test_the_alert_reads_the_gauge() -> None:
-    """Its name and unit are what the exporter makes of them."""
-    rule = Path("infra/alerts.yaml").read_text().split("- alert: SluiceSourceSilent")[1]
-    assert "sluice_source_silent_seconds" in rule.split("- alert:")[0]
-    declared = Path(gauges.__file__).read_text().split("source_silent = Gauge(")[1]
-    assert '"sluice_source_silent"' in declared.split(")")[0]

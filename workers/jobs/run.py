@@ -58,6 +58,9 @@ KINDS: Mapping[str, Begin] = {
 
 EVERY_S = 0.25
 JOBS_AT_ONCE = 8
+#: Of so many jobs is kept what they hold. Where there are more, some begin anew at each turn, as a
+#: plan's rehearsal does from its first event.
+MOST_BEGUN = 32
 #: How long a job has its turn, before others have theirs.
 TURN_S = 2.0
 #: How long one waits, uncharged, whose step the platform has failed.
@@ -246,7 +249,7 @@ class Turns:
             raise _UnknownKind(f"this version knows no job of the kind {job.kind!r}")
         work = await begin(self.tools, job)
         self._begun[job.id] = _Begun(job.run, job.done, job.cursor, work)
-        if len(self._begun) > JOBS_AT_ONCE:
+        if len(self._begun) > MOST_BEGUN:
             await self._forget(next(iter(self._begun)))
         return work
 
