@@ -74,6 +74,16 @@ async def test_what_is_held_moves_and_stays_readable(old: Stack, tmp_path: Path)
     assert await partitions(old) == {}
 
 
+@pytest.mark.parametrize(("until", "stays"), [("1 hour", 3), ("-1 s", 0)])
+async def test_a_hold_holds_until_its_end(
+    old: Stack, tmp_path: Path, until: str, stays: int
+) -> None:
+    await say_hold(old)
+    await old.fetch("UPDATE tenants SET held_until = now() + $1::text::interval", until)
+    assert await pruned(old, tmp_path, "standard") == {"standard": 3}
+    assert await old.value("SELECT count(*) FROM inbox") == stays
+
+
 async def test_a_month_takes_up_one_day_after_the_other(old: Stack, tmp_path: Path) -> None:
     """Days that go later join what the month has left already."""
     await say_hold(old)
