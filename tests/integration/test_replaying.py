@@ -241,6 +241,30 @@ async def step(stack: Stack, job: UUID, taking: Any) -> None:
         await taking._step(conn, job)
 
 
+async def test_two_jobs_look_at_a_plan_one_after_the_other(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the same moment, by two processes: who comes second sees that it is taken."""
+    from workers.jobs import replaying
+
+    await broken(stack, 6)
+    await mend(stack)
+    made, _ = await plan(stack, status="dead")
+    jobs = [await run(stack, made), await run(stack, made)]
+    check = replaying.check_plan
+
+    async def check_slowly(*asked: Any) -> int:
+        left = await check(*asked)
+        await asyncio.sleep(0.3)
+        return left
+
+    monkeypatch.setattr(replaying, "check_plan", check_slowly)
+    await asyncio.gather(*(step(stack, job, turns(stack)) for job in jobs))
+    ended = [await row(stack, job) for job in jobs]
+    assert sorted(one["state"] for one in ended) == ["failed", "running"]
+    assert [one["error"]["code"] for one in ended if one["error"]] == ["plan_was_run"]
+
+
 async def test_what_moves_on_meanwhile_is_passed_over(stack: Stack) -> None:
     """By hand, by a redelivery that opens a run, and by retention: each is told."""
     ids = await broken(stack, 8)

@@ -286,6 +286,19 @@ async def back_date(stack: Stack, days: int) -> None:
     )
 
 
+async def test_no_statement_goes_beyond_the_horizon(old: Stack, tmp_path: Path) -> None:
+    """Of what is younger the ledger is still believed, whatever age is asked for."""
+    await pruned(old, tmp_path, "standard")
+    rows = await old.value("SELECT count(*) FROM ledger")
+    async with old.crew.db.connection() as conn:
+        before = await pruning.moment_before(conn, timedelta(days=10))
+        blocks = await pruning.blocks_of_ledger(conn)
+        await pruning.move_horizon(conn, LONG_AGO - timedelta(days=1))
+        assert await pruning.forget_ledger(conn, before, 0, blocks) == 0
+        await pruning.move_horizon(conn, before)
+        assert await pruning.forget_ledger(conn, before, 0, blocks) == rows > 0
+
+
 async def test_an_event_whose_body_is_there_stays_known(old: Stack, tmp_path: Path) -> None:
     await say_hold(old)
     await pruned(old, tmp_path, "standard")
