@@ -66,6 +66,26 @@ async def test_a_plan_says_what_it_froze(stack: Stack) -> None:
     assert told["oldest"] <= told["newest"] <= told["frozenAt"] < told["madeAt"]
 
 
+async def test_a_body_that_goes_while_it_is_planned_is_gone(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between being found and being described."""
+    from workers.jobs import planning
+
+    ids = await broken(stack, 4)
+    select = planning.select_events
+
+    async def select_and_lose(*asked: Any) -> Any:
+        found = await select(*asked)
+        await gone(stack, ids[0])
+        return found
+
+    monkeypatch.setattr(planning, "select_events", select_and_lose)
+    _, told = await plan(stack, source="acme")
+    assert (told["events"], told["replayable"]) == (4, 3)
+    assert told["leftOut"] == {"body_expired": 1}
+
+
 async def test_a_named_event_is_replayable_or_it_says_why_not(stack: Stack) -> None:
     ids = await broken(stack, 3)
     await gone(stack, ids[0])
