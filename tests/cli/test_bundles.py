@@ -388,6 +388,24 @@ async def test_records_are_not_dropped_by_who_has_the_key(
         assert not script.verify(changed, key.id)["ok"], (gone in chained, told[gone])
 
 
+async def test_a_checkpoint_is_what_was_signed_at_its_time(
+    disputed: Stack, bundle: Path, tmp_path: Path
+) -> None:
+    """Another statement under the same signature, in a file that is signed anew as a whole."""
+    key = await own_key(disputed)
+    changed = tmp_path / "changed"
+
+    def later(name: str, content: bytes) -> bytes:
+        if name != "checkpoints.ndjson":
+            return content
+        every = [json.loads(line) for line in content.splitlines()]
+        every[-1]["statement"] += " "
+        return b"".join(json.dumps(line).encode() + b"\n" for line in every)
+
+    signed_again(bundle, changed, key, later)
+    assert not script.verify(changed, key.id)["ok"]
+
+
 async def test_another_key_is_another_key(
     disputed: Stack, bundle: Path, tmp_path: Path, sluice: Sluice
 ) -> None:

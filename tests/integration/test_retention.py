@@ -316,6 +316,39 @@ async def test_an_event_whose_body_is_there_stays_known(old: Stack, tmp_path: Pa
     assert [row["tenant"] for row in tenants] == ["kept"]
 
 
+async def test_what_is_unfinished_stays_known_even_without_its_body(
+    old: Stack, tmp_path: Path
+) -> None:
+    """No body of it goes; whoever lost one by another way is not to lose the event as well."""
+    rows = await old.fetch("SELECT tracking_id, received_at, lane FROM inbox ORDER BY 1")
+    replayed, job, again, *others = [row["tracking_id"] for row in rows]
+    await old.fetch("DELETE FROM inbox")
+    await old.fetch(
+        "INSERT INTO work (tracking_id, received_at, lane, run) VALUES ($1, $2, $3, 2)", *rows[0]
+    )
+    await old.fetch(
+        "INSERT INTO jobs (id, kind, actor, state) VALUES ($1, 'import', 'x', 'waiting')", job
+    )
+    delivery = await old.value(
+        "INSERT INTO deliveries (tracking_id, received_at, body_sha, secret, trace_context)"
+        " VALUES ($1, now(), '', '0.1', '') RETURNING id", again,
+    )  # fmt: skip
+    await old.fetch(
+        "INSERT INTO work (kind, tracking_id, received_at, lane, delivery_id)"
+        " VALUES ('redelivery', $1, $2, $3, $4)", *rows[2], delivery,
+    )  # fmt: skip
+    await old.fetch("UPDATE settlements SET settled_at = settled_at - interval '300 days'")
+    async with old.crew.db.connection() as conn:
+        before = await pruning.moment_before(conn, timedelta(days=10))
+        found = await pruning.oldest_events(conn, before, 100, UUID(int=0))
+        assert set(await pruning.forgettable(conn, found, before)) == set(others)
+        await pruning.move_horizon(conn, before)
+        await pruning.forget_ledger(conn, before, 0, await pruning.blocks_of_ledger(conn))
+    left = {row["tracking_id"] for row in await old.fetch("SELECT tracking_id FROM ledger")}
+    assert left >= {replayed, job}
+    assert not left & set(others)
+
+
 async def test_what_is_held_does_not_keep_what_is_younger(
     old: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
