@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from unittest import mock
 from uuid import UUID, uuid4
 
@@ -429,6 +430,25 @@ async def test_observations_go_that_nothing_stands_on(stack: Stack, tmp_path: Pa
     assert [row[0] for row in await stack.fetch("SELECT register::text FROM objects ORDER BY id")] \
         == [row[0] for row in registers]  # fmt: skip
     assert await pruned(stack, tmp_path, "observations") == {"observations": 0}
+
+
+async def test_an_observation_stays_that_says_since_when(stack: Stack, tmp_path: Path) -> None:
+    """A grace period runs from the first of two that say the same."""
+
+    def told(kind: str, at_s: int, **more: Any) -> bytes:
+        content = subscription("sub_1", customer="cus_1", tenant="t", **more)
+        previous = {"items": {"data": []}} if kind == "updated" else None
+        return event(f"customer.subscription.{kind}", content, previous=previous, created=at_s)
+
+    began = NOW_S - 1000
+    unpaid = [told("updated", began + n, status="past_due", quantity=n + 2) for n in range(3)]
+    with at(datetime.now(UTC) - timedelta(days=500)):
+        await stack.apply(told("created", began - 500), *unpaid[:2])
+    since = "SELECT register::json #>> '{sightings,0,past_due_since}' FROM objects"
+    assert await stack.value(since) == str(began)
+    await pruned(stack, tmp_path, "observations")
+    await stack.apply(unpaid[2])
+    assert await stack.value(since) == str(began)
 
 
 async def test_jobs_that_are_over_go_with_their_files(stack: Stack, tmp_path: Path) -> None:
