@@ -89,6 +89,17 @@ async def test_causes_are_found_with_what_the_database_knows(gateway: Gateway) -
         assert not any(word in row["hint"] for word in ("whsec_gone", "whsec_others", SECRET))
 
 
+async def test_of_a_large_body_the_beginning_is_kept(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusing, "KEPT_BYTES", 100)
+    body = event() + b" " * 1000
+    await gateway.post(body, secret="whsec_wrong")
+    (row,) = await kept(gateway, 1)
+    assert row["body"] == body[:100]
+    assert row["body_bytes"] == len(body)
+
+
 async def test_unknown_sources_are_counted_and_not_kept(gateway: Gateway) -> None:
     assert_envelope(await gateway.post(event(), source="nobody"), 404, "unknown_source")
     await gateway.post(event(), secret="whsec_wrong")
