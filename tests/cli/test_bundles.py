@@ -388,6 +388,60 @@ async def test_records_are_not_dropped_by_who_has_the_key(
         assert not script.verify(changed, key.id)["ok"], (gone in chained, told[gone])
 
 
+async def test_a_checkpoint_is_what_was_signed_at_its_time(
+    disputed: Stack, bundle: Path, tmp_path: Path
+) -> None:
+    """Another statement under the same signature, in a file that is signed anew as a whole."""
+    key = await own_key(disputed)
+    changed = tmp_path / "changed"
+
+    def later(name: str, content: bytes) -> bytes:
+        if name != "checkpoints.ndjson":
+            return content
+        every = [json.loads(line) for line in content.splitlines()]
+        every[-1]["statement"] += " "
+        return b"".join(json.dumps(line).encode() + b"\n" for line in every)
+
+    signed_again(bundle, changed, key, later)
+    assert not script.verify(changed, key.id)["ok"]
+
+
+async def test_a_record_written_anew_is_in_no_checkpoint(
+    disputed: Stack, bundle: Path, tmp_path: Path
+) -> None:
+    """The last one of the tenant's chain, whose hash no other record has."""
+    key = await own_key(disputed)
+    changed = tmp_path / "changed"
+    told = lines(bundle, "records.ndjson")
+    last = max(index for index, one in enumerate(told) if one["chain"] == "tenant:acme")
+
+    def rewrite(name: str, content: bytes) -> bytes:
+        if name != "records.ndjson":
+            return content
+        every = [json.loads(line) for line in content.splitlines()]
+        every[last]["actor"] = "operator:nobody"
+        every[last]["hash"] = script._record_hash(every[last])
+        return b"".join(json.dumps(line).encode() + b"\n" for line in every)
+
+    signed_again(bundle, changed, key, rewrite)
+    (found,) = script.verify(changed, key.id)["findings"]
+    assert "is not in the checkpoint" in found
+
+
+async def test_a_body_is_the_one_that_its_event_names(
+    disputed: Stack, bundle: Path, tmp_path: Path
+) -> None:
+    key = await own_key(disputed)
+    changed = tmp_path / "changed"
+    signed_again(
+        bundle, changed, key,
+        lambda name, content: content + b" " if name.endswith("/body") else content,
+    )  # fmt: skip
+    findings = script.verify(changed, key.id)["findings"]
+    assert findings
+    assert all("the body is another one" in one for one in findings)
+
+
 async def test_another_key_is_another_key(
     disputed: Stack, bundle: Path, tmp_path: Path, sluice: Sluice
 ) -> None:

@@ -13,11 +13,13 @@ import subprocess
 import termios
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
 
+from shared import db
 from tests.cli.conftest import Sluice
 from tests.cli.test_screen import at_a_terminal, environment, in_a_pipe
 from tests.cli.test_terminal import SLUICE
@@ -86,6 +88,27 @@ async def test_one_screen_and_its_exit_codes(stack: Stack, home: Path, sluice: S
     assert shown.json["postgres"]["partitionDaysAhead"] >= 13
     assert [one["source"] for one in shown.json["sources"]] == ["stripe"]
     assert (await sluice("status", "--check")).code == 1
+
+
+async def test_a_check_is_0_only_when_all_is_well(stack: Stack, home: Path, sluice: Sluice) -> None:
+    """Whatever is wanted attention for ends it with 1, and a note does not."""
+    url = stack.endpoints.database["worker"]
+    names = ("sluice-gateway-sources", "sluice worker-1", "sluice solitary-1", "sluice jobs-1")
+    there = [await db.open_connection(url, "worker", name=name) for name in names]
+    paused = "UPDATE sources SET paused_at = now() - $1::interval, paused_by = 'operator:ada'"
+    try:
+        for since, status, code in (
+            (None, "ok", 0),
+            (timedelta(hours=1), "ok", 0),
+            (timedelta(days=2), "attention", 1),
+        ):
+            if since is not None:
+                await stack.fetch(paused, since)
+            said = await sluice("status", "--check", "--json")
+            assert (said.json["status"], said.code) == (status, code), said.json["problems"]
+    finally:
+        for conn in there:
+            await conn.close()
 
 
 async def test_with_redis_away_it_says_so(

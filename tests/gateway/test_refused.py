@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway import refusing
-from shared import db
+from shared import db, telemetry
 from shared.settings import Endpoints
 from shared.store import refusals
 from tests.gateway.conftest import (
@@ -63,13 +63,14 @@ async def test_a_refused_request_is_kept_with_its_cause(gateway: Gateway) -> Non
 async def test_causes_are_found_with_what_the_database_knows(gateway: Gateway) -> None:
     """Secrets that were rotated out, other sources' secrets, clocks and changed bodies."""
     await add_source(gateway.owner, gateway.keys, "other", "whsec_others")
-    sealed = gateway.keys.seal("whsec_gone", source="stripe", slot=7, version=9)
-    await gateway.owner.execute(
-        "INSERT INTO source_secrets (source_id, slot, version, key_id, nonce, ciphertext,"
-        " retires_at) SELECT id, 7, 9, $1, $2, $3, now() - interval '1 day' FROM sources"
-        " WHERE name = 'stripe'",
-        sealed.key_id, sealed.nonce, sealed.ciphertext,
-    )  # fmt: skip
+    for source, secret in (("stripe", "whsec_gone"), ("other", "whsec_others_gone")):
+        sealed = gateway.keys.seal(secret, source=source, slot=7, version=9)
+        await gateway.owner.execute(
+            "INSERT INTO source_secrets (source_id, slot, version, key_id, nonce, ciphertext,"
+            " retires_at) SELECT id, 7, 9, $1, $2, $3, now() - interval '1 day' FROM sources"
+            " WHERE name = $4",
+            sealed.key_id, sealed.nonce, sealed.ciphertext, source,
+        )  # fmt: skip
     await asyncio.sleep(1.3)
     body = event()
     await gateway.post(body, secret="whsec_gone")
@@ -77,14 +78,26 @@ async def test_causes_are_found_with_what_the_database_knows(gateway: Gateway) -
     await gateway.post(body, at=time.time() - 4000)
     stripped = {"stripe-signature": sign(body + b"\n")}
     await gateway.client.post("/api/v1/webhooks/stripe", content=body, headers=stripped)
-    rows = await kept(gateway, 4)
+    await gateway.post(body, secret="whsec_others_gone")
+    rows = await kept(gateway, 5)
     assert [row["cause"] for row in rows] == [
-        "wrong_secret", "wrong_secret", "clock_off", "body_changed",
+        "wrong_secret", "wrong_secret", "clock_off", "body_changed", "signature_mismatch",
     ]  # fmt: skip
     assert "7.9" in rows[0]["hint"]
     assert "another source here, other" in rows[1]["hint"]
     for row in rows:
         assert not any(word in row["hint"] for word in ("whsec_gone", "whsec_others", SECRET))
+
+
+async def test_of_a_large_body_the_beginning_is_kept(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusing, "KEPT_BYTES", 100)
+    body = event() + b" " * 1000
+    await gateway.post(body, secret="whsec_wrong")
+    (row,) = await kept(gateway, 1)
+    assert row["body"] == body[:100]
+    assert row["body_bytes"] == len(body)
 
 
 async def test_unknown_sources_are_counted_and_not_kept(gateway: Gateway) -> None:
@@ -166,6 +179,27 @@ async def test_a_flood_keeps_a_few_and_never_more_than_the_ring_holds(gateway: G
     assert await gateway.owner.fetchval("SELECT max(refused_at) FROM refusals") == newest
 
 
+async def test_a_flood_at_many_sources_keeps_no_more_than_one_process_may(
+    gateway: Gateway,
+) -> None:
+    names = [f"other{number}" for number in range(6)]
+    for name in names:
+        await add_source(gateway.owner, gateway.keys, name, f"whsec_{name}")
+    await asyncio.sleep(1.3)
+    began = time.monotonic()
+    for name in names * 5:
+        body = event()
+        wrong = {"stripe-signature": sign(body, "whsec_wrong")}
+        url = f"/api/v1/webhooks/{name}"
+        answer = await gateway.client.post(url, content=body, headers=wrong)
+        assert answer.status_code == 401
+    took_s = time.monotonic() - began
+    size, per_s = refusing.OF_ALL
+    await kept(gateway, int(size))
+    await asyncio.sleep(0.5)
+    assert await gateway.count("refusals") <= size + per_s * took_s + 1
+
+
 def sample(source_id: int) -> Any:
     from uuid import uuid4
 
@@ -219,6 +253,26 @@ async def test_samples_that_cannot_be_written_harm_nothing(gateway: Gateway) -> 
     await asyncio.sleep(2.5)
     await gateway.post(event(), secret="whsec_wrong")
     await kept(gateway, 1)
+
+
+async def test_what_waits_to_be_diagnosed_is_bounded(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each holds a body: more of them than that are not kept, however many may come at once."""
+    dropped: list[str] = []
+    monkeypatch.setattr(telemetry, "refusal_dropped", dropped.append)
+    monkeypatch.setattr(refusing, "OF_ONE", (100.0, 0.0))
+    held = gateway.deps.ingress.refusals
+    assert held is not None
+    held._of_all.size = held._of_all.left = 100.0
+    async with gateway.owner.transaction():
+        await gateway.owner.execute("LOCK TABLE refusals IN ACCESS EXCLUSIVE MODE")
+        for _ in range(refusing.WAITING + 10):
+            await gateway.post(event(), secret="whsec_wrong")
+        # One is in hand, until it cannot be written.
+        assert refusing.WAITING - 1 <= len(held._waiting) <= refusing.WAITING
+        assert len(dropped) >= 9
+    await kept(gateway, refusing.WAITING - 1)
 
 
 async def test_a_diagnosis_that_never_ends_holds_nobody(

@@ -58,6 +58,12 @@ async def test_a_shadow_accepts_nothing_and_is_counted(shadowed: Gateway) -> Non
     assert await shadowed.count("inbox") == 1
     last = await shadowed.owner.fetchval("SELECT last_accepted_at FROM source_shadows")
     assert last is not None
+    async with asyncio.timeout(6):
+        while await shadowed.count("refusals") < 3:
+            await asyncio.sleep(0.05)
+    said = await shadowed.owner.fetch("SELECT cause, hint FROM refusals ORDER BY refused_at, id")
+    assert said[0]["cause"] == "wrong_secret"
+    assert "this source's shadow" in said[0]["hint"]
 
 
 async def test_a_request_that_both_have_signed_counts_for_both(shadowed: Gateway) -> None:

@@ -238,6 +238,43 @@ async def test_of_an_import_with_rows_of_several_the_body_goes(
     assert await findings(stack) == []
 
 
+async def test_what_lies_beside_its_events_goes_too(stack: Stack, tmp_path: Path) -> None:
+    """Another body under the same id, what failed with it, and what was said to the outside."""
+    body = created("1", "gone")
+    one, other = await stack.apply(body, created("2", "stays"))
+    await stack.receive(body.replace(b'"cus_1"', b'"cus_beside"'))
+    await stack.drain()
+    assert await stack.value("SELECT count(*) FROM conflicts") == 1
+    for event_of, whose in ((one, "gone"), (other, "stays")):
+        await stack.fetch(
+            "UPDATE settlements SET error = $2 WHERE tracking_id = $1",
+            event_of, f"error of {whose}",
+        )  # fmt: skip
+        await stack.fetch(
+            "INSERT INTO attempts (tracking_id, run, number, code, error, worker)"
+            " VALUES ($1, 1, 1, 'x', $2, 'w')",
+            event_of, f"attempt of {whose}",
+        )  # fmt: skip
+        await stack.fetch(
+            "INSERT INTO messages (id, handler, key, tracking_id, payload)"
+            " VALUES (nextval('message_numbers'), 'slack', $2, $1, $3)",
+            event_of, whose, json.dumps(f"message of {whose}").encode(),
+        )  # fmt: skip
+    messages = "SELECT string_agg(convert_from(payload, 'UTF8'), ' ' ORDER BY id) FROM messages"
+    assert await stack.value(messages) == '"message of gone" "message of stays"'
+    left = await everything(stack)
+    for word in ("cus_beside", "error of gone", "attempt of gone"):
+        assert word in left
+    await erase(stack, tmp_path)
+    left = await everything(stack)
+    for word in ("cus_beside", "error of gone", "attempt of gone"):
+        assert word not in left
+    for word in ("error of stays", "attempt of stays"):
+        assert word in left
+    assert await stack.value(messages) == 'null "message of stays"'
+    assert await findings(stack) == []
+
+
 async def test_what_others_made_of_it_goes_too(stack: Stack, tmp_path: Path) -> None:
     """What no webhook brought, what was compared, and what plans of replays say of it."""
     one, other = await stack.apply(created("1", "gone"), created("2", "stays"))

@@ -4,10 +4,12 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from shared import telemetry
 from shared.store.pulls import What
 from tests.support.fetching import until
 from tests.support.pulling import ArchiveScene, finish
@@ -180,6 +182,34 @@ async def test_it_says_of_itself_that_no_webhook_brought_it(scene: ArchiveScene)
     assert await secrets_of(scene) == {"evt_sub_1": "reconciled"}
     actors = await scene.stack.fetch("SELECT DISTINCT actor, cause FROM audit WHERE step = 0")
     assert [tuple(row) for row in actors] == [(missing.ACTOR, "event")]
+
+
+async def test_somebody_is_told_that_webhooks_are_broken(
+    scene: ArchiveScene, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[tuple[str, int]] = []
+    monkeypatch.setattr(telemetry, "missed", lambda *said: counted.append(said))
+    scene.api.made(created("sub_1"), created("sub_2"), created("sub_3"))
+    scene.api.put(customer("cus_sub_3"))
+    await scene.stack.apply(created("sub_3"))
+    await scene.pull("events")
+    (said,) = [one for one in caplog.records if "events were missed" in one.getMessage()]
+    assert (said.levelname, said.__dict__["source"], said.__dict__["events"]) == (
+        "ERROR", "stripe", 2,
+    )  # fmt: skip
+    assert {one[0] for one in counted} == {"stripe"}
+    assert sum(events for _, events in counted) == 2
+    caplog.clear()
+    await scene.pull("events")
+    assert "events were missed" not in caplog.text
+    assert sum(events for _, events in counted) == 2, "once"
+
+
+def test_the_alert_reads_the_counter() -> None:
+    rule = Path("infra/alerts.yaml").read_text().split("- alert: SluiceEventsMissed")[1]
+    assert "(increase(sluice_events_missed_total[" in rule.split("- alert:")[0]
+    declared = Path(telemetry.__file__).read_text().split("_missed = _Counter(")[1]
+    assert '"sluice_events_missed"' in declared.split(")")[0]
 
 
 async def test_an_event_of_a_connected_account_is_that_accounts(scene: ArchiveScene) -> None:

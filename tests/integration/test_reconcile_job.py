@@ -143,7 +143,9 @@ async def test_objects_that_differ_are_found_although_their_events_are_forgotten
     assert {name: again[name] for name in ("different", "drift")} == {"different": 0, "drift": []}
 
 
-async def test_the_nightly_one_does_the_same_and_counts(scene: ArchiveScene) -> None:
+async def test_the_nightly_one_does_the_same_and_counts(
+    scene: ArchiveScene, caplog: pytest.LogCaptureFixture
+) -> None:
     merchant = Merchant(random.Random(1), "m", NOW_S - 1000)
     them = [merchant.subscribe(merchant.customer(), [("prod_pro", 1)], tenant=f"t{number}")
             for number in range(5)]  # fmt: skip
@@ -154,6 +156,8 @@ async def test_the_nightly_one_does_the_same_and_counts(scene: ArchiveScene) -> 
     await scene.pull("objects")
     row = await scene.at("objects")
     assert (row["place"], row["different"], row["failed"]) == (None, 1, 0)
+    levels = [one.levelname for one in caplog.records if "objects were compared" in one.message]
+    assert levels == ["ERROR"], "somebody has to look why"
     assert await scene.stack.features("t4") == {}
     await scene.pull("objects")
     row = await scene.at("objects")

@@ -1,6 +1,7 @@
 """Replays of plans: what is frozen, refused and overtaken, and what the trail tells."""
 
 import asyncio
+import time
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -27,6 +28,8 @@ from tests.support.replaying import (
     turns,
 )
 from tests.support.stack import Stack
+from tests.support.stripe_events import event as stripe_event
+from tests.support.stripe_events import subscription
 from workers.plans import PLAN, PlanRefused, check_plan
 from workers.steering import cancel_job
 
@@ -61,6 +64,26 @@ async def test_a_plan_says_what_it_froze(stack: Stack) -> None:
     assert told["byType"] == {"licence.told": 8}
     assert sum(told["byCode"].values()) == 9
     assert told["oldest"] <= told["newest"] <= told["frozenAt"] < told["madeAt"]
+
+
+async def test_a_body_that_goes_while_it_is_planned_is_gone(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between being found and being described."""
+    from workers.jobs import planning
+
+    ids = await broken(stack, 4)
+    select = planning.select_events
+
+    async def select_and_lose(*asked: Any) -> Any:
+        found = await select(*asked)
+        await gone(stack, ids[0])
+        return found
+
+    monkeypatch.setattr(planning, "select_events", select_and_lose)
+    _, told = await plan(stack, source="acme")
+    assert (told["events"], told["replayable"]) == (4, 3)
+    assert told["leftOut"] == {"body_expired": 1}
 
 
 async def test_a_named_event_is_replayable_or_it_says_why_not(stack: Stack) -> None:
@@ -238,6 +261,30 @@ async def step(stack: Stack, job: UUID, taking: Any) -> None:
         await taking._step(conn, job)
 
 
+async def test_two_jobs_look_at_a_plan_one_after_the_other(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the same moment, by two processes: who comes second sees that it is taken."""
+    from workers.jobs import replaying
+
+    await broken(stack, 6)
+    await mend(stack)
+    made, _ = await plan(stack, status="dead")
+    jobs = [await run(stack, made), await run(stack, made)]
+    check = replaying.check_plan
+
+    async def check_slowly(*asked: Any) -> int:
+        left = await check(*asked)
+        await asyncio.sleep(0.3)
+        return left
+
+    monkeypatch.setattr(replaying, "check_plan", check_slowly)
+    await asyncio.gather(*(step(stack, job, turns(stack)) for job in jobs))
+    ended = [await row(stack, job) for job in jobs]
+    assert sorted(one["state"] for one in ended) == ["failed", "running"]
+    assert [one["error"]["code"] for one in ended if one["error"]] == ["plan_was_run"]
+
+
 async def test_what_moves_on_meanwhile_is_passed_over(stack: Stack) -> None:
     """By hand, by a redelivery that opens a run, and by retention: each is told."""
     ids = await broken(stack, 8)
@@ -344,6 +391,57 @@ async def test_nothing_is_opened_while_live_work_is_late(stack: Stack) -> None:
     assert await stack.value(opened) == 10, "what waits for its retry is not late"
 
 
+async def test_only_what_came_by_itself_and_can_be_applied_is_late(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is old for another reason would keep a replay waiting until somebody mends it."""
+    from workers.jobs import replaying
+
+    body = licence("before", id="lic_before")
+    await broken(stack, 30)
+    await mend(stack)
+    await stack.apply(body, source="acme")
+    made, _ = await plan(stack, status="dead")
+    monkeypatch.setattr(replaying, "CHUNK", 4)
+    job, taking = await run(stack, made), turns(stack)
+    await step(stack, job, taking)
+    count = "SELECT count(*) FROM replay_items WHERE opened_run IS NOT NULL"
+    old, due = "received_at = now() - interval '3 s'", "due_at = now() - interval '3 s'"
+    (live,) = await stack.receive(licence("live", id="lic_live"), source="acme")
+    (again,) = await stack.receive(body, source="acme")
+    assert again.status == "duplicate"
+    mine = f"tracking_id = '{live.tracking_id}'"
+    for change, which, is_late in (
+        (old, mine, True),
+        (due, mine, True),
+        (f"{due}, alone = true", mine, False),
+        ("due_at = NULL, alone = false, received_at = now()", mine, False),
+        (old, "run > 1", False),
+        (due, "run > 1", False),
+        (old, "kind = 'redelivery'", False),
+        (due, "kind = 'redelivery'", False),
+    ):
+        await stack.fetch(f"UPDATE work SET {change} WHERE {which}")
+        before = await stack.value(count)
+        await stack.fetch("UPDATE jobs SET cursor = json_build_object('paid', 0)")
+        await step(stack, job, taking)
+        opened = await stack.value(count) - before
+        assert (opened == 0) == is_late, (change, which, opened)
+
+
+async def test_late_events_of_a_paused_source_keep_no_other_waiting(stack: Stack) -> None:
+    await broken(stack, 4)
+    await mend(stack)
+    made, _ = await plan(stack, status="dead")
+    await stack.receive(stripe_event("customer.subscription.created", subscription()))
+    await stack.fetch("UPDATE work SET received_at = now() - interval '1 hour'")
+    await stack.fetch("UPDATE sources SET paused_at = now() WHERE name = 'stripe'")
+    job, taking = await run(stack, made), turns(stack)
+    for _ in range(2):
+        await step(stack, job, taking)
+    assert await stack.value("SELECT count(*) FROM work WHERE run = 2") == 4
+
+
 async def test_the_rate_holds_and_no_more_than_a_bound_is_open(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,8 +454,13 @@ async def test_the_rate_holds_and_no_more_than_a_bound_is_open(
     job, taking = await run(stack, made, rate=10), turns(stack)
     opened = "SELECT count(*) FROM replay_items WHERE opened_run IS NOT NULL"
     await step(stack, job, taking)
+    began = time.monotonic()
     await step(stack, job, taking)
-    assert await stack.value(opened) <= 12, "a second's worth at most"
+    at_once = await stack.value(opened)
+    assert at_once <= 12, "a second's worth at most"
+    for _ in range(5):
+        await step(stack, job, taking)
+    assert await stack.value(opened) <= at_once + 10 * (time.monotonic() - began) + 1
     for _ in range(40):
         await stack.fetch("UPDATE jobs SET cursor = json_build_object('paid', 0)")
         await step(stack, job, taking)
@@ -365,6 +468,36 @@ async def test_the_rate_holds_and_no_more_than_a_bound_is_open(
     assert await stack.value("SELECT count(*) FROM work") == 25
     done = (await row(stack, job))["progress"]
     assert (done["done"], done["total"]) == (0, 60), "progress is what is settled"
+
+
+async def test_a_lane_is_not_filled_and_the_others_go_on(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes by itself stands in its lane behind what is open there."""
+    from workers.jobs import replaying
+
+    await add_acme(stack)
+    bodies = [licence(f"one_{n}", n) for n in range(30)]
+    bodies += [
+        licence(n, id=f"lic_{n}", account=f"a_{n}", tenant=TENANTS[n % 3]) for n in range(12)
+    ]
+    await stack.apply(*bodies, source="acme")
+    made, _ = await plan(stack, source="acme")
+    monkeypatch.setattr(replaying, "MOST_OPEN_OF_LANE", 8)
+    monkeypatch.setattr(replaying, "CHUNK", 4)
+    job, taking = await run(stack, made), turns(stack)
+    for _ in range(20):
+        await step(stack, job, taking)
+    rows = await stack.fetch("SELECT lane, count(*) FROM work GROUP BY lane")
+    opened = {row["lane"]: row["count"] for row in rows}
+    rows = await stack.fetch("SELECT lane, count(*) FROM replay_items GROUP BY lane")
+    frozen = {row["lane"]: row["count"] for row in rows}
+    assert max(frozen.values()) >= 30
+    assert {lane: opened[lane] for lane in frozen if frozen[lane] < 8} == {
+        lane: count for lane, count in frozen.items() if count < 8
+    }
+    assert all(8 <= opened[lane] < 8 + 4 for lane in frozen if frozen[lane] >= 12)
+    assert (await finish(stack, job))["progress"]["done"] == 42
 
 
 async def test_a_paused_source_is_left_for_later(stack: Stack) -> None:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from unittest import mock
 from uuid import UUID, uuid4
 
@@ -72,6 +73,16 @@ async def test_what_is_held_moves_and_stays_readable(old: Stack, tmp_path: Path)
         await release(conn, "kept", "operator:test", "settled")
     assert await pruned(old, tmp_path, "standard", "hold") == {"standard": 0, "hold": 3}
     assert await partitions(old) == {}
+
+
+@pytest.mark.parametrize(("until", "stays"), [("1 hour", 3), ("-1 s", 0)])
+async def test_a_hold_holds_until_its_end(
+    old: Stack, tmp_path: Path, until: str, stays: int
+) -> None:
+    await say_hold(old)
+    await old.fetch("UPDATE tenants SET held_until = now() + $1::text::interval", until)
+    assert await pruned(old, tmp_path, "standard") == {"standard": 3}
+    assert await old.value("SELECT count(*) FROM inbox") == stays
 
 
 async def test_a_month_takes_up_one_day_after_the_other(old: Stack, tmp_path: Path) -> None:
@@ -276,6 +287,19 @@ async def back_date(stack: Stack, days: int) -> None:
     )
 
 
+async def test_no_statement_goes_beyond_the_horizon(old: Stack, tmp_path: Path) -> None:
+    """Of what is younger the ledger is still believed, whatever age is asked for."""
+    await pruned(old, tmp_path, "standard")
+    rows = await old.value("SELECT count(*) FROM ledger")
+    async with old.crew.db.connection() as conn:
+        before = await pruning.moment_before(conn, timedelta(days=10))
+        blocks = await pruning.blocks_of_ledger(conn)
+        await pruning.move_horizon(conn, LONG_AGO - timedelta(days=1))
+        assert await pruning.forget_ledger(conn, before, 0, blocks) == 0
+        await pruning.move_horizon(conn, before)
+        assert await pruning.forget_ledger(conn, before, 0, blocks) == rows > 0
+
+
 async def test_an_event_whose_body_is_there_stays_known(old: Stack, tmp_path: Path) -> None:
     await say_hold(old)
     await pruned(old, tmp_path, "standard")
@@ -291,6 +315,39 @@ async def test_an_event_whose_body_is_there_stays_known(old: Stack, tmp_path: Pa
         "SELECT DISTINCT s.tenant FROM ledger l JOIN settlements s USING (tracking_id)"
     )
     assert [row["tenant"] for row in tenants] == ["kept"]
+
+
+async def test_what_is_unfinished_stays_known_even_without_its_body(
+    old: Stack, tmp_path: Path
+) -> None:
+    """No body of it goes; whoever lost one by another way is not to lose the event as well."""
+    rows = await old.fetch("SELECT tracking_id, received_at, lane FROM inbox ORDER BY 1")
+    replayed, job, again, *others = [row["tracking_id"] for row in rows]
+    await old.fetch("DELETE FROM inbox")
+    await old.fetch(
+        "INSERT INTO work (tracking_id, received_at, lane, run) VALUES ($1, $2, $3, 2)", *rows[0]
+    )
+    await old.fetch(
+        "INSERT INTO jobs (id, kind, actor, state) VALUES ($1, 'import', 'x', 'waiting')", job
+    )
+    delivery = await old.value(
+        "INSERT INTO deliveries (tracking_id, received_at, body_sha, secret, trace_context)"
+        " VALUES ($1, now(), '', '0.1', '') RETURNING id", again,
+    )  # fmt: skip
+    await old.fetch(
+        "INSERT INTO work (kind, tracking_id, received_at, lane, delivery_id)"
+        " VALUES ('redelivery', $1, $2, $3, $4)", *rows[2], delivery,
+    )  # fmt: skip
+    await old.fetch("UPDATE settlements SET settled_at = settled_at - interval '300 days'")
+    async with old.crew.db.connection() as conn:
+        before = await pruning.moment_before(conn, timedelta(days=10))
+        found = await pruning.oldest_events(conn, before, 100, UUID(int=0))
+        assert set(await pruning.forgettable(conn, found, before)) == set(others)
+        await pruning.move_horizon(conn, before)
+        await pruning.forget_ledger(conn, before, 0, await pruning.blocks_of_ledger(conn))
+    left = {row["tracking_id"] for row in await old.fetch("SELECT tracking_id FROM ledger")}
+    assert left >= {replayed, job}
+    assert not left & set(others)
 
 
 async def test_what_is_held_does_not_keep_what_is_younger(
@@ -373,6 +430,25 @@ async def test_observations_go_that_nothing_stands_on(stack: Stack, tmp_path: Pa
     assert [row[0] for row in await stack.fetch("SELECT register::text FROM objects ORDER BY id")] \
         == [row[0] for row in registers]  # fmt: skip
     assert await pruned(stack, tmp_path, "observations") == {"observations": 0}
+
+
+async def test_an_observation_stays_that_says_since_when(stack: Stack, tmp_path: Path) -> None:
+    """A grace period runs from the first of two that say the same."""
+
+    def told(kind: str, at_s: int, **more: Any) -> bytes:
+        content = subscription("sub_1", customer="cus_1", tenant="t", **more)
+        previous = {"items": {"data": []}} if kind == "updated" else None
+        return event(f"customer.subscription.{kind}", content, previous=previous, created=at_s)
+
+    began = NOW_S - 1000
+    unpaid = [told("updated", began + n, status="past_due", quantity=n + 2) for n in range(3)]
+    with at(datetime.now(UTC) - timedelta(days=500)):
+        await stack.apply(told("created", began - 500), *unpaid[:2])
+    since = "SELECT register::json #>> '{sightings,0,past_due_since}' FROM objects"
+    assert await stack.value(since) == str(began)
+    await pruned(stack, tmp_path, "observations")
+    await stack.apply(unpaid[2])
+    assert await stack.value(since) == str(began)
 
 
 async def test_jobs_that_are_over_go_with_their_files(stack: Stack, tmp_path: Path) -> None:
