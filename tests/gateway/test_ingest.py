@@ -6,7 +6,7 @@ import gzip
 import hmac
 import json
 import resource
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -233,6 +233,36 @@ async def test_other_methods_are_refused_in_the_envelope(pushes: Pushes) -> None
 
 
 # What is stored --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["acme", "keyed", "hashed", "inside"])
+async def test_which_secret_has_proven_it_is_kept(pushes: Pushes, source: str) -> None:
+    sealed = pushes.gateway.keys.seal(OTHER_WHSEC, source=source, slot=1, version=1)
+    owner = pushes.gateway.owner
+    await owner.execute(
+        "INSERT INTO source_secrets (source_id, slot, version, key_id, nonce, ciphertext)"
+        " SELECT id, 1, 1, $2, $3, $4 FROM sources WHERE name = $1",
+        source, sealed.key_id, sealed.nonce, sealed.ciphertext,
+    )  # fmt: skip
+    await owner.execute(
+        "INSERT INTO configuration (version, actor, mode)"
+        " SELECT max(version) + 1, 'test', 'live' FROM configuration"
+    )
+    first, second = rows_of(1), rows_of(1, 1)
+    sent_at = int(datetime.now(UTC).timestamp())
+    shapes: dict[str, Callable[[Any], Any]] = {
+        "keyed": lambda rows: {"data": {"results": rows}},
+        "inside": lambda rows: {"sent_at": sent_at, "rows": rows},
+    }
+    shape = shapes.get(source, lambda rows: rows)
+    other, right = (json.dumps(shape(rows)).encode() for rows in (first, second))
+    async with asyncio.timeout(10):
+        named: Any = {"secret": OTHER_WHSEC, "idempotency_key": "1"}
+        while (await pushes.push(source, other, **named)).status_code != 202:
+            await asyncio.sleep(0.1)
+    accepted(await pushes.push(source, right, idempotency_key="2"))
+    kept = await owner.fetch("SELECT secret FROM inbox ORDER BY received_at, tracking_id")
+    assert [row["secret"] for row in kept] == ["1.1", "0.1"]
 
 
 async def test_a_small_document_is_stored_exactly_as_it_came(pushes: Pushes) -> None:
