@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -11,6 +13,7 @@ import pytest
 
 from shared.artifacts import Artifacts
 from shared.domain.commands import CancelJob, ReprocessRecord, StartJob
+from shared.domain.events import new_tracking_id
 from shared.store import steering
 from tests.support.acme import EVENT, REPORTS, SIGNATURE, add_acme, remap, report
 from tests.support.carrying import apply_order
@@ -185,7 +188,7 @@ async def test_rows_of_an_import_are_read_from_what_was_kept(acme: Stack) -> Non
         "UPDATE record_versions v SET line = r.id, tracking_id = $1, raw ="
         " json_build_object('id', r.record_id, 'at', '2026-06-01T00:00:00Z', 'title', 'NEW')"
         " FROM records r WHERE r.id = v.record",
-        uuid4(),
+        new_tracking_id(datetime.now(UTC), os.urandom(10)),
     )
     ingest = {"record": {"id": "id", "version": "at", "tenant": "`acme`",
                          "fields": {"title": "lower(title)"}}}  # fmt: skip
