@@ -56,7 +56,7 @@ async def kill_until(supervisor: Supervisor, is_done: object, within_s: float) -
     while not await is_done():  # type: ignore[operator]
         assert time.monotonic() - begun < within_s, "does not end"
         # Longer and longer: at first nearly everything is cut off.
-        await asyncio.sleep(rng.uniform(0.3, 0.7 + kills * 0.1))
+        await asyncio.sleep(rng.uniform(0.3, 0.5 + kills * 0.05))
         with contextlib.suppress(ProcessLookupError, KeyError):
             os.kill(supervisor.pid("victim"), signal.SIGKILL)
             kills += 1
