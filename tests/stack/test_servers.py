@@ -210,6 +210,13 @@ def test_refuses_a_directory_that_is_not_its_own(tmp_path: Path) -> None:
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
 
 
+def test_takes_a_directory_that_only_a_worker_has_used(tmp_path: Path) -> None:
+    """With a database of somebody's own and no stack, it has kept files there."""
+    (tmp_path / "artifacts" / "ab").mkdir(parents=True)
+    Home.claim(tmp_path).release()
+    assert (tmp_path / "artifacts" / "ab").is_dir()
+
+
 def test_copies_wheels_that_the_servers_user_cannot_reach(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -202,7 +202,8 @@ def _make_private(path: Path) -> None:
             f"SLUICE_HOME {path} belongs to uid {found.st_uid}, and this is uid {os.geteuid()};"
             " run as its owner, or choose another SLUICE_HOME"
         )
-    if any(path.iterdir()) and not (path / "lock").exists():
+    # A worker that ran here without a stack may have kept files of its own.
+    if any(one.name != "artifacts" for one in path.iterdir()) and not (path / "lock").exists():
         raise HomeError(
             f"SLUICE_HOME {path} holds other files; give Sluice a directory of its own:"
             f" export SLUICE_HOME={path / 'sluice'}"
