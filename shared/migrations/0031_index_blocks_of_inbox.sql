@@ -9,16 +9,21 @@ CREATE INDEX inbox_blocks ON ONLY inbox USING brin (
     substring(trace_context, 4, 32) text_bloom_ops (n_distinct_per_range = 1000)
 ) WITH (pages_per_range = 32);
 
--- Partitions that are still to be made have it from the inbox. Of those that are there, the small
--- ones get it here. Receipt waits for this transaction, so a large one is left without, and is read
--- as it was until it goes, or until somebody makes the index of it (docs/events.md).
+-- Partitions that are still to be made have it from the inbox. Of those that are there, the smallest
+-- get it here, days to come first of all. Receipt waits for this transaction, so no more than 64 MiB
+-- are gone through: the others are left without, and read as they were until they go, or until
+-- somebody makes the index of them (docs/events.md).
 DO $$
 DECLARE
     one  regclass;
     name text;
 BEGIN
-    FOR one IN SELECT h.inhrelid::regclass FROM pg_inherits AS h
-               WHERE h.inhparent = 'inbox'::regclass AND pg_relation_size(h.inhrelid) < 32 << 20 LOOP
+    FOR one IN SELECT s.part FROM (
+                   SELECT h.inhrelid::regclass AS part,
+                          sum(pg_relation_size(h.inhrelid))
+                              OVER (ORDER BY pg_relation_size(h.inhrelid), h.inhrelid) AS upto
+                   FROM pg_inherits AS h WHERE h.inhparent = 'inbox'::regclass
+               ) AS s WHERE s.upto <= 64 << 20 LOOP
         name := (SELECT c.relname || '_blocks' FROM pg_class AS c WHERE c.oid = one);
         EXECUTE format(
             'CREATE INDEX %I ON %s USING brin (event_type text_bloom_ops (n_distinct_per_range = 100),'
