@@ -357,6 +357,19 @@ async def test_turns_are_fair(counting: Stack) -> None:
     assert await counting.value("SELECT count(DISTINCT job) FROM counted") == 13
 
 
+async def test_a_dozen_jobs_are_each_begun_once(counting: Stack) -> None:
+    """What one holds after its turn is there at its next: else a rehearsal would never end."""
+    begun: list[UUID] = []
+
+    async def begin(tools: Tools, job: Any) -> Count:
+        begun.append(job.id)
+        return Count(tools, job)
+
+    started = [await start(counting, 4) for _ in range(12)]
+    await finish(counting, turns(counting, kinds={"count": begin}, turn_s=0.0))
+    assert sorted(begun) == sorted(started)
+
+
 async def test_stop_finishes_the_step_at_hand(counting: Stack) -> None:
     job = await start(counting, 10, at={"1": "slow"})
     one = turns(counting)

@@ -108,6 +108,25 @@ async def test_what_was_dropped_is_found_healed_and_nothing_else(scene: ArchiveS
     assert await scene.stack.value("SELECT count(*) FROM settlements WHERE status = 'dead'") == 0
 
 
+@pytest.mark.parametrize("tells", ["events", "objects"])
+async def test_the_lanes_of_what_is_stored_are_rung_for(scene: ArchiveScene, tells: str) -> None:
+    merchant = Merchant(random.Random(1), "m", NOW_S - 1000)
+    merchant.subscribe(merchant.customer(tenant="a"), [("prod_pro", 1)])
+    merchant.generation = Generation.BASIL
+    scene.api.holds(merchant)
+    asked: dict[str, object] = {}
+    if tells == "events":
+        scene.api.made(*merchant.told)
+        asked = {"since": SINCE, "objects": False}
+    rung: set[int] = set()
+    for is_dry in (True, False):
+        assert rung == set()
+        await begin(scene, "reconcile", dryRun=is_dry, **asked)
+        await finish_jobs(scene, turns(scene, ring=rung.update))
+    rows = await scene.stack.fetch("SELECT DISTINCT lane FROM inbox")
+    assert rung == {row["lane"] for row in rows} != set()
+
+
 async def test_objects_that_differ_are_found_although_their_events_are_forgotten(
     scene: ArchiveScene,
 ) -> None:

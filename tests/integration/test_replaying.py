@@ -253,6 +253,19 @@ async def test_a_plan_is_made_once(stack: Stack) -> None:
     assert await stack.value("SELECT count(*) FROM replay_items") == told["events"]
 
 
+async def test_the_lanes_of_what_is_opened_are_rung_for(stack: Stack) -> None:
+    await broken(stack, 20)
+    await mend(stack)
+    made, _ = await plan(stack, status="dead")
+    rung: set[int] = set()
+    job, taking = await run(stack, made), turns(stack, ring=rung.update)
+    await step(stack, job, taking)
+    assert rung == set()
+    await step(stack, job, taking)
+    rows = await stack.fetch("SELECT DISTINCT lane FROM work WHERE run = 2")
+    assert rung == {row["lane"] for row in rows} != set()
+
+
 # Races -------------------------------------------------------------------------------------------
 
 

@@ -93,10 +93,10 @@ async def finish(*processes: Pulling, steps: int = 2000) -> None:
     raise AssertionError("the pull does not end")
 
 
-def turns(scene: ArchiveScene, crew: Crew | None = None) -> Turns:
+def turns(scene: ArchiveScene, crew: Crew | None = None, **more: Any) -> Turns:
     """The turns of a process that does long work, with the kinds that there are."""
     tools = Tools(crew or scene.stack.crew, Artifacts(None, Path("/nowhere")), scene.keys)
-    return Turns(tools, asyncio.Event())
+    return Turns(tools, asyncio.Event(), **more)
 
 
 async def work_off(scene: ArchiveScene, kind: str = "reconcile", **arguments: Any) -> Any:
